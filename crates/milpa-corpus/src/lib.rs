@@ -1,0 +1,1 @@
+//! WARC, HTML and JSONL to identified, filtered, deduplicated document shards, with a reason for each drop

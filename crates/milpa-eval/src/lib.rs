@@ -1,0 +1,1 @@
+//! Tasks as data, metrics and statistics; knows a model only as TextModel

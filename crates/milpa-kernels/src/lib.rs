@@ -1,0 +1,38 @@
+//! Numbers on slices: matmul, attention, norms, RoPE, activation, cross-entropy, optimiser steps,
+//! quantised dot products, for CPUs.
+//!
+//! Everything here works on plain slices (`&[f32]`) with explicit sizes; shapes, devices, memory and
+//! gradients of whole models live in the tensor crate. Each operation has a readable scalar twin in
+//! [`reference`], which is the oracle of its tests. Instruction sets are chosen at run time through
+//! [`Cpu`]. Results never depend on the number of threads.
+//!
+//! Wrong slice lengths are programmer errors and panic before any number is written.
+
+#![allow(
+    unsafe_code,
+    reason = "the home of unsafe: SIMD intrinsics, packed panels and disjoint parallel writes; each \
+              function states its contract and is tested against a scalar twin"
+)]
+
+pub mod activation;
+pub mod attention;
+pub mod convert;
+mod cpu;
+pub mod elementwise;
+pub mod embedding;
+pub mod gemm;
+pub mod loss;
+pub mod norm;
+pub mod optim;
+pub mod peak;
+mod pool;
+pub mod q8_0;
+pub mod reference;
+pub mod rope;
+mod scratch;
+mod simd;
+mod view;
+
+pub use cpu::{Cpu, Isa};
+pub use pool::Pool;
+pub use view::{Accumulate, Heads, HeadsMut, Mat, MatMut, Size};

@@ -1,0 +1,1 @@
+//! Decoder definition, Hugging Face and GGUF weights in and out, KV cache, sampling, the local TextModel

@@ -1,0 +1,1 @@
+//! Checkpoint to a measured bundle that can be served

@@ -1,0 +1,1 @@
+//! What a text is: Unicode normalisation, language identification, shingles, MinHash

@@ -1,0 +1,1 @@
+//! Tokenizer training and encoding, chat templates, packing, token shards and the resumable loader
