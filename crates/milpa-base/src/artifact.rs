@@ -88,7 +88,7 @@ impl Record {
             add(&digest.to_string());
         }
         let key = Some(Digest(*hasher.finalize().as_bytes()));
-        Ok(Self { key, config, inputs, ..Self::default() })
+        Ok(Self { key, inputs, config, ..Self::default() })
     }
 }
 
