@@ -1,1 +1,131 @@
-fn main() {}
+//! Project chores that are no part of the tool: `cargo xtask check · golden · bench`.
+//!
+//! Each chore prints what it runs, so that it can be repeated by hand.
+
+mod dependencies;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  check                 formatting, lints, docs, dependency directions, licences, duplicates
+  golden --python PATH  run the reference/*.py checks against the real peers
+  bench                 kernels and training speed on this machine, recorded under benches/
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        ["check"] => check(),
+        ["golden", "--python", python] => golden(python),
+        ["bench"] => bench(),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_owned()
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    run(Command::new(env!("CARGO")).args(arguments))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let line = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|part| part.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ");
+    eprintln!("$ {line}");
+    let status =
+        command.current_dir(root()).status().with_context(|| format!("cannot start: {line}"))?;
+    if !status.success() {
+        bail!("{line}: {status}");
+    }
+    Ok(())
+}
+
+fn check() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    let mut doc = Command::new(env!("CARGO"));
+    doc.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
+    run(&mut doc)?;
+    dependencies::check(&root())?;
+    eprintln!("check: all good");
+    Ok(())
+}
+
+/// Runs every `reference/*.py` that knows `--check`, with the PyTorch of `python`.
+fn golden(python: &str) -> Result<()> {
+    let mut scripts: Vec<PathBuf> = std::fs::read_dir(root().join("reference"))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "py"))
+        .collect();
+    scripts.sort();
+    for script in scripts {
+        if std::fs::read_to_string(&script)?.contains("\"--check\"") {
+            let mut command = Command::new(python);
+            command.arg(&script).arg("--check").env("HF_HUB_OFFLINE", "1");
+            run(&mut command)?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures kernels and the training step, and records them with the machine, load and commit.
+fn bench() -> Result<()> {
+    let output = |program: &str, arguments: &[&str]| -> String {
+        Command::new(program)
+            .args(arguments)
+            .current_dir(root())
+            .output()
+            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+            .unwrap_or_default()
+    };
+    let date = output("date", &["-u", "+%Y-%m-%d"]);
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("unknown processor", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    let mut text = format!(
+        "date    {date}\nmachine {cpu}, {} cores\nload    {}\ncommit  {}\n\n",
+        std::thread::available_parallelism()?,
+        std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
+        output("git", &["rev-parse", "--short", "HEAD"]),
+    );
+    for arguments in [
+        &["bench", "--quiet", "-p", "milpa-kernels"][..],
+        &["run", "--quiet", "--release", "-p", "milpa-model", "--example", "train_speed"][..],
+    ] {
+        eprintln!("$ cargo {}", arguments.join(" "));
+        text +=
+            &format!("$ cargo {}\n{}\n\n", arguments.join(" "), output(env!("CARGO"), arguments));
+    }
+    let path = root().join("benches").join(format!("{date}.txt"));
+    std::fs::create_dir_all(root().join("benches"))?;
+    std::fs::write(&path, &text)?;
+    print!("{text}");
+    eprintln!("recorded in {}", path.display());
+    Ok(())
+}

@@ -134,7 +134,7 @@ mod tests {
         loop {
             match reader.next_line() {
                 Ok(Some(Line::Whole(line))) => {
-                    lines.push(String::from_utf8_lossy(line).into_owned())
+                    lines.push(String::from_utf8_lossy(line).into_owned());
                 }
                 Ok(Some(Line::TooLong { bytes })) => lines.push(format!("<{bytes}>")),
                 Ok(None) => return (lines, None),
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_cut_stream_is_an_error_after_its_whole_lines() {
-        let text = (0..50_000).map(|i| format!("line {i}\n")).collect::<String>();
+        let text = "one line of many\n".repeat(50_000);
         for mut bytes in [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 1).unwrap()] {
             bytes.truncate(bytes.len() - 20);
             let (_, error) = read_all(bytes, 100);

@@ -1,1 +1,36 @@
-//! WARC, HTML and JSONL to identified, filtered, deduplicated document shards, with a reason for each drop
+//! Raw collections become a corpus: documents identified, filtered, deduplicated and split, with a
+//! reason for each one that is not kept.
+//!
+//! The way of a document, one module per step:
+//! [`reader`] (WARC, JSONL, folders → raw records) → [`charset`] and [`extract`] (bytes and HTML →
+//! text) → [`milpa_text`] (normalisation, language) → [`filter`] (quality, each drop with its
+//! reason) → [`dedup`] → [`split`] → [`shard`] (Parquet). [`build`] runs it; [`stats`] and [`why`]
+//! explain afterwards what happened. It knows nothing of tokenizers or models.
+//!
+//! To add a reader, implement [`reader::Reader`] and name it in [`reader::open`]; to add a filter,
+//! implement [`filter::Filter`] and list it in [`filter::filters_of`].
+
+#![forbid(unsafe_code)]
+
+pub mod charset;
+pub mod config;
+pub mod dedup;
+pub mod document;
+mod error;
+pub mod extract;
+pub mod filter;
+mod pipeline;
+mod prepare;
+pub mod reader;
+pub mod shard;
+pub mod split;
+pub mod stats;
+mod why;
+
+pub use config::{CorpusConfig, SourceConfig};
+pub use document::{Document, Dropped, Reason};
+pub use error::CorpusError;
+pub use pipeline::{build, inputs, record};
+pub use shard::{Split, read_dropped, read_split};
+pub use stats::{Stats, stats};
+pub use why::{Fate, why};

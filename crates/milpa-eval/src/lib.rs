@@ -1,1 +1,36 @@
-//! Tasks as data, metrics and statistics; knows a model only as TextModel
+//! Measures language models: tasks as data, metrics, statistics and the report.
+//!
+//! A model is a [`milpa_base::TextModel`] and nothing more; this crate knows no tensor, no
+//! tokenizer and no file format of weights. The way through it: [`config`] says what to measure,
+//! [`task`] reads a `task.toml`, [`items`] reads the questions, [`template`] writes the prompts,
+//! [`mod@multiple_choice`] and [`mod@perplexity`] score, [`statistics`] says how certain a number is,
+//! [`mod@run`] puts all of it into the [`report`].
+
+#![forbid(unsafe_code)]
+
+pub mod compare;
+mod compress;
+pub mod config;
+mod error;
+pub mod items;
+pub mod multiple_choice;
+pub mod perplexity;
+pub mod report;
+pub mod run;
+pub mod samples;
+pub mod statistics;
+pub mod task;
+pub mod template;
+pub mod texts;
+
+pub use compare::{PairedComparison, compare_items};
+pub use config::{EvalConfig, PerplexityConfig, SampleConfig, TaskEntry};
+pub use error::EvalError;
+pub use items::{Item, ItemSet, Skips, read_items};
+pub use multiple_choice::{ItemResult, MetricResult, TaskResult, multiple_choice};
+pub use perplexity::{PerplexityReport, SourcePerplexity, perplexity};
+pub use report::{EvalReport, Evaluation, read_item_results, read_report};
+pub use run::{RunInfo, Watch, run};
+pub use samples::Sample;
+pub use task::{Metric, PromptStyle, TaskSpec, builtin_tasks};
+pub use texts::{JsonlTexts, read_jsonl_texts};

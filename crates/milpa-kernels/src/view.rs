@@ -171,7 +171,8 @@ fn check_heads(
         batch == 1 || batch_stride >= sequence,
         "{name}: batch stride {batch_stride} is shorter than a sequence of {sequence}"
     );
-    let needed = (batch - 1).checked_mul(batch_stride).and_then(|start| start.checked_add(sequence));
+    let needed =
+        (batch - 1).checked_mul(batch_stride).and_then(|start| start.checked_add(sequence));
     assert!(
         needed.is_some_and(|needed| needed <= length),
         "{name}: {length} elements cannot hold {batch} sequences of {tokens} tokens of {width}"

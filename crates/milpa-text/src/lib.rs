@@ -1,1 +1,17 @@
-//! What a text is: Unicode normalisation, language identification, shingles, MinHash
+//! What a text is, before anything is made of it.
+//!
+//! Unicode normalisation and mojibake repair ([`normalise`]), words ([`segment`]), language
+//! identification ([`language`]), and near-duplicate detection by shingles and MinHash
+//! ([`minhash`]). It knows no files of the corpus, no HTML and no filters: strings in, facts out.
+
+#![forbid(unsafe_code)]
+
+pub mod language;
+pub mod minhash;
+pub mod normalise;
+pub mod segment;
+
+pub use language::{Identification, LanguageModel};
+pub use minhash::{MinHasher, Signature};
+pub use normalise::{normalise, repair_mojibake};
+pub use segment::words;

@@ -1,1 +1,43 @@
-//! Tokenizer training and encoding, chat templates, packing, token shards and the resumable loader
+//! From text to token ids and back, and from token files to training batches.
+//!
+//! - [`train_tokenizer`] makes a byte-level BPE [`Tokenizer`], which reads and writes Hugging Face's
+//!   `tokenizer.json`; [`inspect_tokenizer`] measures it.
+//! - [`ChatTemplate`] turns a conversation into the text that a model continues.
+//! - [`encode_shards`] writes token files; [`TokenDataset`] maps them and refuses those of another
+//!   tokenizer; [`Loader`] gives batches as a pure function of configuration and step.
+//!
+//! It knows no model and no tensor, and of the corpus only [`milpa_base::TextRecords`].
+
+mod bpe;
+mod byte_level;
+mod chat;
+mod config;
+mod dataset;
+mod error;
+mod fast_hash;
+mod inspect;
+mod loader;
+mod pre_split;
+mod python_methods;
+mod shards;
+mod stream;
+mod token_file;
+mod tokenizer;
+mod tokenizer_file;
+mod trainer;
+mod unicode_classes;
+
+pub use chat::{ChatTemplate, Message, RenderOptions};
+pub use config::{MAX_VOCAB_SIZE, TokenizerConfig, TokensConfig};
+pub use dataset::{TokenDataset, WindowSet};
+pub use error::{Context, TokensError};
+pub use inspect::{SourceReport, TokenizerReport, inspect_tokenizer, show_tokens};
+pub use loader::{Batch, Loader, LoaderConfig, LoaderState, Order};
+pub use pre_split::{PreSplit, Words};
+pub use shards::{Split, encode_shards};
+pub use stream::Utf8Stream;
+pub use token_file::SourceCounts;
+pub use tokenizer::{Tokenizer, TokenizerParts};
+pub use trainer::{
+    MAX_DISTINCT_WORDS, MAX_WORD_BYTES, TrainedTokenizer, TrainingReport, train_tokenizer,
+};

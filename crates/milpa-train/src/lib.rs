@@ -1,1 +1,20 @@
-//! Pre-training: schedule, optimiser, checkpoints, resume
+//! Pre-training: the loop, its schedule and optimiser, checkpoints and resume.
+//!
+//! A run is a function of its configuration, the token shards, the tokenizer and the seed: cut at
+//! any moment and started again, it ends in the same bytes. The loop knows one machine and one
+//! device; what a token shard or a layer is, it leaves to their crates.
+
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod config;
+mod error;
+mod metrics;
+mod optimizer;
+mod trainer;
+
+pub use checkpoint::{STATE_FILE, State};
+pub use config::{Optimizer, Schedule, TrainConfig};
+pub use error::TrainError;
+pub use metrics::{METRICS_FILE, Metric, read_metrics};
+pub use trainer::{FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape};

@@ -1,1 +1,152 @@
-fn main() {}
+//! `milpa`: the command line over the stages.
+//!
+//! It reads arguments and the environment, shows progress, wires one stage's artifact into the
+//! next, and turns errors into exit codes. What a stage does lives in its crate.
+
+mod cli;
+mod commands;
+mod context;
+mod progress;
+mod recipe;
+mod report;
+mod run;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{CommandFactory, Parser};
+
+use crate::{
+    cli::{Cli, Command, CorpusCommand, EvalCommand, TokensCommand},
+    context::Context,
+};
+
+/// A failure that the user can mend, or a gate that was not met.
+const EXIT_FAILURE: u8 = 1;
+/// A command or configuration that cannot be right.
+const EXIT_USAGE: u8 = 2;
+/// Interrupted; the same command resumes (EX_TEMPFAIL of sysexits.h).
+const EXIT_INTERRUPTED: u8 = 75;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("error: milpa has a bug: {info}");
+        eprintln!("hint: please report it with the command you ran; nothing half-written is left");
+    }));
+    let cli = Cli::parse();
+    let Some(command) = cli.command else {
+        // A bare `milpa` shows what there is; that is no mistake.
+        print!("{}", Cli::command().render_help());
+        return ExitCode::SUCCESS;
+    };
+    let context = Context::new(&cli.global);
+    match dispatch(&context, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => fail(&context, &error),
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
+    use commands::{chat, corpus, demo, doctor, eval, explain, package, serve, tokens, train};
+    match command {
+        Command::Demo { out } => demo::demo(context, &out),
+        Command::Doctor => doctor::doctor(context),
+        Command::Check { recipe } => commands::check::check(context, &recipe),
+        Command::Run { recipe, out } => {
+            let recipe = context.recipe(&recipe)?;
+            let out = out.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe.recipe.name));
+            run::run_and_report(context, &recipe, &out)
+        }
+        Command::Explain { run } => explain::explain(context, &run),
+        Command::Corpus(command) => match command {
+            CorpusCommand::Build { recipe, out } => {
+                let manifest = corpus::build(context, &context.recipe(&recipe)?, &out)?;
+                context.show(&manifest, || milpa_corpus::stats(&out).map(|stats| stats.to_string()).unwrap_or_default())
+            }
+            CorpusCommand::Why { corpus, document } => corpus::why(context, &corpus, &document),
+            CorpusCommand::Stats { corpus } => corpus::stats(context, &corpus),
+        },
+        Command::Tokens(command) => match command {
+            TokensCommand::Train { recipe, corpus, out } => {
+                let manifest = tokens::train(context, &context.recipe(&recipe)?, &corpus, &out)?;
+                context.show(&manifest, || context::describe(&manifest, &out))
+            }
+            TokensCommand::Encode { recipe, corpus, tokenizer, out } => {
+                let recipe = context.recipe(&recipe)?;
+                let manifest = tokens::encode(context, &recipe, &corpus, &tokenizer, &out)?;
+                context.show(&manifest, || context::describe(&manifest, &out))
+            }
+            TokensCommand::Inspect { tokenizer, data, text } => {
+                tokens::inspect(context, &tokenizer, data.as_deref(), text.as_deref())
+            }
+        },
+        Command::Train { recipe, tokenizer, tokens, out } => {
+            let summary = train::train(context, &context.recipe(&recipe)?, &tokenizer, &tokens, &out)?;
+            context.show(&summary, || train::describe(&summary))
+        }
+        Command::Eval(command) => match command {
+            EvalCommand::Suite { recipe, model, corpus, out } => {
+                let recipe = context.recipe(&recipe)?;
+                eval::suite(context, &recipe, &model, &corpus, &out)?;
+                let report = eval::read_report(&out)?;
+                context.show(&report, || report.to_string())
+            }
+            EvalCommand::Perplexity { model, data, field, max_bytes } => {
+                eval::perplexity(context, &model, &data, &field, max_bytes)
+            }
+            EvalCommand::Choice { model, task, data, limit } => {
+                eval::choice(context, &model, &task, &data, limit)
+            }
+        },
+        Command::Package { recipe, checkpoint, tokenizer, evaluation, out } => {
+            let recipe = context.recipe(&recipe)?;
+            let manifest = package::package(
+                context,
+                &recipe,
+                &checkpoint,
+                &tokenizer,
+                evaluation.as_deref(),
+                &out,
+            )?;
+            context.show(&manifest, || context::describe(&manifest, &out))
+        }
+        Command::Chat { model, prompt, sampling } => {
+            chat::chat(context, &model, prompt.as_deref(), &sampling)
+        }
+        Command::Serve { model, bind, api_key_file } => {
+            serve::serve(context, &model, &bind, api_key_file.as_deref())
+        }
+    }
+}
+
+fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
+    if context.stop.is_set() {
+        eprintln!("interrupted; run the same command again to resume:");
+        eprintln!("  {}", context.command_line());
+        return ExitCode::from(EXIT_INTERRUPTED);
+    }
+    // Each cause once: libraries do not repeat their source in their own message.
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text += ": ";
+            }
+            text += &cause;
+        }
+    }
+    eprintln!("error: {text}");
+    let configuration = error.chain().any(|cause| cause.is::<milpa_base::ConfigError>());
+    ExitCode::from(if configuration { EXIT_USAGE } else { EXIT_FAILURE })
+}
+
+/// Whether the reader of our stdout went away, as `milpa … | head` does.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let _ = std::io::stdout().flush();
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

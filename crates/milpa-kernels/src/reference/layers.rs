@@ -109,13 +109,7 @@ pub fn swiglu_forward<T: Real>(gate: &[T], up: &[T], out: &mut [T]) {
 }
 
 /// Backward of [`swiglu_forward`].
-pub fn swiglu_backward<T: Real>(
-    gate: &[T],
-    up: &[T],
-    dout: &[T],
-    dgate: &mut [T],
-    dup: &mut [T],
-) {
+pub fn swiglu_backward<T: Real>(gate: &[T], up: &[T], dout: &[T], dgate: &mut [T], dup: &mut [T]) {
     for at in 0..dout.len() {
         let s = sigmoid(gate[at]);
         dup[at] = dout[at] * gate[at] * s;

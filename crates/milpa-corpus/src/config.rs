@@ -1,0 +1,413 @@
+//! The `[corpus]` part of a recipe.
+//!
+//! ```toml
+//! [corpus]
+//! keep_languages = ["spa", "por", "que"]   # ISO 639-3 or 639-1; macrolanguages match; or "all"
+//! max_document = "16 MiB"                  # a larger record is dropped and counted
+//! shard_size = "256 MiB"                   # bytes of text per Parquet file
+//! validation = { share = 0.02 }            # of each source's bytes; or { groups = 12 }
+//! dedup = { exact = true, near = { enabled = true, similarity = 0.7 } }
+//!
+//! [corpus.thresholds.spa]                  # or `default`; overrides single thresholds
+//! max_mean_word_length = 14
+//!
+//! [[corpus.sources]]
+//! name = "novelas"
+//! path = "${MILPA_DATA}/text/es_novels_a.jsonl.zst"   # a file, or a folder of such files
+//! format = "jsonl"                         # "auto" (default) | "warc" | "jsonl" | "html" | "text"
+//! text_field = "text"                      # JSONL: where the text stands
+//! id_field = "id"                          # JSONL: identity; without it, file and offset
+//! group_field = "author"                   # whole groups go to validation
+//! language = "spa"                         # declared: not identified
+//! licence = "Public Domain Mark 1.0"
+//! filters = "book"                         # "web" (default) | "book" | "law" | "none"
+//! max_documents = 1000
+//! ```
+
+use std::{collections::BTreeMap, fmt};
+
+use milpa_base::{Bytes, config::Location};
+use milpa_text::language;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::filter::ThresholdOverrides;
+
+/// How a corpus is built.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusConfig {
+    /// Languages whose documents are kept.
+    #[serde(default)]
+    pub keep_languages: KeepLanguages,
+    /// Largest record and longest text that is read.
+    #[serde(default = "default_max_document")]
+    pub max_document: Bytes,
+    /// Bytes of text per shard.
+    #[serde(default = "default_shard_size")]
+    pub shard_size: Bytes,
+    /// What is held out for validation.
+    #[serde(default)]
+    pub validation: ValidationConfig,
+    /// What counts as a duplicate.
+    #[serde(default)]
+    pub dedup: DedupConfig,
+    /// Thresholds by language (ISO 639-3), or under `default`; unnamed ones keep their value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub thresholds: BTreeMap<String, ThresholdOverrides>,
+    /// Where the documents come from, in order: of two duplicates the first is kept.
+    #[serde(default)]
+    pub sources: Vec<SourceConfig>,
+}
+
+impl Default for CorpusConfig {
+    fn default() -> Self {
+        Self {
+            keep_languages: KeepLanguages::default(),
+            max_document: default_max_document(),
+            shard_size: default_shard_size(),
+            validation: ValidationConfig::default(),
+            dedup: DedupConfig::default(),
+            thresholds: BTreeMap::new(),
+            sources: Vec::new(),
+        }
+    }
+}
+
+fn default_max_document() -> Bytes {
+    Bytes(16 << 20)
+}
+
+fn default_shard_size() -> Bytes {
+    Bytes(256 << 20)
+}
+
+/// Which languages are kept.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum KeepLanguages {
+    /// All of them, undetermined texts too.
+    #[default]
+    All,
+    /// Those on the list; a macrolanguage stands for its members.
+    List(Vec<String>),
+}
+
+impl KeepLanguages {
+    /// Whether documents labelled `label` are kept.
+    pub fn keeps(&self, label: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::List(list) => list.iter().any(|wanted| {
+                language::canonical(wanted).is_some_and(|wanted| language::matches(label, wanted))
+            }),
+        }
+    }
+}
+
+impl Serialize for KeepLanguages {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::List(list) => list.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for KeepLanguages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = KeepLanguages;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"all\" or a list of language codes such as [\"spa\", \"que\"]")
+            }
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<KeepLanguages, E> {
+                if value == "all" {
+                    Ok(KeepLanguages::All)
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Str(value), &self))
+                }
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<KeepLanguages, A::Error> {
+                let mut list = Vec::new();
+                while let Some(code) = seq.next_element()? {
+                    list.push(code);
+                }
+                Ok(KeepLanguages::List(list))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// What is held out. Groups (the value of `group_field`, else the document itself) go whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidationConfig {
+    /// Share of each source's bytes, at least one group where the source has two.
+    #[serde(default = "default_share")]
+    pub share: f64,
+    /// Instead of a share: the number of groups of each source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<u64>,
+}
+
+impl Default for ValidationConfig {
+    fn default() -> Self {
+        Self { share: default_share(), groups: None }
+    }
+}
+
+fn default_share() -> f64 {
+    0.02
+}
+
+/// What counts as a duplicate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DedupConfig {
+    /// Drop texts equal to an earlier one in lower case, letters and digits only.
+    #[serde(default = "default_true")]
+    pub exact: bool,
+    /// Drop texts similar to an earlier one.
+    #[serde(default)]
+    pub near: NearConfig,
+}
+
+impl Default for DedupConfig {
+    fn default() -> Self {
+        Self { exact: true, near: NearConfig::default() }
+    }
+}
+
+/// Near-duplicates by MinHash over word 5-grams (14 bands of 8 rows).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NearConfig {
+    /// Whether near-duplicates are looked for.
+    #[serde(default = "default_true")]
+    pub enabled: bool,
+    /// Estimated Jaccard similarity from which a pair counts, among those that share a band.
+    #[serde(default = "default_similarity")]
+    pub similarity: f64,
+}
+
+impl Default for NearConfig {
+    fn default() -> Self {
+        Self { enabled: true, similarity: default_similarity() }
+    }
+}
+
+fn default_true() -> bool {
+    true
+}
+
+fn default_similarity() -> f64 {
+    0.7
+}
+
+/// One source of documents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Name in reports and shards.
+    pub name: String,
+    /// A file, or a folder whose files are read in order of their names.
+    pub path: Location,
+    /// How its files are read.
+    #[serde(default)]
+    pub format: Format,
+    /// JSONL: the field with the text; `a.b` goes into an object.
+    #[serde(default = "default_text_field")]
+    pub text_field: String,
+    /// JSONL: the field with the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_field: Option<String>,
+    /// JSONL: the field with the URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_field: Option<String>,
+    /// JSONL: the field with the date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date_field: Option<String>,
+    /// JSONL: the field with the licence, where documents have their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence_field: Option<String>,
+    /// JSONL: the field whose equal values stay on one side of the validation split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_field: Option<String>,
+    /// The language, where it is known for the whole source: then it is not identified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// Licence of the source's documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    /// Which filters its documents pass.
+    #[serde(default)]
+    pub filters: Preset,
+    /// Reads no more documents than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_documents: Option<u64>,
+}
+
+fn default_text_field() -> String {
+    "text".to_owned()
+}
+
+/// How a source's files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// Told from the name and the first bytes.
+    #[default]
+    Auto,
+    /// WARC 0.17 to 1.1 or ARC; plain, gzip or zstd.
+    Warc,
+    /// One JSON object per line; plain, gzip or zstd.
+    Jsonl,
+    /// One HTML page per file.
+    Html,
+    /// One plain text or Markdown document per file.
+    Text,
+}
+
+/// Sets of filters by kind of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// Pages of the web: all filters.
+    #[default]
+    Web,
+    /// Edited books: length, letters and repetition.
+    Book,
+    /// Law and other official prose: as books, but lists, numbering and formulas are normal.
+    Law,
+    /// Language and duplicates only.
+    None,
+}
+
+impl CorpusConfig {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// The dotted key and what is wrong with its value.
+    pub fn validate(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, message: String| Err((format!("corpus.{key}"), message));
+        if self.sources.is_empty() {
+            return wrong("sources", "a corpus needs at least one [[corpus.sources]]".to_owned());
+        }
+        for (index, source) in self.sources.iter().enumerate() {
+            if source.name.is_empty() || source.name.contains(['\n', '/']) {
+                return wrong("sources.name", "a source needs a name of one line without /".to_owned());
+            }
+            if self.sources[..index].iter().any(|other| other.name == source.name) {
+                return wrong("sources.name", format!("two sources are called {:?}", source.name));
+            }
+            if let Some(code) = &source.language
+                && language::canonical(code).is_none()
+            {
+                return wrong("sources.language", format!("{code:?} is no ISO 639 code"));
+            }
+            if source.max_documents == Some(0) {
+                return wrong("sources.max_documents", "0 documents leave nothing".to_owned());
+            }
+        }
+        if let KeepLanguages::List(list) = &self.keep_languages {
+            if list.is_empty() {
+                return wrong("keep_languages", "an empty list keeps nothing; write \"all\"".to_owned());
+            }
+            if let Some(code) = list.iter().find(|code| language::canonical(code).is_none()) {
+                return wrong("keep_languages", format!("{code:?} is no ISO 639 code"));
+            }
+        }
+        for code in self.thresholds.keys() {
+            if code != "default" && language::canonical(code) != Some(code) {
+                return wrong(
+                    &format!("thresholds.{code}"),
+                    "thresholds stand under `default` or an ISO 639-3 code such as `spa`".to_owned(),
+                );
+            }
+        }
+        if !(0.0..=0.5).contains(&self.validation.share) {
+            return wrong(
+                "validation.share",
+                format!("{} is not between 0 and 0.5", self.validation.share),
+            );
+        }
+        if !(0.5..=1.0).contains(&self.dedup.near.similarity) {
+            return wrong(
+                "dedup.near.similarity",
+                format!(
+                    "{} is not between 0.5 and 1 (14 bands of 8 rows find few pairs below 0.6)",
+                    self.dedup.near.similarity
+                ),
+            );
+        }
+        // The upper bound keeps one document well inside the memory of a small machine.
+        if !((1 << 10)..=(256 << 20)).contains(&self.max_document.0) {
+            return wrong(
+                "max_document",
+                format!("{} is not between 1 KiB and 256 MiB", self.max_document),
+            );
+        }
+        if !((64 << 10)..=(8 << 30)).contains(&self.shard_size.0) {
+            return wrong(
+                "shard_size",
+                format!("{} is not between 64 KiB and 8 GiB", self.shard_size),
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn parse(text: &str) -> Result<CorpusConfig, milpa_base::ConfigError> {
+        milpa_base::parse_toml(text, Path::new("recipe.toml"))
+    }
+
+    const SOURCE: &str = "[[sources]]\nname = \"a\"\npath = \"a.jsonl\"\n";
+
+    #[test]
+    fn a_short_recipe_has_defaults() {
+        let config = parse(SOURCE).unwrap();
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(config.keep_languages, KeepLanguages::All);
+        assert_eq!(config.sources[0].text_field, "text");
+        let written = toml_of(&config);
+        assert_eq!(parse(&written).unwrap(), config, "{written}");
+    }
+
+    fn toml_of(config: &CorpusConfig) -> String {
+        // Through a record, as the artifact does.
+        let record = milpa_base::artifact::Record::new("x", config, BTreeMap::new()).unwrap();
+        record.config.to_string()
+    }
+
+    fn check(text: &str, key: &str, expect: &str) {
+        let (found, message) = parse(text).unwrap().validate().unwrap_err();
+        assert_eq!(found, format!("corpus.{key}"));
+        assert!(message.contains(expect), "{message}");
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        check("", "sources", "at least one");
+        check(&format!("{SOURCE}{SOURCE}"), "sources.name", "two sources");
+        check(&format!("keep_languages = [\"klingon\"]\n{SOURCE}"), "keep_languages", "klingon");
+        check(&format!("validation = {{ share = 0.9 }}\n{SOURCE}"), "validation.share", "0.9");
+        check(&format!("max_document = \"9 GiB\"\n{SOURCE}"), "max_document", "256 MiB");
+        check(&format!("[thresholds.es]\n{SOURCE}"), "thresholds.es", "ISO 639-3");
+        let error = parse(&format!("keep_languages = \"spa\"\n{SOURCE}")).unwrap_err().to_string();
+        assert!(error.contains("\"all\" or a list"), "{error}");
+        let error = parse(&format!("[thresholds.spa]\nmin_wrds = 3\n{SOURCE}")).unwrap_err();
+        assert!(error.to_string().contains("did you mean `min_words`?"), "{error}");
+    }
+
+    #[test]
+    fn macrolanguages_stand_for_their_members() {
+        let keep = KeepLanguages::List(vec!["es".to_owned(), "que".to_owned()]);
+        assert!(keep.keeps("spa") && keep.keeps("quz") && !keep.keeps("por"));
+    }
+}

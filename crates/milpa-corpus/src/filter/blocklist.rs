@@ -1,0 +1,129 @@
+//! Block lists from a data file: domains, words of addresses, phrases of spam, lines of notices.
+
+use std::sync::OnceLock;
+
+use super::{Filter, Thresholds, Verdict, View};
+use crate::document::Reason;
+
+/// Different spam phrases from which a text is spam.
+const MIN_PHRASES: usize = 3;
+
+/// The data: sections in brackets, one entry per line, `#` for comments.
+const DATA: &str = include_str!("../../data/blocklist.txt");
+
+/// Drops spam by address and by phrases.
+pub(super) struct Blocklist;
+
+impl Filter for Blocklist {
+    fn check(&self, view: &View<'_>, _: &Thresholds) -> Option<Verdict> {
+        let detail = view.url.and_then(blocked_url).or_else(|| spam_phrases(view.text))?;
+        Some(Verdict { reason: Reason::Blocklist, detail })
+    }
+
+    fn needs_language(&self) -> bool {
+        false
+    }
+}
+
+struct Lists {
+    domains: Vec<&'static str>,
+    url_words: Vec<&'static str>,
+    phrases: Vec<&'static str>,
+    notices: Vec<&'static str>,
+}
+
+fn lists() -> &'static Lists {
+    static LISTS: OnceLock<Lists> = OnceLock::new();
+    LISTS.get_or_init(|| {
+        let mut lists =
+            Lists { domains: vec![], url_words: vec![], phrases: vec![], notices: vec![] };
+        let mut section = "";
+        for line in DATA.lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']');
+            } else if !line.is_empty() && !line.starts_with('#') {
+                match section {
+                    "domains" => lists.domains.push(line),
+                    "url_words" => lists.url_words.push(line),
+                    "phrases" => lists.phrases.push(line),
+                    _ => lists.notices.push(line),
+                }
+            }
+        }
+        lists
+    })
+}
+
+/// Why an address is blocked, if it is.
+pub fn blocked_url(url: &str) -> Option<String> {
+    let url = url.to_lowercase();
+    let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let host = host.split(':').next().unwrap_or_default();
+    let under = |domain: &str| {
+        host.strip_suffix(domain).is_some_and(|left| left.is_empty() || left.ends_with('.'))
+    };
+    if let Some(domain) = lists().domains.iter().find(|domain| under(domain)) {
+        return Some(format!("domain {domain} is blocked"));
+    }
+    // Whole words only: `sussex.ac.uk` is a university.
+    let mut words = url.split(|c: char| !c.is_alphanumeric());
+    let word = words.find(|word| lists().url_words.contains(word))?;
+    Some(format!("the address has the blocked word {word:?}"))
+}
+
+/// The spam phrases of a text, if there are enough different ones.
+fn spam_phrases(text: &str) -> Option<String> {
+    let lower = text.to_lowercase();
+    let found: Vec<&str> =
+        lists().phrases.iter().copied().filter(|phrase| has_phrase(&lower, phrase)).collect();
+    (found.len() >= MIN_PHRASES).then(|| {
+        let shown = found.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+        format!("{} spam phrases: {shown}", found.len())
+    })
+}
+
+/// Whether a line is a notice of the page.
+pub(super) fn is_notice(line: &str) -> bool {
+    let lower = line.to_lowercase();
+    lists().notices.iter().any(|notice| has_phrase(&lower, notice))
+}
+
+/// Whether `text` has `phrase` with no letter right before or after it.
+fn has_phrase(text: &str, phrase: &str) -> bool {
+    text.match_indices(phrase).any(|(at, _)| {
+        let letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        !letter(text[..at].chars().next_back()) && !letter(text[at + phrase.len()..].chars().next())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_is_well_formed() {
+        let lists = lists();
+        for list in [&lists.domains, &lists.url_words, &lists.phrases, &lists.notices] {
+            assert!(!list.is_empty());
+            for entry in list {
+                assert_eq!(*entry, entry.to_lowercase(), "entries are compared in lower case");
+            }
+        }
+    }
+
+    fn check(url: &str, expect: bool) {
+        assert_eq!(blocked_url(url).is_some(), expect, "{url}");
+    }
+
+    #[test]
+    fn addresses_are_blocked_by_whole_words() {
+        check("http://www.bet365.com/es", true);
+        check("http://x.example/casino/bono", true);
+        check("http://notbet365.com.example/", false);
+        check("https://www.sussex.ac.uk/", false);
+        check("https://www.gob.pe/educacion", false);
+        check("", false);
+    }
+}

@@ -1,0 +1,336 @@
+//! The way of one record from its bytes to a filtered document: what all threads do at once.
+//!
+//! A pure function of the record, its source and the configuration; nothing here knows of other
+//! documents.
+
+use milpa_text::{LanguageModel, MinHasher, Signature, language, normalise};
+use serde_json::Value;
+
+use crate::{
+    CorpusConfig, Document, Dropped, Reason, SourceConfig, charset,
+    config::Preset,
+    dedup::{TextKey, text_key},
+    document::{sample, sample_bytes},
+    extract,
+    filter::{self, Filter, ThresholdTable, View},
+    reader::{Body, Item, Problem, RawRecord, http},
+};
+
+/// Deepest path of a JSONL field (`a.b.c`).
+const MAX_FIELD_DEPTH: usize = 8;
+
+/// What one record became.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    Document { document: Document, key: TextKey, signature: Option<Signature>, counts: Counts },
+    Dropped { dropped: Dropped, counts: Counts },
+    Skipped(String),
+}
+
+/// What preparing counted on the way.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) lines_removed: u64,
+    pub(crate) charset_refuted: bool,
+}
+
+/// Everything that preparing needs of one source.
+pub(crate) struct Preparer<'a> {
+    config: &'a CorpusConfig,
+    source: &'a SourceConfig,
+    filters: Vec<Box<dyn Filter>>,
+    thresholds: &'a ThresholdTable,
+    declared: Option<&'static str>,
+    hasher: &'a MinHasher,
+}
+
+/// A document before its text is settled.
+struct Draft {
+    id: Option<String>,
+    url: Option<String>,
+    date: Option<String>,
+    licence: Option<String>,
+    group: Option<String>,
+    text: String,
+}
+
+/// Why a record gives no draft.
+enum NoDraft {
+    Drop(Reason, String),
+    Skip(String),
+}
+
+impl<'a> Preparer<'a> {
+    pub(crate) fn new(
+        config: &'a CorpusConfig,
+        source: &'a SourceConfig,
+        thresholds: &'a ThresholdTable,
+        hasher: &'a MinHasher,
+    ) -> Self {
+        Self {
+            config,
+            source,
+            filters: filter::filters_of(source.filters),
+            thresholds,
+            declared: source.language.as_deref().and_then(language::canonical),
+            hasher,
+        }
+    }
+
+    pub(crate) fn prepare(&self, item: Item, origin: &str) -> Prepared {
+        match item {
+            Item::Skipped(kind) => Prepared::Skipped(kind),
+            Item::Problem(problem) => self.broken(problem, origin),
+            Item::Record(record) => self.record(record, origin),
+        }
+    }
+
+    fn broken(&self, problem: Problem, origin: &str) -> Prepared {
+        let dropped = Dropped {
+            id: self.place_id(origin, problem.offset),
+            source: self.source.name.clone(),
+            url: problem.url,
+            reason: problem.reason,
+            detail: problem.detail,
+            language: None,
+            origin: origin.to_owned(),
+            origin_offset: problem.offset,
+            bytes: problem.bytes,
+            sample: problem.sample,
+        };
+        Prepared::Dropped { dropped, counts: Counts::default() }
+    }
+
+    /// Identity of a document that has none of its own.
+    fn place_id(&self, origin: &str, offset: u64) -> String {
+        format!("{}/{origin}@{offset}", self.source.name)
+    }
+
+    fn record(&self, record: RawRecord, origin: &str) -> Prepared {
+        let mut counts = Counts::default();
+        let offset = record.offset;
+        let fallback = (record.id.clone(), record.url.clone());
+        let bytes = record.body.bytes().len() as u64;
+        let head = sample_bytes(record.body.bytes());
+        let draft = match self.draft(record, &mut counts) {
+            Ok(draft) => draft,
+            Err(NoDraft::Skip(kind)) => return Prepared::Skipped(kind),
+            Err(NoDraft::Drop(reason, detail)) => {
+                let (id, url) = fallback;
+                let dropped = Dropped {
+                    id: id.unwrap_or_else(|| self.place_id(origin, offset)),
+                    source: self.source.name.clone(),
+                    url,
+                    reason,
+                    detail,
+                    language: None,
+                    origin: origin.to_owned(),
+                    origin_offset: offset,
+                    bytes,
+                    sample: head,
+                };
+                return Prepared::Dropped { dropped, counts };
+            }
+        };
+        let mut text = normalise(&draft.text);
+        if self.source.filters == Preset::Web {
+            counts.lines_removed = filter::clean_lines(&mut text) as u64;
+        }
+        let (label, confidence) = match self.declared {
+            Some(declared) => (declared, 1.0),
+            None => {
+                let found = LanguageModel::embedded().identify(&text);
+                (found.label, found.confidence)
+            }
+        };
+        let document = Document {
+            id: draft.id.unwrap_or_else(|| self.place_id(origin, offset)),
+            text,
+            source: self.source.name.clone(),
+            language: label.to_owned(),
+            language_confidence: confidence,
+            url: draft.url,
+            date: draft.date,
+            licence: draft.licence.or_else(|| self.source.licence.clone()),
+            group: draft.group,
+            origin: origin.to_owned(),
+            origin_offset: offset,
+        };
+        if let Some((reason, detail)) = self.judge(&document) {
+            return Prepared::Dropped { dropped: drop_document(&document, reason, detail), counts };
+        }
+        let near = self.config.dedup.near.enabled;
+        let signature = if near { self.hasher.signature(&document.text) } else { None };
+        let key = text_key(&document.text);
+        Prepared::Document { document, key, signature, counts }
+    }
+
+    /// Gets the text and what is known of it out of a record.
+    fn draft(&self, record: RawRecord, counts: &mut Counts) -> Result<Draft, NoDraft> {
+        let max = self.config.max_document.0;
+        let RawRecord { id, url, date, body, .. } = record;
+        let draft = |text| Draft { id, url: url.clone(), date, licence: None, group: None, text };
+        let mut page = |bytes: &[u8], charset: Option<&str>| {
+            let decoded = charset::decode(bytes, charset, true, url.as_deref());
+            counts.charset_refuted |= decoded.refuted;
+            let extracted = extract::extract(&decoded.text)
+                .map_err(|error| NoDraft::Drop(Reason::HostileMarkup, error.to_string()))?;
+            if extracted.text.is_empty() {
+                let detail = format!("no running text in the page {:?}", sample(&extracted.title));
+                return Err(NoDraft::Drop(Reason::NoMainText, detail));
+            }
+            Ok(extracted.text)
+        };
+        let plain = |bytes: &[u8], charset: Option<&str>| {
+            charset::decode(bytes, charset, false, None).text
+        };
+        match body {
+            Body::Json(bytes) => self.json_draft(&bytes),
+            Body::Html { bytes, charset } => Ok(draft(page(&bytes, charset.as_deref())?)),
+            Body::Text { bytes, charset } => Ok(draft(plain(&bytes, charset.as_deref()))),
+            Body::Http(bytes) => {
+                let response = http::parse(&bytes, max)
+                    .map_err(|(reason, detail)| NoDraft::Drop(reason, detail))?;
+                if !(200..300).contains(&response.status) {
+                    let detail = format!("HTTP status {}", response.status);
+                    return Err(NoDraft::Drop(Reason::HttpStatus, detail));
+                }
+                let charset = response.charset.as_deref();
+                match response.mime.as_str() {
+                    "text/html" | "application/xhtml+xml" => Ok(draft(page(&response.body, charset)?)),
+                    "" if looks_like_html(&response.body) => Ok(draft(page(&response.body, charset)?)),
+                    "text/plain" => Ok(draft(plain(&response.body, charset))),
+                    other => Err(NoDraft::Skip(media_kind(other))),
+                }
+            }
+        }
+    }
+
+    fn json_draft(&self, bytes: &[u8]) -> Result<Draft, NoDraft> {
+        let drop = |reason, detail: String| Err(NoDraft::Drop(reason, detail));
+        if let Err(error) = std::str::from_utf8(bytes) {
+            let at = error.valid_up_to();
+            return drop(Reason::InvalidUtf8, format!("byte {at} of the line is not UTF-8"));
+        }
+        let value: Value = match serde_json::from_slice(bytes) {
+            Ok(value) => value,
+            Err(error) => return drop(Reason::BadJson, error.to_string()),
+        };
+        let field = &self.source.text_field;
+        let text = match lookup(&value, field) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => {
+                let detail = format!("{field:?} is no text but {}", kind_of(other));
+                return drop(Reason::MissingText, detail);
+            }
+            None => return drop(Reason::MissingText, format!("no field {field:?}")),
+        };
+        let get = |field: &Option<String>| {
+            match lookup(&value, field.as_deref()?)? {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            }
+        };
+        let source = self.source;
+        Ok(Draft {
+            id: get(&source.id_field),
+            url: get(&source.url_field),
+            date: get(&source.date_field),
+            licence: get(&source.licence_field),
+            group: get(&source.group_field),
+            text,
+        })
+    }
+
+    /// Language and filters.
+    fn judge(&self, document: &Document) -> Option<(Reason, String)> {
+        let language = document.language.as_str();
+        if document.text.len() as u64 > self.config.max_document.0 {
+            let detail = format!("{} bytes of text", document.text.len());
+            return Some((Reason::TooLarge, detail));
+        }
+        if document.text.is_empty() {
+            return Some((Reason::Length, "the text is empty".to_owned()));
+        }
+        let thresholds = self.thresholds.of(language, self.source.filters);
+        let view = View::new(&document.text, language, document.url.as_deref());
+        let verdict = |needs_language: bool| {
+            self.filters
+                .iter()
+                .filter(|filter| filter.needs_language() == needs_language)
+                .find_map(|filter| filter.check(&view, thresholds))
+                .map(|verdict| (verdict.reason, verdict.detail))
+        };
+        if let Some(verdict) = verdict(false) {
+            return Some(verdict);
+        }
+        if !self.config.keep_languages.keeps(language) {
+            let detail = format!("{language} ({:.2}) is not kept", document.language_confidence);
+            return Some((Reason::Language, detail));
+        }
+        let least = thresholds.min_language_confidence;
+        let confidence = f64::from(document.language_confidence);
+        let uncertain = confidence < least && self.source.filters != Preset::None;
+        if let Some(verdict) = verdict(true) {
+            return Some(verdict);
+        }
+        uncertain.then(|| {
+            let detail = format!("{language} with {confidence:.2}, below {least}");
+            (Reason::LanguageConfidence, detail)
+        })
+    }
+}
+
+/// Makes the record of a drop from a document.
+pub(crate) fn drop_document(document: &Document, reason: Reason, detail: String) -> Dropped {
+    Dropped {
+        id: document.id.clone(),
+        source: document.source.clone(),
+        url: document.url.clone(),
+        reason,
+        detail,
+        language: Some(document.language.clone()),
+        origin: document.origin.clone(),
+        origin_offset: document.origin_offset,
+        bytes: document.text.len() as u64,
+        sample: sample(&document.text),
+    }
+}
+
+fn lookup<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
+    // A field whose name has a dot goes before a path.
+    value.get(path).or_else(|| {
+        path.split('.').take(MAX_FIELD_DEPTH).try_fold(value, |value, part| value.get(part))
+    })
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn looks_like_html(body: &[u8]) -> bool {
+    let head = body[..body.len().min(512)].to_ascii_lowercase();
+    [&b"<html"[..], b"<!doctype html", b"<body"]
+        .iter()
+        .any(|mark| head.windows(mark.len()).any(|window| window == *mark))
+}
+
+/// A name for a media type from a short list, so that hostile names cannot fill the statistics.
+fn media_kind(mime: &str) -> String {
+    let family = mime.split('/').next().unwrap_or_default();
+    match (mime, family) {
+        ("application/pdf", _) => "media type application/pdf".to_owned(),
+        (_, "image" | "video" | "audio" | "font" | "text" | "application") => {
+            format!("media type {family}")
+        }
+        _ => "media type other".to_owned(),
+    }
+}

@@ -1,0 +1,124 @@
+//! What can go wrong in an evaluation, said with the place and the next step.
+
+use std::{io, path::PathBuf};
+
+use milpa_base::{ArtifactError, ConfigError, ModelError};
+
+/// An evaluation that cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// A task file or a configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No task has this name.
+    #[error("there is no task {name:?}; {hint}")]
+    UnknownTask {
+        /// The name as written.
+        name: String,
+        /// The nearest name, or all of them.
+        hint: String,
+    },
+    /// Neither the recipe nor the task says where the items lie.
+    #[error("the task {task} needs data; give the file as `data = \"path/to/items.jsonl\"`")]
+    NoData {
+        /// The task.
+        task: String,
+    },
+    /// A file of items or texts cannot be read.
+    #[error("cannot read {path}; check that it is a whole JSONL file (plain, .gz or .zst)")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file has nothing that can be scored.
+    #[error("{path} has no usable item for {task}: {detail}")]
+    NoItems {
+        /// The file.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// What was found instead.
+        detail: String,
+    },
+    /// A file has more items than are held in memory.
+    #[error("{path} has more than {bound} items; split the file")]
+    TooManyItems {
+        /// The file.
+        path: PathBuf,
+        /// The bound.
+        bound: usize,
+    },
+    /// A task does not offer a prompt style.
+    #[error("the task {task} has no template for the style {style:?}; it has: {known}")]
+    NoStyle {
+        /// The task.
+        task: String,
+        /// What was asked for.
+        style: &'static str,
+        /// What it has.
+        known: String,
+    },
+    /// The stream of texts broke.
+    #[error("cannot read the held-out texts after {documents} documents")]
+    Texts {
+        /// Documents read before.
+        documents: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no text to measure.
+    #[error("no text to measure perplexity on: {detail}")]
+    NoText {
+        /// What was found.
+        detail: String,
+    },
+    /// The model failed.
+    #[error("cannot evaluate {doing}")]
+    Model {
+        /// What was being measured.
+        doing: String,
+        /// Why.
+        #[source]
+        source: ModelError,
+    },
+    /// The model answered something that cannot be.
+    #[error("the model's answer for {doing} cannot be right: {problem}")]
+    BadAnswer {
+        /// What was being measured.
+        doing: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A reference compressor failed.
+    #[error("cannot compress {bytes} bytes with {compressor} for comparison")]
+    Compress {
+        /// Which one.
+        compressor: &'static str,
+        /// How much text.
+        bytes: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Two sets of results answer different questions.
+    #[error("the two results cannot be compared: {0}")]
+    NotComparable(String),
+    /// The report cannot be written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A report cannot be understood.
+    #[error("{path} is not a report this milpa reads: {message}")]
+    BadReport {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// A stop was asked for.
+    #[error("the evaluation was stopped; run the same command to do it again")]
+    Interrupted,
+}

@@ -1,0 +1,142 @@
+//! Puts an evaluation together: held-out text, tasks and samples, in that order.
+//!
+//! Tasks are read and checked before the model is asked anything. It writes nothing; the
+//! [`Evaluation`] that comes out knows how to.
+
+use std::time::Instant;
+
+use milpa_base::{Progress, Seed, StopFlag, TextModel, TextRecords};
+
+use crate::{
+    config::{EvalConfig, TaskEntry},
+    error::EvalError,
+    items::{ItemSet, Skips, read_items},
+    multiple_choice::{Resampling, multiple_choice},
+    perplexity::perplexity,
+    report::{EvalReport, Evaluation, REPORT_FORMAT, TextTaskResult},
+    samples::generate_samples,
+    statistics::LEVEL,
+    task::{TaskKind, TaskSpec},
+    texts::read_jsonl_texts,
+};
+
+/// Where progress goes and where a stop is asked for.
+#[derive(Clone, Copy)]
+pub struct Watch<'a> {
+    /// Receives progress.
+    pub progress: &'a dyn Progress,
+    /// Set when the evaluation shall end early.
+    pub stop: &'a StopFlag,
+}
+
+/// What a report says of its own making.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunInfo {
+    /// The command line that does it again.
+    pub command_line: String,
+    /// Seed of everything drawn, but for samples, which have their own.
+    pub seed: Seed,
+}
+
+/// A task with what it will be asked.
+struct Prepared<'a> {
+    spec: TaskSpec,
+    entry: &'a TaskEntry,
+    items: Option<ItemSet>,
+}
+
+/// Evaluates `model` as `config` says; `held_out` is the text for perplexity, if there is any.
+///
+/// # Errors
+/// A task or data file that cannot be used (before any scoring), a model that fails, a stop.
+pub fn run(
+    model: &dyn TextModel,
+    config: &EvalConfig,
+    held_out: Option<&mut TextRecords<'_>>,
+    info: &RunInfo,
+    watch: Watch<'_>,
+) -> Result<Evaluation, EvalError> {
+    let started = Instant::now();
+    let prepared = config.tasks.iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
+    let resampling = Resampling { replicates: config.bootstrap_replicates, seed: info.seed };
+    let text = held_out
+        .map(|records| perplexity(model, records, &config.perplexity, resampling, watch))
+        .transpose()?;
+    let (mut tasks, mut text_tasks, mut items) = (Vec::new(), Vec::new(), Vec::new());
+    for Prepared { spec, entry, items: set } in &prepared {
+        let seed = info.seed.derive(&spec.name);
+        let resampling = Resampling { seed, ..resampling };
+        if let Some(set) = set {
+            let (result, scored) =
+                multiple_choice(model, spec, entry.style, set, resampling, watch)?;
+            tasks.push(result);
+            items.extend(scored);
+        } else {
+            text_tasks.push(measure_text_task(model, config, spec, entry, resampling, watch)?);
+        }
+    }
+    let samples = if config.samples.prompts.is_empty() {
+        Vec::new()
+    } else {
+        generate_samples(model, &config.samples, watch)?
+    };
+    let report = EvalReport {
+        format: REPORT_FORMAT,
+        milpa_version: env!("CARGO_PKG_VERSION").to_owned(),
+        command_line: info.command_line.clone(),
+        model: model.info().clone(),
+        seed: info.seed,
+        level: LEVEL,
+        bootstrap_replicates: config.bootstrap_replicates,
+        perplexity: text,
+        tasks,
+        text_tasks,
+        samples,
+        wall_seconds: started.elapsed().as_secs_f64(),
+    };
+    Ok(Evaluation { report, items })
+}
+
+/// Reads the task that an entry names.
+pub fn load_task(entry: &TaskEntry) -> Result<TaskSpec, EvalError> {
+    if entry.is_file() {
+        TaskSpec::load(&entry.task.path)
+    } else {
+        TaskSpec::builtin(&entry.task.written)
+    }
+}
+
+fn data_path(spec: &TaskSpec, entry: &TaskEntry) -> Result<std::path::PathBuf, EvalError> {
+    let location = entry.data.as_ref().or(spec.data.as_ref());
+    location
+        .map(|location| location.path.clone())
+        .ok_or_else(|| EvalError::NoData { task: spec.name.clone() })
+}
+
+fn prepare(entry: &TaskEntry) -> Result<Prepared<'_>, EvalError> {
+    let spec = load_task(entry)?;
+    let path = data_path(&spec, entry)?;
+    let items = match spec.kind {
+        TaskKind::MultipleChoice => Some(read_items(&spec, entry.style, &path, entry.limit)?),
+        TaskKind::Perplexity => None,
+    };
+    Ok(Prepared { spec, entry, items })
+}
+
+fn measure_text_task(
+    model: &dyn TextModel,
+    config: &EvalConfig,
+    spec: &TaskSpec,
+    entry: &TaskEntry,
+    resampling: Resampling,
+    watch: Watch<'_>,
+) -> Result<TextTaskResult, EvalError> {
+    let path = data_path(spec, entry)?;
+    let field = spec.perplexity.as_ref().map_or("text", |perplexity| perplexity.text.as_str());
+    let mut texts = read_jsonl_texts(&path, field)?.keep_if(&spec.filters);
+    let limit = entry.limit.unwrap_or(usize::MAX);
+    let report =
+        perplexity(model, &mut (&mut texts).take(limit), &config.perplexity, resampling, watch)?;
+    let skips: Skips = texts.skips().clone();
+    Ok(TextTaskResult { task: spec.name.clone(), version: spec.version, skips, report })
+}

@@ -1,0 +1,496 @@
+//! Task files: a benchmark as data, read from `tasks/<language>/<task>/task.toml`.
+//!
+//! A task says which fields of a JSONL file are question, choices and answer, how the prompt is
+//! written, which items are left out and why, and whose work it is. It holds no items and knows no
+//! model. A change that could move a score raises `version`.
+
+use std::{borrow::Cow, fs, path::Path};
+
+use milpa_base::{
+    ConfigError, Digest,
+    config::{Location, invalid_value, nearest},
+    hash_bytes, load_toml, parse_toml,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{error::EvalError, template::Template};
+
+/// Most choices of an item in the style of letters: one for each letter.
+pub const MAX_LETTERS: usize = 26;
+
+/// A task file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// Name as shown in reports: `<language>/<task>`.
+    pub name: String,
+    /// Raised by each change that could move a score.
+    pub version: u32,
+    /// What is measured; the table of the same name must be there.
+    pub kind: TaskKind,
+    /// Languages (ISO 639) of the items.
+    pub languages: Vec<String>,
+    /// What it asks, in a sentence.
+    pub summary: String,
+    /// Licence of the items.
+    pub licence: String,
+    /// Whom to cite.
+    pub citation: String,
+    /// Where the items lie, if the recipe does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Location>,
+    /// Which items are used; each item must pass every filter.
+    #[serde(default)]
+    pub filters: Vec<Filter>,
+    /// The fields and prompts of a multiple-choice task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiple_choice: Option<MultipleChoiceSpec>,
+    /// The fields of a perplexity task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<PerplexitySpec>,
+}
+
+/// What a task measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// Which choice the model finds most probable.
+    MultipleChoice,
+    /// How well the model predicts a text.
+    Perplexity,
+}
+
+/// Keeps the items whose field equals a value; the others are counted with the reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// The field looked at.
+    pub field: String,
+    /// The value it must have (string, integer, boolean). An item without the field has `false`.
+    pub equals: Scalar,
+    /// Why the others are left out.
+    pub reason: String,
+}
+
+/// A value that a filter compares with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// true or false.
+    Bool(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A text.
+    Text(String),
+}
+
+impl Filter {
+    /// Whether an item passes.
+    pub fn keeps(&self, item: &serde_json::Map<String, serde_json::Value>) -> bool {
+        let value = item.get(&self.field).unwrap_or(&serde_json::Value::Bool(false));
+        match &self.equals {
+            Scalar::Bool(wanted) => value.as_bool() == Some(*wanted),
+            Scalar::Integer(wanted) => value.as_i64() == Some(*wanted),
+            Scalar::Text(wanted) => value.as_str() == Some(wanted),
+        }
+    }
+}
+
+/// Fields, prompts and metrics of a multiple-choice task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MultipleChoiceSpec {
+    /// Field with the item's identity.
+    pub id: String,
+    /// Field with the list of choices.
+    pub choices: String,
+    /// Field with the right choice.
+    pub answer: String,
+    /// How that field names it.
+    #[serde(default)]
+    pub answer_format: AnswerFormat,
+    /// Fields by whose values the scores are broken down.
+    #[serde(default)]
+    pub group_by: Vec<String>,
+    /// Field that names what several items share (a passage, an entity); intervals then draw
+    /// whole clusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_by: Option<String>,
+    /// What is reported.
+    pub metrics: Vec<Metric>,
+    /// Text between prompt and choice.
+    #[serde(default = "one_space")]
+    pub delimiter: String,
+    /// The prompt after which each choice's full text is scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continuation: Option<ContinuationPrompt>,
+    /// The prompt that lists the choices, after which each letter is scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub letters: Option<LettersPrompt>,
+}
+
+fn one_space() -> String {
+    " ".to_owned()
+}
+
+/// Prompt of [`PromptStyle::Continuation`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContinuationPrompt {
+    /// See [`crate::template`].
+    pub template: String,
+}
+
+/// Prompt of [`PromptStyle::Letters`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LettersPrompt {
+    /// See [`crate::template`]; `{choices}` stands for the listed choices.
+    pub template: String,
+    /// One line of the list, with `{letter}` and `{choice}`.
+    #[serde(default = "plain_choice_line")]
+    pub choice_line: String,
+}
+
+fn plain_choice_line() -> String {
+    "{letter}) {choice}".to_owned()
+}
+
+/// How the field of the answer names the right choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerFormat {
+    /// Its number, counted from 0.
+    #[default]
+    Index,
+    /// Its letter, `A` for the first.
+    Letter,
+    /// Its text.
+    Text,
+}
+
+/// How a question is put.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptStyle {
+    /// The full text of each choice is scored as the continuation of the question: what small
+    /// base models can do.
+    #[default]
+    Continuation,
+    /// The choices are listed in the prompt and their letters are scored.
+    Letters,
+}
+
+impl PromptStyle {
+    /// The name as in TOML and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Continuation => "continuation",
+            Self::Letters => "letters",
+        }
+    }
+}
+
+/// An accuracy: what is divided out of a choice's log-likelihood before the largest is picked.
+///
+/// Names and formulas are those of lm-evaluation-harness 0.4, so that scores compare; the first
+/// of equal choices is picked, as there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Nothing: the most probable choice.
+    Acc,
+    /// Length of the choice in Unicode code points.
+    AccNorm,
+    /// Length of the choice in UTF-8 bytes (á, ñ and ç count two).
+    AccBytes,
+    /// The choice's own log-likelihood without the question is subtracted.
+    AccMutualInfo,
+}
+
+impl Metric {
+    /// The name as in TOML and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Acc => "acc",
+            Self::AccNorm => "acc_norm",
+            Self::AccBytes => "acc_bytes",
+            Self::AccMutualInfo => "acc_mutual_info",
+        }
+    }
+}
+
+/// Fields of a perplexity task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerplexitySpec {
+    /// Field with the text.
+    pub text: String,
+}
+
+/// Task files that come with the program: name and content.
+const BUILTIN: [(&str, &str); 4] = [
+    ("es/exams", include_str!("../../../tasks/es/exams/task.toml")),
+    ("mul/milpa_regional", include_str!("../../../tasks/mul/milpa_regional/task.toml")),
+    ("pt/enem_2022", include_str!("../../../tasks/pt/enem_2022/task.toml")),
+    ("pt/exams", include_str!("../../../tasks/pt/exams/task.toml")),
+];
+
+/// Names of the tasks that come with the program, sorted.
+pub fn builtin_tasks() -> impl Iterator<Item = &'static str> {
+    BUILTIN.iter().map(|(name, _)| *name)
+}
+
+impl TaskSpec {
+    /// Reads and checks a task file.
+    pub fn load(path: &Path) -> Result<Self, EvalError> {
+        let spec: Self = load_toml(path)?;
+        spec.check().map_err(|(key, message)| {
+            // The file was read and parsed above, so its length is bounded.
+            let text = fs::read_to_string(path).unwrap_or_default();
+            invalid_value(&text, path, &key, &message)
+        })?;
+        Ok(spec)
+    }
+
+    /// Reads and checks the text of a task file; `path` is named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let spec: Self = parse_toml(text, path)?;
+        spec.check().map_err(|(key, message)| invalid_value(text, path, &key, &message))?;
+        Ok(spec)
+    }
+
+    /// Returns the built-in task of this name.
+    pub fn builtin(name: &str) -> Result<Self, EvalError> {
+        let Some((_, text)) = BUILTIN.iter().find(|(known, _)| *known == name) else {
+            let known: Vec<&str> = builtin_tasks().collect();
+            let hint = match nearest(name, &known) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!(
+                    "known tasks: {}; or give the path of a task file that ends in .toml",
+                    known.join(", ")
+                ),
+            };
+            return Err(EvalError::UnknownTask { name: name.to_owned(), hint });
+        };
+        Ok(Self::parse(text, Path::new(name))?)
+    }
+
+    /// Says by a dotted key what cannot be right.
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, message: &str| Err((key.to_owned(), message.to_owned()));
+        if self.name.is_empty() || self.languages.is_empty() {
+            let key = if self.name.is_empty() { "name" } else { "languages" };
+            return wrong(key, &format!("{key} is empty"));
+        }
+        match (self.kind, &self.multiple_choice, &self.perplexity) {
+            (TaskKind::MultipleChoice, Some(spec), None) => spec.check(),
+            (TaskKind::Perplexity, None, Some(_)) => Ok(()),
+            (TaskKind::MultipleChoice, ..) => {
+                wrong("kind", "kind multiple_choice needs the table [multiple_choice] and no other")
+            }
+            (TaskKind::Perplexity, ..) => {
+                wrong("kind", "kind perplexity needs the table [perplexity] and no other")
+            }
+        }
+    }
+
+    /// The multiple-choice part; a checked task of that kind has one.
+    pub(crate) fn choice_spec(&self) -> Option<&MultipleChoiceSpec> {
+        self.multiple_choice.as_ref()
+    }
+}
+
+impl MultipleChoiceSpec {
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, message: String| Err((format!("multiple_choice.{key}"), message));
+        if self.metrics.is_empty() {
+            return wrong("metrics", "metrics is empty; write metrics = [\"acc\"]".to_owned());
+        }
+        if (1..self.metrics.len()).any(|i| self.metrics[..i].contains(&self.metrics[i])) {
+            return wrong("metrics", "metrics names one twice".to_owned());
+        }
+        if self.continuation.is_none() && self.letters.is_none() {
+            return wrong(
+                "metrics",
+                "there is no prompt; add [multiple_choice.continuation] with a template".to_owned(),
+            );
+        }
+        if let Some(prompt) = &self.continuation
+            && let Err(message) = Template::parse(&prompt.template)
+        {
+            return wrong("continuation.template", message);
+        }
+        if let Some(prompt) = &self.letters {
+            match Template::parse(&prompt.template) {
+                Err(message) => return wrong("letters.template", message),
+                Ok(template) if !template.fields().any(|field| field == "choices") => {
+                    let message = "the template does not show the {choices}".to_owned();
+                    return wrong("letters.template", message);
+                }
+                Ok(_) => {}
+            }
+            match Template::parse(&prompt.choice_line) {
+                Err(message) => return wrong("letters.choice_line", message),
+                Ok(line) => {
+                    let fields: Vec<&str> = line.fields().collect();
+                    if fields != ["letter", "choice"] {
+                        let message = "a choice line has {letter} and then {choice}".to_owned();
+                        return wrong("letters.choice_line", message);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The prompt of a style, ready to be filled.
+    pub(crate) fn prompt(&self, style: PromptStyle, task: &str) -> Result<Prompt<'_>, EvalError> {
+        let parse = |text: &str| Template::parse(text).expect("templates are checked on reading");
+        let prompt = match style {
+            PromptStyle::Continuation => self.continuation.as_ref().map(|prompt| Prompt {
+                written: [prompt.template.as_str(), "", &self.delimiter],
+                template: parse(&prompt.template),
+                choice_line: None,
+                delimiter: &self.delimiter,
+                style,
+            }),
+            PromptStyle::Letters => self.letters.as_ref().map(|prompt| Prompt {
+                written: [prompt.template.as_str(), &prompt.choice_line, &self.delimiter],
+                template: parse(&prompt.template),
+                choice_line: Some(parse(&prompt.choice_line)),
+                delimiter: &self.delimiter,
+                style,
+            }),
+        };
+        prompt.ok_or_else(|| EvalError::NoStyle {
+            task: task.to_owned(),
+            style: style.name(),
+            known: [
+                (self.continuation.is_some(), PromptStyle::Continuation),
+                (self.letters.is_some(), PromptStyle::Letters),
+            ]
+            .into_iter()
+            .filter_map(|(has, style)| has.then_some(style.name()))
+            .collect::<Vec<_>>()
+            .join(", "),
+        })
+    }
+}
+
+/// A prompt of one style, parsed.
+pub(crate) struct Prompt<'a> {
+    written: [&'a str; 3],
+    pub(crate) template: Template,
+    choice_line: Option<Template>,
+    pub(crate) delimiter: &'a str,
+    pub(crate) style: PromptStyle,
+}
+
+impl Prompt<'_> {
+    /// Identity of the prompt: BLAKE3 of style, template, choice line and delimiter.
+    pub(crate) fn hash(&self) -> Digest {
+        let mut text = self.style.name().to_owned();
+        for part in self.written {
+            text.push('\0');
+            text.push_str(part);
+        }
+        hash_bytes(text.as_bytes())
+    }
+
+    /// The listed choices, where the style lists them.
+    pub(crate) fn list(&self, choices: &[String]) -> Option<String> {
+        let line = self.choice_line.as_ref()?;
+        let lines: Vec<String> = choices
+            .iter()
+            .enumerate()
+            .map(|(index, choice)| {
+                let value = |name: &str| {
+                    Some(if name == "letter" { letter(index).to_owned() } else { choice.clone() })
+                };
+                line.render(value).expect("letters and choices are not blank")
+            })
+            .collect();
+        Some(lines.join("\n"))
+    }
+
+    /// What is scored for choice number `index`, without the delimiter.
+    pub(crate) fn continuation<'c>(&self, index: usize, choice: &'c str) -> Cow<'c, str> {
+        match self.style {
+            PromptStyle::Continuation => Cow::Borrowed(choice),
+            PromptStyle::Letters => Cow::Borrowed(letter(index)),
+        }
+    }
+}
+
+/// The letter of choice number `index`, which is below [`MAX_LETTERS`].
+pub(crate) fn letter(index: usize) -> &'static str {
+    &"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[index..=index]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "name = \"es/x\"\nversion = 1\nkind = \"multiple_choice\"\n\
+        languages = [\"es\"]\nsummary = \"s\"\nlicence = \"l\"\ncitation = \"c\"\n\
+        [multiple_choice]\nid = \"id\"\nchoices = \"choices\"\nanswer = \"answer\"\n\
+        metrics = [\"acc\"]\n[multiple_choice.continuation]\ntemplate = \"{question}\"\n";
+
+    fn check(from: &str, to: &str, expect: &[&str]) {
+        assert!(GOOD.contains(from), "{from}");
+        let error = TaskSpec::parse(&GOOD.replace(from, to), Path::new("task.toml")).unwrap_err();
+        for part in expect {
+            assert!(error.to_string().contains(part), "{part:?} is not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn slips_in_a_task_file_are_shown_with_their_line() {
+        assert!(TaskSpec::parse(GOOD, Path::new("task.toml")).is_ok());
+        check("licence", "license", &["unknown key `license`", "did you mean `licence`?"]);
+        check("metrics = [\"acc\"]", "metrics = []", &["task.toml:12", "metrics is empty"]);
+        check("metrics = [\"acc\"]", "metrics = [\"acc\", \"acc\"]", &["one twice"]);
+        check("{question}", "{question", &["task.toml:14", "`{` without `}`"]);
+        check("\"multiple_choice\"", "\"perplexity\"", &["task.toml:3", "[perplexity]"]);
+        check("\"acc\"", "\"accuracy\"", &["task.toml:12"]);
+        check("continuation]", "letters]", &["does not show the {choices}"]);
+    }
+
+    #[test]
+    fn every_task_folder_is_built_in_parses_and_has_a_readme() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tasks");
+        let mut found = Vec::new();
+        for language in fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()) {
+            if !language.is_dir() {
+                continue;
+            }
+            for task in fs::read_dir(&language).unwrap().map(|entry| entry.unwrap().path()) {
+                let spec = TaskSpec::load(&task.join("task.toml")).unwrap();
+                let folder = task.strip_prefix(&root).unwrap().to_str().unwrap();
+                assert_eq!(spec.name, folder);
+                assert!(!spec.licence.is_empty() && !spec.citation.is_empty(), "{folder}");
+                let readme = fs::read_to_string(task.join("README.md")).unwrap();
+                assert!(readme.contains("Licence") && readme.contains("Source"), "{folder}");
+                assert_eq!(TaskSpec::builtin(folder).unwrap(), spec);
+                found.push(folder.to_owned());
+            }
+        }
+        found.sort();
+        assert_eq!(found, builtin_tasks().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_unknown_task_names_the_nearest() {
+        let error = TaskSpec::builtin("pt/enem").unwrap_err().to_string();
+        assert!(error.contains("did you mean \"pt/enem_2022\"?"), "{error}");
+    }
+
+    #[test]
+    fn a_style_that_is_not_there_is_refused() {
+        let spec = TaskSpec::parse(GOOD, Path::new("task.toml")).unwrap();
+        let choice = spec.choice_spec().unwrap();
+        let error = choice.prompt(PromptStyle::Letters, "es/x").err().unwrap().to_string();
+        assert!(error.contains("\"letters\"; it has: continuation"), "{error}");
+    }
+}

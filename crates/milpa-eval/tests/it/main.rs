@@ -1,0 +1,9 @@
+//! Behaviour of the harness with models whose every number can be computed by hand.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod models;
+mod perplexity;
+mod real_data;
+mod tasks;
+mod whole;

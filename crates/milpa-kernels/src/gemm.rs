@@ -1,0 +1,676 @@
+//! Single-precision matrix products, blocked and packed for the register file and the caches.
+//!
+//! One tile kernel (a few rows of A against a few vectors of B, all of C in registers) serves every
+//! layout: B is packed into column panels, A is read in place (or packed where it is transposed).
+//! Each element of C is computed by one task, over `k` in rising order with blocks that depend on the
+//! sizes alone, so the result does not depend on the number of threads.
+//!
+//! Blocking after Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
+
+use crate::cpu::Cpu;
+use crate::pool::Shares;
+use crate::scratch::with_scratch;
+use crate::simd::{Simd, dispatch};
+use crate::view::{Accumulate, Mat, MatMut, Size};
+
+/// Longest block of the summed dimension: a panel of A then stays in the first-level cache.
+const K_BLOCK: usize = 512;
+/// Most floats of packed B that a task works on: half a second-level cache of 1 MiB.
+const B_FLOATS: usize = 128 * 1024;
+/// Multiply-adds below which a product is not shared between threads.
+const SMALL_PRODUCT: usize = 256 * 1024;
+/// Rows below which a product streams B once instead of packing it.
+const FEW_ROWS: usize = 8;
+
+/// `C[m, n] = A[m, k] · B[n, k]ᵀ`: the forward of a linear layer, `y = x·Wᵀ`.
+///
+/// With at most eight rows (decoding) it streams B once at the speed of memory.
+pub fn matmul_nt(
+    cpu: &Cpu,
+    size: Size,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    c: MatMut<'_>,
+    accumulate: Accumulate,
+) {
+    a.check("A", size.m, size.k);
+    b.check("B", size.n, size.k);
+    c.check("C", size.m, size.n);
+    if size.m <= FEW_ROWS {
+        few_rows_nt(cpu, size, a, b, c, accumulate);
+    } else {
+        matmul(cpu, size, (Layout::Rows, a), (Layout::Columns, b), c, accumulate);
+    }
+}
+
+/// `C[m, n] = A[m, k] · B[k, n]`: the gradient of a linear layer's input, `dx = dy·W`.
+pub fn matmul_nn(
+    cpu: &Cpu,
+    size: Size,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    c: MatMut<'_>,
+    accumulate: Accumulate,
+) {
+    a.check("A", size.m, size.k);
+    b.check("B", size.k, size.n);
+    c.check("C", size.m, size.n);
+    matmul(cpu, size, (Layout::Rows, a), (Layout::Rows, b), c, accumulate);
+}
+
+/// `C[m, n] = A[k, m]ᵀ · B[k, n]`: the gradient of a linear layer's weight, `dW = dyᵀ·x`.
+pub fn matmul_tn(
+    cpu: &Cpu,
+    size: Size,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    c: MatMut<'_>,
+    accumulate: Accumulate,
+) {
+    a.check("A", size.k, size.m);
+    b.check("B", size.k, size.n);
+    c.check("C", size.m, size.n);
+    matmul(cpu, size, (Layout::Columns, a), (Layout::Rows, b), c, accumulate);
+}
+
+/// How a factor lies in memory, seen as the `m × k` or `k × n` factor of the product.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    /// Row-major as multiplied.
+    Rows,
+    /// Stored transposed.
+    Columns,
+}
+
+/// A product as the tasks see it.
+struct Product<'a> {
+    size: Size,
+    a: Mat<'a>,
+    a_layout: Layout,
+    b: Mat<'a>,
+    b_layout: Layout,
+    c: Shares<'a, f32>,
+    c_stride: usize,
+    accumulate: Accumulate,
+}
+
+fn matmul(
+    cpu: &Cpu,
+    size: Size,
+    (a_layout, a): (Layout, Mat<'_>),
+    (b_layout, b): (Layout, Mat<'_>),
+    c: MatMut<'_>,
+    accumulate: Accumulate,
+) {
+    let Size { m, n, k } = size;
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if accumulate == Accumulate::No {
+            (0..m).for_each(|row| c.data[row * c.stride..row * c.stride + n].fill(0.0));
+        }
+        return;
+    }
+    let c_stride = c.stride;
+    let c = Shares::new(c.data);
+    let product = Product { size, a, a_layout, b, b_layout, c, c_stride, accumulate };
+    dispatch!(cpu.isa(), simd => run(simd, cpu, &product));
+}
+
+/// Columns of C divided into panels of one to `TILE.1` vectors, as even as they can be.
+#[derive(Clone, Copy)]
+struct Panels {
+    count: usize,
+    /// Vectors of a panel; the first `wider` panels have one more.
+    vectors: usize,
+    wider: usize,
+}
+
+impl Panels {
+    #[inline(always)]
+    fn new<S: Simd>(columns: usize) -> Self {
+        let vectors = columns.div_ceil(S::LANES);
+        let count = vectors.div_ceil(S::TILE.1);
+        Self { count, vectors: vectors / count, wider: vectors % count }
+    }
+
+    /// The first vector of a panel (or the end of the last).
+    #[inline(always)]
+    fn start(self, panel: usize) -> usize {
+        panel * self.vectors + panel.min(self.wider)
+    }
+}
+
+/// Divides `total` into `parts` as even as possible and returns the bounds of one part.
+#[inline(always)]
+fn part(total: usize, parts: usize, index: usize) -> (usize, usize) {
+    (total * index / parts, total * (index + 1) / parts)
+}
+
+#[inline(always)]
+fn run<S: Simd>(simd: S, cpu: &Cpu, product: &Product<'_>) {
+    let plan = Plan::new::<S>(product, cpu.threads());
+    cpu.pool().parallel_for(plan.row_tasks * plan.column_tasks, |task| {
+        let rows = part(plan.row_groups, plan.row_tasks, task % plan.row_tasks);
+        let columns = part(plan.panels.count, plan.column_tasks, task / plan.row_tasks);
+        let share = Share::new::<S>(&plan, rows, columns);
+        with_scratch(share.a_floats + share.b_floats, |scratch| {
+            simd.enter(
+                #[inline(always)]
+                || block(simd, product, &plan, &share, scratch),
+            );
+        });
+    });
+}
+
+/// How a product is divided. The blocks of `k` depend on the sizes alone; the tasks, which do not
+/// change any result, also on the number of threads.
+struct Plan {
+    panels: Panels,
+    k_block: usize,
+    /// Pairs of row tiles: A, where packed, is packed by pairs.
+    row_groups: usize,
+    row_tasks: usize,
+    column_tasks: usize,
+}
+
+impl Plan {
+    #[inline(always)]
+    fn new<S: Simd>(product: &Product<'_>, threads: usize) -> Self {
+        let Size { m, n, k } = product.size;
+        let panels = Panels::new::<S>(n);
+        let row_groups = m.div_ceil(2 * S::TILE.0);
+        let k_most = (B_FLOATS / n.next_multiple_of(S::LANES)).clamp(K_BLOCK / 2, K_BLOCK);
+        let k_block = if k <= K_BLOCK { k } else { k.div_ceil(k.div_ceil(k_most)) };
+        let panels_at_once = (B_FLOATS / (k_block * S::LANES * S::TILE.1)).max(1);
+        let fewest = panels.count.div_ceil(panels_at_once);
+        let mut plan = Self { panels, k_block, row_groups, row_tasks: 1, column_tasks: fewest };
+        if threads == 1 || m * n * k < SMALL_PRODUCT {
+            return plan;
+        }
+        // A task packs its own columns of B (and its rows of A where they are packed): few tasks
+        // pack little, many tasks balance well. In units of multiply-adds, from measurement:
+        let packs_a = product.a_layout == Layout::Columns;
+        let (b_price, a_price) = (20, if packs_a { 8 } else { 2 });
+        let mut lowest = usize::MAX;
+        for row_tasks in 1..=row_groups.min(4 * threads) {
+            for column_tasks in fewest..=panels.count.min(fewest.max(4 * threads)) {
+                let tasks = row_tasks * column_tasks;
+                let rows = row_groups.div_ceil(row_tasks) * 2 * S::TILE.0;
+                let columns = panels.start(panels.count.div_ceil(column_tasks)) * S::LANES;
+                // The last task leaves the other threads idle for an eighth of itself on average.
+                let rounds = tasks.div_ceil(threads) * threads * 8 + threads;
+                let cost = rows * columns * rounds / 8
+                    + b_price * row_tasks * n
+                    + a_price * column_tasks * m;
+                if cost < lowest {
+                    lowest = cost;
+                    (plan.row_tasks, plan.column_tasks) = (row_tasks, column_tasks);
+                }
+            }
+        }
+        plan
+    }
+}
+
+/// The part of C that one task computes.
+struct Share {
+    rows: (usize, usize),
+    first_panel: usize,
+    end_panel: usize,
+    first_vector: usize,
+    vectors: usize,
+    a_floats: usize,
+    b_floats: usize,
+}
+
+impl Share {
+    #[inline(always)]
+    fn new<S: Simd>(plan: &Plan, groups: (usize, usize), panels: (usize, usize)) -> Self {
+        let group = 2 * S::TILE.0;
+        let first_vector = plan.panels.start(panels.0);
+        let vectors = plan.panels.start(panels.1) - first_vector;
+        Self {
+            rows: (groups.0 * group, groups.1 * group),
+            first_panel: panels.0,
+            end_panel: panels.1,
+            first_vector,
+            vectors,
+            a_floats: (group * plan.k_block).next_multiple_of(16),
+            b_floats: vectors * S::LANES * plan.k_block,
+        }
+    }
+}
+
+/// Computes a task's part of C, over all of `k`.
+#[inline(always)]
+fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, scratch: &mut [f32]) {
+    let Size { m, n, k } = product.size;
+    let panels = plan.panels;
+    let (tile_rows, group) = (S::TILE.0, 2 * S::TILE.0);
+    let (first_row, end_row) = (share.rows.0, m.min(share.rows.1));
+    let packs_a = product.a_layout == Layout::Columns;
+    let (a_packed, b_packed) = scratch.split_at_mut(share.a_floats);
+    let first_column = share.first_vector * S::LANES;
+    let columns_here = n.min(first_column + share.vectors * S::LANES) - first_column;
+    let panels_here = share.end_panel - share.first_panel;
+    let tiles_here = (end_row - first_row).div_ceil(tile_rows) * panels_here;
+    for k_start in (0..k).step_by(plan.k_block) {
+        let depth = plan.k_block.min(k - k_start);
+        for panel in share.first_panel..share.end_panel {
+            let (start, end) = (panels.start(panel), panels.start(panel + 1));
+            let width = (end - start) * S::LANES;
+            let at = (start - share.first_vector) * S::LANES * depth;
+            let to = &mut b_packed[at..at + width * depth];
+            let columns = (start * S::LANES, n.min(end * S::LANES));
+            match product.b_layout {
+                Layout::Rows => pack_rows(simd, product.b, k_start, depth, columns, width, to),
+                Layout::Columns => {
+                    pack_transposed(simd, product.b, k_start, depth, columns, width, to);
+                }
+            }
+        }
+        let add = k_start > 0 || product.accumulate == Accumulate::Yes;
+        // While tiles are multiplied, the next block of B and the next rows of A are fetched.
+        let k_next = k_start + depth;
+        let next_depth = plan.k_block.min(k - k_next);
+        let mut b_ahead = match product.b_layout {
+            Layout::Rows => Ahead::new(product.b, (k_next, next_depth), first_column, columns_here),
+            Layout::Columns => {
+                Ahead::new(product.b, (first_column, columns_here), k_next, next_depth)
+            }
+        };
+        let b_lines = b_ahead.lines().div_ceil(tiles_here);
+        for group_row in (first_row..end_row).step_by(group) {
+            let group_end = end_row.min(group_row + group);
+            let next_rows = (group_end, group.min(end_row - group_end));
+            let mut a_ahead = if packs_a {
+                pack_rows(
+                    simd,
+                    product.a,
+                    k_start,
+                    depth,
+                    (group_row, group_end),
+                    group,
+                    &mut a_packed[..group * depth],
+                );
+                Ahead::new(product.a, (k_start, depth), next_rows.0, next_rows.1)
+            } else {
+                Ahead::new(product.a, next_rows, k_start, depth)
+            };
+            let a_lines = a_ahead.lines().div_ceil(2 * panels_here);
+            for row in (group_row..group_end).step_by(tile_rows) {
+                let rows = tile_rows.min(group_end - row);
+                for panel in share.first_panel..share.end_panel {
+                    a_ahead.fetch(a_lines);
+                    b_ahead.fetch(b_lines);
+                    let (start, end) = (panels.start(panel), panels.start(panel + 1));
+                    let b_at = (start - share.first_vector) * S::LANES * depth;
+                    let column = start * S::LANES;
+                    let columns = (end * S::LANES).min(n) - column;
+                    // SAFETY: `Product` was checked to hold m × k, k × n and m × n elements and this
+                    // tile lies within them; the packed panels were filled above for `depth` steps;
+                    // no other task writes these rows and columns of C.
+                    unsafe {
+                        let (a, a_stride) = if packs_a {
+                            (a_packed.as_ptr().add(row - group_row), group)
+                        } else {
+                            let at = row * product.a.stride + k_start;
+                            (product.a.data.as_ptr().add(at), product.a.stride)
+                        };
+                        let tile = Tile {
+                            depth,
+                            a,
+                            a_stride,
+                            b: b_packed.as_ptr().add(b_at),
+                            b_stride: (end - start) * S::LANES,
+                            c: product.c.pointer().add(row * product.c_stride + column),
+                            c_stride: product.c_stride,
+                            add,
+                        };
+                        if packs_a {
+                            multiply_tile::<S, true>(simd, rows, columns, &tile);
+                        } else {
+                            multiply_tile::<S, false>(simd, rows, columns, &tile);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A rectangle of a matrix that is asked into the cache, a few lines at a time.
+struct Ahead {
+    next: *const f32,
+    stride: usize,
+    lines_per_row: usize,
+    rows_left: usize,
+    line: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn new(
+        from: Mat<'_>,
+        (first_row, rows): (usize, usize),
+        first_column: usize,
+        columns: usize,
+    ) -> Self {
+        // `wrapping_add`: the address is only asked for, and need not lie within the slice.
+        let next = from.data.as_ptr().wrapping_add(first_row * from.stride + first_column);
+        let lines_per_row = columns.div_ceil(LINE);
+        let rows_left = if columns == 0 { 0 } else { rows };
+        Self { next, stride: from.stride, lines_per_row, rows_left, line: 0 }
+    }
+
+    #[inline(always)]
+    fn lines(&self) -> usize {
+        self.rows_left * self.lines_per_row
+    }
+
+    #[inline(always)]
+    fn fetch(&mut self, lines: usize) {
+        for _ in 0..lines {
+            if self.rows_left == 0 {
+                return;
+            }
+            prefetch(self.next.wrapping_add(self.line * LINE));
+            self.line += 1;
+            if self.line == self.lines_per_row {
+                self.line = 0;
+                self.rows_left -= 1;
+                self.next = self.next.wrapping_add(self.stride);
+            }
+        }
+    }
+}
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Asks for a cache line; any address is allowed, and a bad one is ignored.
+#[inline(always)]
+fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Copies columns of a row-major factor into a panel of `depth` rows of `width`, zero beyond them.
+#[inline(always)]
+fn pack_rows<S: Simd>(
+    simd: S,
+    from: Mat<'_>,
+    first: usize,
+    depth: usize,
+    (start, end): (usize, usize),
+    width: usize,
+    to: &mut [f32],
+) {
+    let used = end - start;
+    if used == width && width.is_multiple_of(S::LANES) {
+        for p in 0..depth {
+            let row = &from.data[(first + p) * from.stride + start..][..width];
+            let out = &mut to[p * width..][..width];
+            for (out, row) in out.chunks_exact_mut(S::LANES).zip(row.chunks_exact(S::LANES)) {
+                simd.write(out, simd.read(row));
+            }
+        }
+    } else if used == width && width == 8 {
+        for p in 0..depth {
+            let row = &from.data[(first + p) * from.stride + start..][..8];
+            to[p * 8..][..8].copy_from_slice(row);
+        }
+    } else {
+        for p in 0..depth {
+            let row = &from.data[(first + p) * from.stride + start..][..used];
+            let out = &mut to[p * width..][..width];
+            out[..used].copy_from_slice(row);
+            out[used..].fill(0.0);
+        }
+    }
+}
+
+/// As [`pack_rows`] for a factor that is stored transposed: column `j` of the panel is a row.
+#[inline(always)]
+fn pack_transposed<S: Simd>(
+    simd: S,
+    from: Mat<'_>,
+    first: usize,
+    depth: usize,
+    (start, end): (usize, usize),
+    width: usize,
+    to: &mut [f32],
+) {
+    let lanes = S::LANES;
+    for column in (0..width).step_by(lanes) {
+        let used = lanes.min((end - start).saturating_sub(column));
+        let mut p = 0;
+        if used == lanes {
+            let base = (start + column) * from.stride + first;
+            let rows = &from.data[base..base + (lanes - 1) * from.stride + depth];
+            while p + lanes <= depth {
+                // SAFETY: `rows` spans `lanes` rows of `depth`; `to` has `depth` rows of `width`, of
+                // which `lanes` rows from p and `lanes` columns from `column` are written.
+                unsafe {
+                    let to = to[p * width + column..].as_mut_ptr();
+                    simd.transpose(rows.as_ptr().add(p), from.stride, to, width);
+                }
+                p += lanes;
+            }
+        }
+        for p in p..depth {
+            for lane in 0..lanes {
+                to[p * width + column + lane] = if lane < used {
+                    from.data[(start + column + lane) * from.stride + first + p]
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+}
+
+/// Operands of one tile: `C += A · B` over `depth` steps.
+///
+/// Row `i` of A at step `p` is `a[i * a_stride + p]` (or `a[p * a_stride + i]` when A is stored by
+/// columns); B has `b_stride` floats per step.
+pub(crate) struct Tile {
+    pub(crate) depth: usize,
+    pub(crate) a: *const f32,
+    pub(crate) a_stride: usize,
+    pub(crate) b: *const f32,
+    pub(crate) b_stride: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+    /// Whether C is added to (true) or overwritten.
+    pub(crate) add: bool,
+}
+
+/// Multiplies a tile of at most `TILE.0` rows and `TILE.1` vectors.
+///
+/// # Safety
+/// The pointers of `tile` are valid for `rows`, `columns` and `depth` with their strides, C does not
+/// overlap A or B, and nothing else writes C.
+#[inline(always)]
+pub(crate) unsafe fn multiply_tile<S: Simd, const A_COLUMNS: bool>(
+    simd: S,
+    rows: usize,
+    columns: usize,
+    tile: &Tile,
+) {
+    let vectors = columns.div_ceil(S::LANES);
+    let mask = simd.mask(columns - (vectors - 1) * S::LANES);
+    macro_rules! cases {
+        ($(($rows:literal, $vectors:literal))*) => {
+            match (rows, vectors) {
+                $(($rows, $vectors) => {
+                    if $rows <= S::TILE.0 && $vectors <= S::TILE.1 {
+                        // SAFETY: passed on.
+                        unsafe { tile_kernel::<S, $rows, $vectors, A_COLUMNS>(simd, mask, tile) }
+                    }
+                })*
+                _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+            }
+        };
+    }
+    cases! {
+        (8, 3) (8, 2) (8, 1) (7, 3) (7, 2) (7, 1) (6, 3) (6, 2) (6, 1) (5, 3) (5, 2) (5, 1)
+        (4, 3) (4, 2) (4, 1) (3, 3) (3, 2) (3, 1) (2, 3) (2, 2) (2, 1) (1, 3) (1, 2) (1, 1)
+    }
+}
+
+/// The innermost kernel, with all of C in registers.
+///
+/// # Safety
+/// As [`multiply_tile`] for `ROWS` rows and `VECTORS` vectors, the last of them masked.
+#[inline(always)]
+unsafe fn tile_kernel<S: Simd, const ROWS: usize, const VECTORS: usize, const A_COLUMNS: bool>(
+    simd: S,
+    mask: S::M,
+    tile: &Tile,
+) {
+    let &Tile { depth, a, a_stride, b, b_stride, c, c_stride, add } = tile;
+    let mut sums = [[simd.zero(); VECTORS]; ROWS];
+    if add {
+        for row in 0..ROWS {
+            for line in 0..(VECTORS * S::LANES).div_ceil(LINE) {
+                prefetch(c.wrapping_add(row * c_stride + line * LINE));
+            }
+        }
+    }
+    // SAFETY: every address is within the operands by the contract of `multiply_tile`.
+    unsafe {
+        for p in 0..depth {
+            let b = b.add(p * b_stride);
+            let mut b_now = [simd.zero(); VECTORS];
+            for v in 0..VECTORS - 1 {
+                b_now[v] = simd.load(b.add(v * S::LANES));
+            }
+            b_now[VECTORS - 1] = simd.load_masked(mask, b.add((VECTORS - 1) * S::LANES));
+            for row in 0..ROWS {
+                let at = if A_COLUMNS { p * a_stride + row } else { row * a_stride + p };
+                let a_now = simd.splat(*a.add(at));
+                for v in 0..VECTORS {
+                    sums[row][v] = simd.fma(a_now, b_now[v], sums[row][v]);
+                }
+            }
+        }
+        for row in 0..ROWS {
+            let c = c.add(row * c_stride);
+            for v in 0..VECTORS {
+                let c = c.add(v * S::LANES);
+                let mut sum = sums[row][v];
+                if v + 1 < VECTORS {
+                    if add {
+                        sum = simd.add(simd.load(c), sum);
+                    }
+                    simd.store(c, sum);
+                } else {
+                    if add {
+                        sum = simd.add(simd.load_masked(mask, c), sum);
+                    }
+                    simd.store_masked(mask, c, sum);
+                }
+            }
+        }
+    }
+}
+
+/// `C = A · Bᵀ` for few rows of A: dot products with each row of B, which is read once.
+fn few_rows_nt(
+    cpu: &Cpu,
+    size: Size,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    c: MatMut<'_>,
+    accumulate: Accumulate,
+) {
+    let Size { m, n, k } = size;
+    if m == 0 || n == 0 {
+        return;
+    }
+    let c_stride = c.stride;
+    let out = Shares::new(c.data);
+    // About 16 thousand products per task: far more than a task costs to hand out.
+    let columns = (16 * 1024 / k.max(1)).clamp(4, 256);
+    let isa = cpu.isa();
+    cpu.pool().parallel_for(n.div_ceil(columns), |task| {
+        let (start, end) = (task * columns, n.min((task + 1) * columns));
+        let mut one = |row: usize, column: usize, value: f32| {
+            // SAFETY: in range (C was checked), and this task alone writes its columns.
+            unsafe {
+                let at = out.pointer().add(row * c_stride + column);
+                *at = if accumulate == Accumulate::Yes { *at + value } else { value };
+            }
+        };
+        dispatch!(isa, simd => dot_rows(simd, m, k, a, b, (start, end), &mut one));
+    });
+}
+
+#[inline(always)]
+fn dot_rows<S: Simd>(
+    simd: S,
+    m: usize,
+    k: usize,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    (start, end): (usize, usize),
+    out: &mut impl FnMut(usize, usize, f32),
+) {
+    for column in start..end {
+        let b_row = &b.data[column * b.stride..][..k];
+        let mut row = 0;
+        while row < m {
+            let a_row = |i: usize| &a.data[(row + i) * a.stride..][..k];
+            if m - row >= 4 {
+                let dots = dot_many::<S, 4>(simd, b_row, std::array::from_fn(a_row));
+                (0..4).for_each(|i| out(row + i, column, dots[i]));
+                row += 4;
+            } else {
+                let [dot] = dot_many::<S, 1>(simd, b_row, [a_row(0)]);
+                out(row, column, dot);
+                row += 1;
+            }
+        }
+    }
+}
+
+/// Dot products of one row with several others.
+#[inline(always)]
+fn dot_many<S: Simd, const N: usize>(simd: S, x: &[f32], others: [&[f32]; N]) -> [f32; N] {
+    let length = x.len();
+    assert!(others.iter().all(|other| other.len() == length), "rows of one length");
+    let mut sums = [[simd.zero(); 4]; N];
+    let mut at = 0;
+    // SAFETY: every read ends at or before `length`, the length of all rows.
+    unsafe {
+        while at + 4 * S::LANES <= length {
+            for u in 0..4 {
+                let x_now = simd.load(x.as_ptr().add(at + u * S::LANES));
+                for i in 0..N {
+                    let other = simd.load(others[i].as_ptr().add(at + u * S::LANES));
+                    sums[i][u] = simd.fma(x_now, other, sums[i][u]);
+                }
+            }
+            at += 4 * S::LANES;
+        }
+        while at < length {
+            let mask = simd.mask((length - at).min(S::LANES));
+            let x_now = simd.load_masked(mask, x.as_ptr().add(at));
+            for i in 0..N {
+                let other = simd.load_masked(mask, others[i].as_ptr().add(at));
+                sums[i][0] = simd.fma(x_now, other, sums[i][0]);
+            }
+            at += S::LANES;
+        }
+    }
+    sums.map(|[s0, s1, s2, s3]| simd.sum(simd.add(simd.add(s0, s1), simd.add(s2, s3))))
+}

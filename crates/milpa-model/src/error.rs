@@ -1,0 +1,75 @@
+//! What can be wrong with a model's configuration, its files or a request to it.
+
+use std::{io, path::PathBuf};
+
+use milpa_base::ModelError;
+use milpa_tensor::TensorError;
+use milpa_tokens::TokensError;
+
+/// A model that cannot be made, read, written or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecoderError {
+    /// A size in the configuration is impossible.
+    #[error("model.{key}: {message}")]
+    Config {
+        /// The key in `[model]`.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The file system said no.
+    #[error("cannot access {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file does not hold what its format demands.
+    #[error("{path} cannot be read as {format}: {message}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+        /// Where and how it is wrong.
+        message: String,
+    },
+    /// A file is well-formed but asks for something that this decoder is not.
+    #[error("{path}: {field} = {value} is not supported: {message}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value.
+        value: String,
+        /// What is supported.
+        message: String,
+    },
+    /// The tokenizer cannot be read.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// The engine refused a call.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+impl From<DecoderError> for ModelError {
+    fn from(error: DecoderError) -> Self {
+        Self::Failed(with_sources(&error))
+    }
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,326 @@
+//! Generation: prompt, cache, draw, and text handed over as soon as it is certain.
+//!
+//! A stop text may begin in one token and end in another, and a character may be spread over
+//! several: text that could still become part of either is held back.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use milpa_base::{Choice, FinishReason, GenerateRequest, Generation, ModelError, Piece};
+use milpa_tensor::{KvCache, Tape};
+use milpa_tokens::Utf8Stream;
+
+use crate::{
+    decoder::TokenBatch,
+    error::DecoderError,
+    local::LocalModel,
+    sample::{Sampler, log_softmax},
+    score::start_token,
+};
+
+/// Tokens of a prompt that are computed together.
+const PREFILL_TOKENS: usize = 512;
+/// Longest stop text and most stop texts of a request.
+const MAX_STOP_BYTES: usize = 4096;
+const MAX_STOPS: usize = 64;
+
+/// Continues a prompt.
+pub(crate) fn generate(
+    model: &LocalModel,
+    request: &GenerateRequest,
+    on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+) -> Result<Generation, ModelError> {
+    let prompt = prompt_tokens(model, &request.prompt, request.parse_special)?;
+    check(model, request, prompt.len())?;
+    let vocab_size = model.config().vocab_size;
+    let mut sampler = Sampler::new(request.sampling, vocab_size, &prompt)?;
+    let mut writer = Writer::new(request, on_piece);
+    let generation = |writer: Writer<'_>, finish_reason, completion_tokens| Generation {
+        text: writer.text,
+        finish_reason,
+        prompt_tokens: prompt.len(),
+        completion_tokens,
+    };
+    if request.max_tokens == 0 {
+        return Ok(generation(writer, FinishReason::Length, 0));
+    }
+    let mut state = Decoding::new(model, prompt.len() + request.max_tokens);
+    let mut logits = state.feed(&prompt)?;
+    for count in 1..=request.max_tokens {
+        let plain = request.logprobs.map(|_| log_softmax(&logits));
+        // Ids without a token pad the vocabulary; they are never chosen.
+        let allowed = model.tokenizer().vocab_size().min(vocab_size);
+        let token = sampler.draw(&mut logits, allowed);
+        if model.tokenizer().stop_ids().contains(&token) {
+            let flow = writer.finish();
+            let reason = if flow.is_break() { FinishReason::Cancelled } else { FinishReason::Stop };
+            return Ok(generation(writer, reason, count));
+        }
+        let entry = plain.zip(request.logprobs).map(|(plain, n)| entry(model, &plain, token, n));
+        let bytes = model.tokenizer().token_bytes(token).unwrap_or_default();
+        match writer.push(bytes, entry) {
+            Step::Continue => {}
+            Step::Stopped => return Ok(generation(writer, FinishReason::Stop, count)),
+            Step::Cancelled => return Ok(generation(writer, FinishReason::Cancelled, count)),
+        }
+        if count < request.max_tokens {
+            logits = state.feed(&[token])?;
+        }
+    }
+    let flow = writer.finish();
+    let reason = if flow.is_break() { FinishReason::Cancelled } else { FinishReason::Length };
+    Ok(generation(writer, reason, request.max_tokens))
+}
+
+/// Log-probabilities over the vocabulary for the token after `context`.
+pub(crate) fn next_token_logprobs(
+    model: &LocalModel,
+    context: &str,
+) -> Result<Vec<f32>, ModelError> {
+    let mut tokens = prompt_tokens(model, context, false)?;
+    let cut = tokens.len().saturating_sub(model.config().context_length);
+    tokens.drain(..cut);
+    let logits = Decoding::new(model, tokens.len()).feed(&tokens)?;
+    Ok(log_softmax(&logits).into_iter().map(|value| value as f32).collect())
+}
+
+/// The prompt's tokens: after BOS if the tokenizer has one; the start token alone for no text.
+fn prompt_tokens(
+    model: &LocalModel,
+    prompt: &str,
+    parse_special: bool,
+) -> Result<Vec<u32>, ModelError> {
+    let tokenizer = model.tokenizer();
+    let tokens = if parse_special {
+        tokenizer.encode_with_special(prompt)
+    } else {
+        tokenizer.encode(prompt)
+    };
+    match tokenizer.bos_id() {
+        // A chat template may have written it already.
+        Some(bos) if tokens.first() != Some(&bos) => {
+            Ok(std::iter::once(bos).chain(tokens).collect())
+        }
+        None if tokens.is_empty() => Ok(vec![start_token(model)?]),
+        _ => Ok(tokens),
+    }
+}
+
+fn check(
+    model: &LocalModel,
+    request: &GenerateRequest,
+    prompt_tokens: usize,
+) -> Result<(), ModelError> {
+    let context_length = model.config().context_length;
+    if prompt_tokens.saturating_add(request.max_tokens) > context_length {
+        let max_tokens = request.max_tokens;
+        return Err(ModelError::TooLong { prompt_tokens, max_tokens, context_length });
+    }
+    if request.stop.len() > MAX_STOPS {
+        let message = format!("{} stop texts; at most {MAX_STOPS}", request.stop.len());
+        return Err(ModelError::BadRequest(message));
+    }
+    if request.stop.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
+        let message = format!("a stop text must have 1 to {MAX_STOP_BYTES} bytes");
+        return Err(ModelError::BadRequest(message));
+    }
+    Ok(())
+}
+
+/// A sequence in the making.
+struct Decoding<'a> {
+    model: &'a LocalModel,
+    cache: KvCache,
+}
+
+impl<'a> Decoding<'a> {
+    fn new(model: &'a LocalModel, capacity: usize) -> Self {
+        let cache = model.decoder().new_cache(model.device(), 1, capacity);
+        Self { model, cache }
+    }
+
+    /// Appends tokens and returns the logits after the last one.
+    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, DecoderError> {
+        let (decoder, parameters) = (self.model.decoder(), self.model.parameters());
+        let tape = Tape::inference(Arc::clone(self.model.device()));
+        let mut last = None;
+        for part in tokens.chunks(PREFILL_TOKENS) {
+            let batch = TokenBatch::new(part, part.len());
+            let x_btd = decoder.forward_cached(&tape, parameters, &batch, &mut self.cache)?;
+            last = Some((x_btd, part.len() as u32 - 1));
+        }
+        let (x_btd, row) = last.expect("a prompt has at least one token");
+        let logits = decoder.logits(&tape, parameters, &x_btd, &[row])?;
+        Ok(tape.read(&logits))
+    }
+}
+
+/// The chosen token and the `count` most probable ones.
+fn entry(
+    model: &LocalModel,
+    log_probabilities: &[f64],
+    token: u32,
+    count: usize,
+) -> (Choice, Vec<Choice>) {
+    let choice = |token: u32| {
+        let bytes = model.tokenizer().token_bytes(token).unwrap_or_default();
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let logprob = log_probabilities[token as usize];
+        Choice { text, bytes: bytes.to_vec(), logprob }
+    };
+    let mut order: Vec<u32> = (0..log_probabilities.len() as u32).collect();
+    let rank = |a: &u32, b: &u32| {
+        log_probabilities[*b as usize].total_cmp(&log_probabilities[*a as usize]).then(a.cmp(b))
+    };
+    if count > 0 && count < order.len() {
+        order.select_nth_unstable_by(count - 1, rank);
+    }
+    order.truncate(count);
+    order.sort_unstable_by(rank);
+    (choice(token), order.into_iter().map(choice).collect())
+}
+
+enum Step {
+    Continue,
+    Stopped,
+    Cancelled,
+}
+
+/// Turns bytes into pieces of text, and finds stop texts.
+struct Writer<'a> {
+    stops: &'a [String],
+    on_piece: &'a mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    utf8: Utf8Stream,
+    /// Handed over.
+    text: String,
+    /// Certain as text, but perhaps the beginning of a stop text.
+    held: String,
+    /// Entries of tokens not handed over yet.
+    entries: Vec<(Choice, Vec<Choice>)>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(
+        request: &'a GenerateRequest,
+        on_piece: &'a mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Self {
+        Self {
+            stops: &request.stop,
+            on_piece,
+            utf8: Utf8Stream::default(),
+            text: String::new(),
+            held: String::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Takes a token's bytes.
+    fn push(&mut self, bytes: &[u8], entry: Option<(Choice, Vec<Choice>)>) -> Step {
+        self.entries.extend(entry);
+        self.held.push_str(&self.utf8.push(bytes));
+        if let Some(at) = self.find_stop() {
+            self.held.truncate(at);
+            return match self.hand_over(self.held.len()) {
+                ControlFlow::Continue(()) => Step::Stopped,
+                ControlFlow::Break(()) => Step::Cancelled,
+            };
+        }
+        let certain = self.held.len() - self.doubtful();
+        if certain == 0 {
+            return Step::Continue;
+        }
+        match self.hand_over(certain) {
+            ControlFlow::Continue(()) => Step::Continue,
+            ControlFlow::Break(()) => Step::Cancelled,
+        }
+    }
+
+    /// Hands over all that is left: nothing can follow any more.
+    fn finish(&mut self) -> ControlFlow<()> {
+        let rest = self.utf8.finish();
+        self.held.push_str(&rest);
+        if let Some(at) = self.find_stop() {
+            self.held.truncate(at);
+        }
+        self.hand_over(self.held.len())
+    }
+
+    /// Where the first stop text in the held text begins.
+    fn find_stop(&self) -> Option<usize> {
+        self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min()
+    }
+
+    /// Length of the longest end of the held text with which a stop text begins.
+    fn doubtful(&self) -> usize {
+        let ends = self.held.char_indices().map(|(at, _)| &self.held[at..]);
+        ends.filter(|end| self.stops.iter().any(|stop| stop.starts_with(end)))
+            .map(str::len)
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn hand_over(&mut self, length: usize) -> ControlFlow<()> {
+        let text: String = self.held.drain(..length).collect();
+        let logprobs = std::mem::take(&mut self.entries);
+        if text.is_empty() && logprobs.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        self.text.push_str(&text);
+        (self.on_piece)(&Piece { text, logprobs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milpa_base::Sampling;
+
+    /// Pushes pieces of bytes; returns the texts handed over, the last one after finishing.
+    fn check(stops: &[&str], pushed: &[&[u8]], expect: &[&str]) {
+        let request = GenerateRequest {
+            prompt: String::new(),
+            parse_special: false,
+            max_tokens: 0,
+            sampling: Sampling::default(),
+            stop: stops.iter().map(|&stop| stop.to_owned()).collect(),
+            logprobs: None,
+        };
+        let mut pieces = Vec::new();
+        let mut on_piece = |piece: &Piece| {
+            pieces.push(piece.text.clone());
+            ControlFlow::Continue(())
+        };
+        let mut writer = Writer::new(&request, &mut on_piece);
+        let stopped =
+            pushed.iter().any(|bytes| matches!(writer.push(bytes, None), Step::Stopped));
+        if !stopped {
+            let _ = writer.finish();
+        }
+        assert_eq!(pieces, expect, "{stops:?} {pushed:?}");
+    }
+
+    #[test]
+    fn text_is_handed_over_when_it_is_certain() {
+        check(&[], &[b"ma", "í".as_bytes(), b"z"], &["ma", "í", "z"]);
+        check(&[], &[b"ma\xc3", b"\xadz"], &["ma", "íz"]);
+        check(&[], &[b"a\xc3"], &["a", "\u{fffd}"]);
+        check(&["\n\n"], &[b"a\n", b"b\n", b"\nc"], &["a", "\nb"]);
+        check(&["fin", "ñu"], &[b"el f", b"ui", b" fi", b"n."], &["el ", "fui", " "]);
+        check(&["abcd"], &[b"abc", b"x", b"ab"], &["abcx", "ab"]);
+        check(&["ab", "b"], &[b"xab"], &["x"]);
+    }
+
+    #[test]
+    fn the_receiver_can_break_off() {
+        let request = GenerateRequest {
+            prompt: String::new(),
+            parse_special: false,
+            max_tokens: 0,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            logprobs: None,
+        };
+        let mut on_piece = |_: &Piece| ControlFlow::Break(());
+        let mut writer = Writer::new(&request, &mut on_piece);
+        assert!(matches!(writer.push(b"a", None), Step::Cancelled));
+    }
+}

@@ -1,0 +1,259 @@
+//! Scoring of texts: continuations after contexts, and whole texts in windows.
+//!
+//! Rows of similar length are computed together, padded on the right; causal attention keeps the
+//! padding out of every score. Results come back in the order of the requests.
+
+use std::ops::Range;
+
+use milpa_base::{ModelError, RollingScore, Score, ScoreRequest};
+use milpa_tensor::IGNORE;
+
+use crate::{decoder::TokenBatch, error::DecoderError, local::LocalModel};
+
+/// Tokens, padding included, that are computed together at most (one row may be longer).
+const BATCH_TOKENS: usize = 4096;
+
+/// A row to be scored: `tokens` is input and target, one apart.
+struct Row {
+    /// What the row belongs to.
+    owner: usize,
+    tokens: Vec<u32>,
+    /// Which of `tokens` count (never the first).
+    scored: Range<usize>,
+}
+
+/// The scored tokens of a row.
+struct RowResult {
+    log_likelihood: f64,
+    is_greedy: bool,
+}
+
+/// Scores continuations after their contexts.
+///
+/// Context and continuation are tokenized together and cut where the context's own tokens end (as
+/// the LM Evaluation Harness does); spaces at the context's end go to the continuation. Where the
+/// context's tokens are no prefix of the whole's, both are tokenized apart. A text that is too long
+/// loses tokens on its left.
+pub(crate) fn score(
+    model: &LocalModel,
+    requests: &[ScoreRequest],
+    on_done: &mut dyn FnMut(usize),
+) -> Result<Vec<Score>, ModelError> {
+    let mut scores = Vec::with_capacity(requests.len());
+    let mut rows = Vec::new();
+    for (owner, request) in requests.iter().enumerate() {
+        let (mut tokens, length) = pair_tokens(model, request)?;
+        let most = model.config().context_length + 1;
+        if length >= most {
+            return Err(ModelError::TooLong {
+                prompt_tokens: tokens.len() - length,
+                max_tokens: length,
+                context_length: most - 1,
+            });
+        }
+        let truncated_tokens = tokens.len().saturating_sub(most);
+        tokens.drain(..truncated_tokens);
+        let scored = tokens.len() - length..tokens.len();
+        scores.push(Score {
+            log_likelihood: 0.0,
+            is_greedy: true,
+            tokens: length,
+            truncated_tokens,
+        });
+        rows.push(Row { owner, tokens, scored });
+    }
+    let mut done = 0;
+    score_rows(model, rows, &mut |row, result| {
+        scores[row.owner].log_likelihood = result.log_likelihood;
+        scores[row.owner].is_greedy = result.is_greedy;
+        done += 1;
+        on_done(done);
+    })?;
+    Ok(scores)
+}
+
+/// Scores whole texts.
+///
+/// A text begins after the tokenizer's start token (BOS, or EOS where there is none), as documents
+/// do in training. Windows are `context_length` tokens long and begin half of that apart: the first
+/// scores all its tokens, each later one the half that is new, so that every token is predicted
+/// once, with at least half a window of context where the text has it.
+pub(crate) fn score_rolling(
+    model: &LocalModel,
+    texts: &[&str],
+    on_done: &mut dyn FnMut(usize),
+) -> Result<Vec<RollingScore>, ModelError> {
+    let start = start_token(model)?;
+    let (mut scores, mut rows, mut windows_left) = (Vec::new(), Vec::new(), Vec::new());
+    for (owner, text) in texts.iter().enumerate() {
+        let mut tokens = vec![start];
+        model.tokenizer().encode_into(text, &mut tokens);
+        scores.push(RollingScore {
+            log_likelihood: 0.0,
+            tokens: tokens.len() - 1,
+            bytes: text.len(),
+        });
+        let windows = windows(tokens.len(), model.config().context_length);
+        windows_left.push(windows.len());
+        rows.extend(windows.into_iter().map(|(window, scored)| Row {
+            owner,
+            tokens: tokens[window].to_vec(),
+            scored,
+        }));
+    }
+    let mut done = windows_left.iter().filter(|&&left| left == 0).count();
+    on_done(done);
+    // Floating-point sums depend on their order: windows are added in the order of the text.
+    let mut parts: Vec<Vec<(usize, f64)>> = vec![Vec::new(); texts.len()];
+    let order: Vec<usize> = (0..rows.len()).collect();
+    let mut indexed: Vec<Row> = rows;
+    let owners: Vec<usize> = indexed.iter().map(|row| row.owner).collect();
+    indexed.iter_mut().zip(order).for_each(|(row, index)| row.owner = index);
+    score_rows(model, indexed, &mut |row, result| {
+        let owner = owners[row.owner];
+        parts[owner].push((row.owner, result.log_likelihood));
+        windows_left[owner] -= 1;
+        if windows_left[owner] == 0 {
+            done += 1;
+            on_done(done);
+        }
+    })?;
+    for (score, mut parts) in scores.iter_mut().zip(parts) {
+        parts.sort_unstable_by_key(|(index, _)| *index);
+        score.log_likelihood = parts.iter().map(|(_, part)| part).sum();
+    }
+    Ok(scores)
+}
+
+/// Cuts `length` tokens (the start token included) into windows of at most `context + 1` tokens
+/// (inputs and the last target); gives each with the part of it that is scored.
+fn windows(length: usize, context: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let stride = (context / 2).max(1);
+    let (mut windows, mut scored_to) = (Vec::new(), 1);
+    let mut begin = 0;
+    while scored_to < length {
+        let end = (begin + context + 1).min(length);
+        windows.push((begin..end, scored_to - begin..end - begin));
+        scored_to = end;
+        begin += stride;
+    }
+    windows
+}
+
+/// Tokens of a request and the number of them that belong to the continuation.
+fn pair_tokens(
+    model: &LocalModel,
+    request: &ScoreRequest,
+) -> Result<(Vec<u32>, usize), ModelError> {
+    let tokenizer = model.tokenizer();
+    let context = request.context.trim_end();
+    let whole = format!("{}{}", request.context, request.continuation);
+    let mut tokens = Vec::new();
+    if context.is_empty() {
+        tokens.push(start_token(model)?);
+    } else {
+        tokens.extend(tokenizer.bos_id());
+    }
+    let prefix = tokens.len();
+    tokenizer.encode_into(context, &mut tokens);
+    let cut = tokens.len();
+    let whole = tokenizer.encode(&whole);
+    let continuation = whole.strip_prefix(&tokens[prefix..]);
+    match continuation {
+        Some(continuation) => tokens.extend_from_slice(continuation),
+        None => tokenizer.encode_into(&request_tail(request, context), &mut tokens),
+    }
+    let length = tokens.len() - cut;
+    Ok((tokens, length))
+}
+
+/// The continuation with the spaces that end the context.
+fn request_tail(request: &ScoreRequest, context: &str) -> String {
+    format!("{}{}", &request.context[context.len()..], request.continuation)
+}
+
+pub(crate) fn start_token(model: &LocalModel) -> Result<u32, ModelError> {
+    model.tokenizer().start_id().ok_or_else(|| ModelError::Unavailable {
+        capability: "scoring from the start of a text (the tokenizer has no EOS or BOS token)",
+        model: model.name().to_owned(),
+    })
+}
+
+/// Scores rows, similar lengths together; longest first, so that memory is asked for once.
+fn score_rows(
+    model: &LocalModel,
+    mut rows: Vec<Row>,
+    on_row: &mut dyn FnMut(&Row, RowResult),
+) -> Result<(), ModelError> {
+    rows.sort_by_key(|row| std::cmp::Reverse(row.tokens.len()));
+    let (trivial, rows): (Vec<Row>, Vec<Row>) =
+        rows.into_iter().partition(|row| row.scored.is_empty());
+    for row in &trivial {
+        on_row(row, RowResult { log_likelihood: 0.0, is_greedy: true });
+    }
+    let mut rest = &rows[..];
+    while let Some(first) = rest.first() {
+        let tokens = first.tokens.len() - 1;
+        let together = (BATCH_TOKENS / tokens).clamp(1, rest.len());
+        let (batch, after) = rest.split_at(together);
+        rest = after;
+        for (row, result) in batch.iter().zip(score_batch(model, batch, tokens)?) {
+            on_row(row, result);
+        }
+    }
+    Ok(())
+}
+
+fn score_batch(
+    model: &LocalModel,
+    rows: &[Row],
+    tokens: usize,
+) -> Result<Vec<RowResult>, DecoderError> {
+    let mut inputs = vec![0; rows.len() * tokens];
+    let mut targets = vec![IGNORE; rows.len() * tokens];
+    for (index, row) in rows.iter().enumerate() {
+        let start = index * tokens;
+        let last = row.tokens.len() - 1;
+        inputs[start..start + last].copy_from_slice(&row.tokens[..last]);
+        for at in row.scored.clone() {
+            targets[start + at - 1] = row.tokens[at];
+        }
+    }
+    let batch = TokenBatch::new(&inputs, tokens);
+    let scores = model.decoder().score_rows(model.parameters(), &batch, &targets)?;
+    let results = rows.iter().enumerate().map(|(index, row)| {
+        let scored = row.scored.clone().map(|at| index * tokens + at - 1);
+        RowResult {
+            log_likelihood: scored
+                .clone()
+                .map(|at| f64::from(scores.log_probabilities[at]))
+                .sum(),
+            is_greedy: scored.clone().all(|at| scores.is_greedy[at]),
+        }
+    });
+    Ok(results.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_is_scored_once() {
+        for context in [1, 2, 3, 8, 9] {
+            for length in 1..60 {
+                let mut scored = vec![0; length];
+                for (window, part) in windows(length, context) {
+                    assert!(window.len() <= context + 1 && part.start >= 1);
+                    let first = window.start == 0;
+                    assert!(first || part.start > context / 2, "{context} {length} {part:?}");
+                    for at in part {
+                        scored[window.start + at] += 1;
+                    }
+                }
+                assert_eq!(scored[0], 0);
+                assert!(scored[1..].iter().all(|&count| count == 1), "{context} {length}");
+            }
+        }
+    }
+}

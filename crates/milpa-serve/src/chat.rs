@@ -1,0 +1,45 @@
+//! How a conversation becomes the text that the model continues: a chat template and what it is
+//! told of the tokenizer.
+
+use milpa_tokens::{ChatTemplate, Message, RenderOptions};
+
+/// A conversation rendered for the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Prompt {
+    /// The text to continue.
+    pub(crate) text: String,
+    /// Whether special tokens written in `text` are read as such.
+    pub(crate) parse_special: bool,
+}
+
+/// A chat template with the special tokens of the model it is used for.
+#[derive(Debug, Clone)]
+pub struct ChatFormat {
+    template: ChatTemplate,
+    options: RenderOptions,
+    name: &'static str,
+}
+
+impl ChatFormat {
+    /// Makes the format; `options` is usually [`RenderOptions::for_reply`] of the model's
+    /// tokenizer, which keeps messages from speaking special tokens.
+    pub fn new(template: ChatTemplate, options: RenderOptions) -> Self {
+        let is = |name| ChatTemplate::named(name).is_some_and(|named| named == template);
+        let name = ["continuation", "chatml"].into_iter().find(|name| is(name)).unwrap_or("custom");
+        Self { template, options, name }
+    }
+
+    /// The format's name as shown in `/v1/models`: `chatml`, `custom`, or `continuation` for a
+    /// base model that has not learnt to answer and only continues what is written.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Renders the conversation up to where the model's next message begins. The error is what
+    /// the template says against the conversation.
+    pub(crate) fn render(&self, messages: &[Message]) -> Result<Prompt, String> {
+        let text =
+            self.template.render(messages, &self.options).map_err(|error| error.to_string())?;
+        Ok(Prompt { text, parse_special: self.name != "continuation" })
+    }
+}

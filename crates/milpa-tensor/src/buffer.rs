@@ -1,0 +1,225 @@
+//! Buffers and the pool they return to.
+//!
+//! A dropped buffer goes back to the pool of its device and is handed out again for a request of
+//! nearly the same length, so a loop that repeats itself stops allocating after its first round.
+//! Contents are whatever the last user left: whoever takes a buffer overwrites it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// How the values of a buffer are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// 32-bit floats: everything that is computed.
+    F32,
+    /// Blocks of 32 signed bytes with one half-precision scale (34 bytes): weights for inference.
+    Q8_0,
+}
+
+/// Values on a device.
+pub struct Buffer {
+    storage: Storage,
+    length: usize,
+    pool: Option<Arc<Pool>>,
+}
+
+enum Storage {
+    /// May be longer than the buffer.
+    F32(Vec<f32>),
+    Q8_0(Vec<u8>),
+}
+
+impl Buffer {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// How the values are stored.
+    pub fn dtype(&self) -> DType {
+        match self.storage {
+            Storage::F32(_) => DType::F32,
+            Storage::Q8_0(_) => DType::Q8_0,
+        }
+    }
+
+    /// Bytes that the values take.
+    pub fn bytes(&self) -> usize {
+        match &self.storage {
+            Storage::F32(_) => self.length * size_of::<f32>(),
+            Storage::Q8_0(bytes) => bytes.len(),
+        }
+    }
+
+    /// Wraps quantised rows of `values` values in all; never pooled.
+    pub(crate) fn from_q8_0(bytes: Vec<u8>, values: usize) -> Self {
+        Self { storage: Storage::Q8_0(bytes), length: values, pool: None }
+    }
+
+    /// The values in host memory.
+    #[track_caller]
+    pub(crate) fn f32(&self) -> &[f32] {
+        match &self.storage {
+            Storage::F32(values) => &values[..self.length],
+            Storage::Q8_0(_) => panic!("a quantised buffer where f32 values are needed"),
+        }
+    }
+
+    /// The values in host memory, to be written.
+    #[track_caller]
+    pub(crate) fn f32_mut(&mut self) -> &mut [f32] {
+        match &mut self.storage {
+            Storage::F32(values) => &mut values[..self.length],
+            Storage::Q8_0(_) => panic!("a quantised buffer where f32 values are needed"),
+        }
+    }
+
+    /// The blocks of a quantised buffer.
+    pub(crate) fn q8_0(&self) -> Option<&[u8]> {
+        match &self.storage {
+            Storage::F32(_) => None,
+            Storage::Q8_0(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let (Some(pool), Storage::F32(values)) = (&self.pool, &mut self.storage) {
+            pool.give_back(std::mem::take(values));
+        }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} × {:?})", self.length, self.dtype())
+    }
+}
+
+/// What a device's pool holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// Bytes of the buffers in use.
+    pub live_bytes: usize,
+    /// Most bytes ever in use at once.
+    pub peak_live_bytes: usize,
+    /// Bytes kept for reuse.
+    pub idle_bytes: usize,
+    /// Times that memory was asked of the system.
+    pub allocations: u64,
+}
+
+/// Memory that is always kept for reuse, however little was ever in use.
+const MIN_IDLE_BYTES: usize = 64 << 20;
+
+/// Free memory of a device, by length.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<PoolState>);
+
+#[derive(Debug, Default)]
+struct PoolState {
+    free: BTreeMap<usize, Vec<Vec<f32>>>,
+    stats: MemoryStats,
+}
+
+impl Pool {
+    /// Hands out a buffer with unspecified content.
+    pub(crate) fn take(self: &Arc<Self>, length: usize) -> Buffer {
+        let reused = {
+            let mut state = self.lock();
+            let reused = state.take_free(length);
+            let values = reused.as_ref().map_or(length, Vec::len);
+            state.stats.live_bytes += values * size_of::<f32>();
+            state.stats.peak_live_bytes =
+                state.stats.peak_live_bytes.max(state.stats.live_bytes);
+            state.stats.allocations += u64::from(reused.is_none());
+            reused
+        };
+        let values = reused.unwrap_or_else(|| vec![0.0; length]);
+        Buffer { storage: Storage::F32(values), length, pool: Some(Arc::clone(self)) }
+    }
+
+    pub(crate) fn stats(&self) -> MemoryStats {
+        self.lock().stats
+    }
+
+    fn give_back(&self, values: Vec<f32>) {
+        let bytes = values.len() * size_of::<f32>();
+        let mut state = self.lock();
+        state.stats.live_bytes -= bytes;
+        if bytes == 0 {
+            return;
+        }
+        // Workloads of changing lengths must not pile up memory that nothing fits into.
+        let limit = (2 * state.stats.peak_live_bytes).max(MIN_IDLE_BYTES);
+        while state.stats.idle_bytes + bytes > limit && state.drop_largest() {}
+        state.stats.idle_bytes += bytes;
+        state.free.entry(values.len()).or_default().push(values);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        // No code panics while it holds this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PoolState {
+    /// Takes the shortest free memory of at least `length` values that wastes at most an eighth.
+    fn take_free(&mut self, length: usize) -> Option<Vec<f32>> {
+        let longest = length + length / 8;
+        let (_, list) =
+            self.free.range_mut(length..=longest).find(|(_, list)| !list.is_empty())?;
+        let values = list.pop()?;
+        self.stats.idle_bytes -= values.len() * size_of::<f32>();
+        Some(values)
+    }
+
+    fn drop_largest(&mut self) -> bool {
+        let Some(mut entry) = self.free.last_entry() else { return false };
+        let dropped = entry.get_mut().pop();
+        if entry.get().is_empty() {
+            entry.remove();
+        }
+        self.stats.idle_bytes -= dropped.map_or(0, |values| values.len() * size_of::<f32>());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_memory_is_handed_out_again() {
+        let pool = Arc::new(Pool::default());
+        drop(pool.take(100));
+        drop(pool.take(95));
+        assert_eq!(pool.stats().allocations, 1);
+        drop(pool.take(50));
+        assert_eq!(pool.stats().allocations, 2);
+        assert_eq!(pool.stats().live_bytes, 0);
+        assert_eq!(pool.stats().idle_bytes, 600);
+        assert_eq!(pool.take(95).len(), 95);
+    }
+
+    #[test]
+    fn idle_memory_is_bounded() {
+        let pool = Arc::new(Pool::default());
+        for i in 0..40 {
+            drop(pool.take(1_000_000 + 200_000 * i));
+        }
+        let stats = pool.stats();
+        assert!(stats.idle_bytes <= (2 * stats.peak_live_bytes).max(MIN_IDLE_BYTES), "{stats:?}");
+        assert_eq!(stats.live_bytes, 0);
+    }
+}

@@ -1,0 +1,290 @@
+//! What a device must be able to do: memory, the kernels that operations are made of, and the
+//! steps of optimisers.
+//!
+//! Sizes are explicit and checked by the operations that call here; ids, targets and positions are
+//! host slices. A device decides where buffers live and never changes what is computed.
+
+use std::fmt::Debug;
+
+use milpa_kernels::{
+    Accumulate, Size,
+    attention::AttentionShape,
+    optim::{AdamW, Muon},
+};
+
+use crate::buffer::{Buffer, MemoryStats};
+
+/// Rows of a buffer, read as a matrix: row `i` begins at `offset + i * stride`.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    /// The values.
+    pub buffer: &'a Buffer,
+    /// Where row 0 begins.
+    pub offset: usize,
+    /// Values between the beginnings of two rows.
+    pub stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Views the whole buffer as dense rows of `columns` values.
+    pub fn new(buffer: &'a Buffer, columns: usize) -> Self {
+        Self { buffer, offset: 0, stride: columns }
+    }
+}
+
+/// Rows of a buffer, written as a matrix.
+#[derive(Debug)]
+pub struct MatrixMut<'a> {
+    /// The values.
+    pub buffer: &'a mut Buffer,
+    /// Where row 0 begins.
+    pub offset: usize,
+    /// Values between the beginnings of two rows.
+    pub stride: usize,
+}
+
+impl<'a> MatrixMut<'a> {
+    /// Views the whole buffer as dense rows of `columns` values.
+    pub fn new(buffer: &'a mut Buffer, columns: usize) -> Self {
+        Self { buffer, offset: 0, stride: columns }
+    }
+}
+
+/// Keys and values of an attention, `[batch, capacity, kv_heads, head_dim]` each.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyValues<'a> {
+    /// The keys.
+    pub k: &'a Buffer,
+    /// The values.
+    pub v: &'a Buffer,
+    /// Tokens for which each sequence has room; at least `past + queries`.
+    pub capacity: usize,
+}
+
+/// Memory and kernels of one place of computation.
+///
+/// Kernels behave as their namesakes in `milpa-kernels`, whose scalar twins define them. Results do
+/// not depend on the number of threads.
+pub trait Device: Debug + Send + Sync {
+    /// Names the device for reports, such as `cpu (2 threads, avx512)`.
+    fn name(&self) -> String;
+
+    /// Says how much memory is in use.
+    fn memory(&self) -> MemoryStats;
+
+    /// Hands out a buffer of `length` values with unspecified content.
+    fn allocate(&self, length: usize) -> Buffer;
+
+    /// Makes a buffer from host values.
+    fn upload(&self, values: &[f32]) -> Buffer;
+
+    /// Makes a buffer of quantised blocks; `bytes` holds whole blocks.
+    fn upload_q8_0(&self, bytes: Vec<u8>) -> Buffer;
+
+    /// Replaces the values of an f32 buffer of the same length.
+    fn write(&self, values: &[f32], out: &mut Buffer);
+
+    /// Copies values to the host, widening quantised ones; `out` has the buffer's length.
+    fn download(&self, buffer: &Buffer, out: &mut [f32]);
+
+    /// `out = value`.
+    fn fill(&self, out: &mut Buffer, value: f32);
+
+    /// `out = x`.
+    fn copy(&self, x: &Buffer, out: &mut Buffer);
+
+    /// `out = a + b`.
+    fn add(&self, a: &Buffer, b: &Buffer, out: &mut Buffer);
+
+    /// `y += x`.
+    fn add_assign(&self, y: &mut Buffer, x: &Buffer);
+
+    /// Row `i` of `out` becomes row `ids[i]` of `table[_, dim]`, which may be quantised.
+    fn gather_rows(&self, dim: usize, table: &Buffer, ids: &[u32], out: &mut Buffer);
+
+    /// Adds row `i` of `dout` to row `ids[i]` of `dtable[_, dim]`, in rising order of `i`.
+    fn scatter_add_rows(&self, dim: usize, ids: &[u32], dout: &Buffer, dtable: &mut Buffer);
+
+    /// `C[m, n] = A[m, k] · B[n, k]ᵀ`; B may be quantised (then it is dense and C is overwritten).
+    fn matmul_nt(&self, size: Size, a: Matrix<'_>, b: Matrix<'_>, c: MatrixMut<'_>);
+
+    /// `C[m, n] = A[m, k] · B[k, n]`, or added to C.
+    fn matmul_nn(
+        &self,
+        size: Size,
+        a: Matrix<'_>,
+        b: Matrix<'_>,
+        c: MatrixMut<'_>,
+        accumulate: Accumulate,
+    );
+
+    /// `C[m, n] = A[k, m]ᵀ · B[k, n]`, or added to C.
+    fn matmul_tn(
+        &self,
+        size: Size,
+        a: Matrix<'_>,
+        b: Matrix<'_>,
+        c: MatrixMut<'_>,
+        accumulate: Accumulate,
+    );
+
+    /// `y = x / rms(x) · weight` for rows of `dim`; saves `1/rms`.
+    fn rms_norm(
+        &self,
+        dim: usize,
+        epsilon: f32,
+        x: &Buffer,
+        weight: &Buffer,
+        y: &mut Buffer,
+        inverse_rms: &mut Buffer,
+    );
+
+    /// `residual += delta`, then `y = norm(residual)`.
+    fn add_rms_norm(
+        &self,
+        dim: usize,
+        epsilon: f32,
+        residual: &mut Buffer,
+        delta: &Buffer,
+        weight: &Buffer,
+        y: &mut Buffer,
+        inverse_rms: &mut Buffer,
+    );
+
+    /// Backward of [`Device::rms_norm`]: writes or adds `dx`, adds to `dweight`.
+    fn rms_norm_backward(
+        &self,
+        dim: usize,
+        x: &Buffer,
+        weight: &Buffer,
+        inverse_rms: &Buffer,
+        dy: &Buffer,
+        dx: &mut Buffer,
+        accumulate_dx: Accumulate,
+        dweight: &mut Buffer,
+    );
+
+    /// Rotates `x[tokens, heads, head_dim]` in place by the tables' angles at `positions`.
+    fn rope(
+        &self,
+        heads: usize,
+        head_dim: usize,
+        cos: &Buffer,
+        sin: &Buffer,
+        positions: &[u32],
+        x: &mut Buffer,
+    );
+
+    /// Rotates the other way.
+    fn rope_backward(
+        &self,
+        heads: usize,
+        head_dim: usize,
+        cos: &Buffer,
+        sin: &Buffer,
+        positions: &[u32],
+        dx: &mut Buffer,
+    );
+
+    /// `out = silu(gate) · up`.
+    fn swiglu(&self, gate: &Buffer, up: &Buffer, out: &mut Buffer);
+
+    /// Backward of [`Device::swiglu`]: overwrites `dgate` and `dup`.
+    fn swiglu_backward(
+        &self,
+        gate: &Buffer,
+        up: &Buffer,
+        dout: &Buffer,
+        dgate: &mut Buffer,
+        dup: &mut Buffer,
+    );
+
+    /// Causal grouped-query attention of `q[batch, queries, heads, head_dim]`; `first_key` bounds
+    /// what each query sees; saves the log-sum-exp `[batch, heads, queries]`.
+    fn attention(
+        &self,
+        shape: &AttentionShape,
+        q: &Buffer,
+        keys: KeyValues<'_>,
+        first_key: Option<&[u32]>,
+        out: &mut Buffer,
+        log_sum_exp: &mut Buffer,
+    );
+
+    /// Backward of [`Device::attention`] for dense keys and `past = 0`: overwrites `dq`, `dk`, `dv`.
+    fn attention_backward(
+        &self,
+        shape: &AttentionShape,
+        q: &Buffer,
+        keys: KeyValues<'_>,
+        first_key: Option<&[u32]>,
+        out: &Buffer,
+        log_sum_exp: &Buffer,
+        dout: &Buffer,
+        dq: &mut Buffer,
+        dk: &mut Buffer,
+        dv: &mut Buffer,
+    );
+
+    /// Copies `batch` runs of `rows.len() / batch` values to `out`, run `b` to
+    /// `b * batch_stride + offset`: how new keys and values enter a cache.
+    fn append(
+        &self,
+        batch: usize,
+        rows: &Buffer,
+        out: &mut Buffer,
+        batch_stride: usize,
+        offset: usize,
+    );
+
+    /// Replaces the first `targets.len()` rows of `logits[_, vocab]` by
+    /// `(softmax − onehot(target)) · gradient_scale[row]` and writes each row's loss.
+    fn cross_entropy(
+        &self,
+        vocab: usize,
+        logits: &mut Buffer,
+        targets: &[u32],
+        gradient_scale: &[f32],
+        losses: &mut [f32],
+    );
+
+    /// Writes `log softmax(logits)[target]` of the first `targets.len()` rows, and whether greedy
+    /// decoding would choose the target.
+    fn log_probabilities(
+        &self,
+        vocab: usize,
+        logits: &Buffer,
+        targets: &[u32],
+        log_probabilities: &mut [f32],
+        is_greedy: &mut [bool],
+    );
+
+    /// One AdamW step on `weights` from `gradients · gradient_scale`.
+    fn adamw_step(
+        &self,
+        settings: &AdamW,
+        gradient_scale: f32,
+        weights: &mut Buffer,
+        gradients: &Buffer,
+        first: &mut Buffer,
+        second: &mut Buffer,
+    );
+
+    /// One Muon step on a matrix `weights[rows, columns]` from `gradients · gradient_scale`.
+    fn muon_step(
+        &self,
+        settings: &Muon,
+        rows: usize,
+        columns: usize,
+        gradient_scale: f32,
+        weights: &mut Buffer,
+        gradients: &Buffer,
+        momentum: &mut Buffer,
+    );
+
+    /// The Euclidean norm of all gradients together, summed in double precision and in order.
+    fn grad_norm(&self, gradients: &[&Buffer]) -> f64;
+
+    /// `gradient *= factor`.
+    fn scale_grads(&self, gradient: &mut Buffer, factor: f32);
+}

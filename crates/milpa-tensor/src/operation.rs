@@ -1,0 +1,583 @@
+//! The operations: for each variant its shape rule, what its backward needs, its forward and its
+//! backward.
+//!
+//! Legend of shape suffixes: n rows (batch × tokens), d model width, o outputs of a linear layer,
+//! v vocabulary; b batch, t tokens, h query heads, g key-value heads, k width of a head.
+//! To add an operation: add a variant, then follow the compiler through the four `match`es, give
+//! [`crate::Tape`] a method, and add it to the gradient checks in `tests/it`.
+
+use std::{fmt, sync::Arc};
+
+use milpa_kernels::{Accumulate, Size, attention::AttentionShape, rope};
+
+use crate::{
+    buffer::Buffer,
+    device::{Device, KeyValues, Matrix, MatrixMut},
+    error::TensorError,
+    head::{GradTarget, Head, LossRows, check_targets},
+    shape::Shape,
+    tape::{Gradients, Slot, Tensor},
+};
+
+/// Cosines and sines of rotary position embedding (arXiv:2104.09864).
+#[derive(Clone)]
+pub struct RopeTable {
+    cos: Arc<Buffer>,
+    sin: Arc<Buffer>,
+    head_dim: usize,
+    positions: usize,
+}
+
+impl RopeTable {
+    /// Computes the tables for positions below `positions` and base frequency `theta`.
+    pub fn new(device: &dyn Device, head_dim: usize, theta: f64, positions: usize) -> Self {
+        let frequencies = rope::inverse_frequencies(head_dim, theta);
+        let (cos, sin) = rope::tables(&frequencies, positions);
+        let (cos, sin) = (Arc::new(device.upload(&cos)), Arc::new(device.upload(&sin)));
+        Self { cos, sin, head_dim, positions }
+    }
+
+    /// Number of positions.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+}
+
+impl fmt::Debug for RopeTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RopeTable({} × {})", self.positions, self.head_dim)
+    }
+}
+
+/// How attention weighs keys.
+#[derive(Debug, Clone)]
+pub struct AttentionOptions {
+    /// Factor on the scores, usually `1/√head_dim`.
+    pub scale: f32,
+    /// First key that each query `[batch, tokens]` sees: the start of its document where several
+    /// are packed into a sequence ([`crate::document_starts`]). `None`: all keys before it.
+    pub first_key: Option<Arc<[u32]>>,
+}
+
+/// What a tape can do. Inputs and outputs in the order given.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// `[table_vd] → [b, t, d]`: rows of the table.
+    Embedding {
+        /// Token ids `[b, t]`.
+        ids: Arc<[u32]>,
+        /// Tokens per sequence.
+        tokens: usize,
+    },
+    /// `[x, w₁_od, w₂_od, …] → [x·w₁ᵀ, x·w₂ᵀ, …]`: linear layers that share their input.
+    Linear,
+    /// `[x, w_d] → [x / rms(x) · w]` on rows of `d`; `d` divides the last length of `x`.
+    RmsNorm {
+        /// Added to the mean square.
+        epsilon: f32,
+    },
+    /// `[residual, delta, w_d] → [residual + delta, norm of that]`.
+    AddRmsNorm {
+        /// Added to the mean square.
+        epsilon: f32,
+    },
+    /// `[x_bthk] → [x rotated]`.
+    Rope {
+        /// Angles.
+        table: RopeTable,
+        /// Position of each token `[b, t]`.
+        positions: Arc<[u32]>,
+    },
+    /// `[q_bthk, k_btgk, v_btgk] → [out_bthk]`: causal grouped-query attention.
+    Attention(AttentionOptions),
+    /// `[gate, up] → [silu(gate) · up]`.
+    SwiGlu,
+    /// `[a, b] → [a + b]`.
+    Add,
+    /// `[x_nd] → [x of the chosen rows]`.
+    SelectRows {
+        /// Row numbers.
+        rows: Arc<[u32]>,
+    },
+    /// `[x_nd, w_vd] → [loss of 1 element]`.
+    LinearCrossEntropy(LossRows),
+    /// `[x_nd, w_vd] → [log p(target) of n elements]`.
+    LinearLogProbabilities {
+        /// One token id per row, or [`crate::IGNORE`].
+        targets: Arc<[u32]>,
+    },
+}
+
+impl Operation {
+    /// Names the operation in errors.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embedding { .. } => "embedding",
+            Self::Linear => "linear",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::AddRmsNorm { .. } => "add_rms_norm",
+            Self::Rope { .. } => "rope",
+            Self::Attention(_) => "attention",
+            Self::SwiGlu => "swiglu",
+            Self::Add => "add",
+            Self::SelectRows { .. } => "select_rows",
+            Self::LinearCrossEntropy(_) => "linear_cross_entropy",
+            Self::LinearLogProbabilities { .. } => "linear_log_probabilities",
+        }
+    }
+
+    /// Checks the inputs and returns the shapes of the outputs.
+    pub(crate) fn output_shapes(&self, inputs: &[Tensor]) -> Result<Vec<Shape>, TensorError> {
+        let name = self.name();
+        let shapes: Vec<Shape> = inputs.iter().map(|input| input.shape).collect();
+        let mismatch = |problem: String| TensorError::Shape {
+            operation: name,
+            shapes: shapes.clone(),
+            problem,
+        };
+        let same = |a: usize, b: usize| {
+            if shapes[a] == shapes[b] {
+                return Ok(());
+            }
+            Err(mismatch("both must have the same shape".to_owned()))
+        };
+        match self {
+            Self::Embedding { ids, tokens } => {
+                if *tokens == 0 || ids.is_empty() || !ids.len().is_multiple_of(*tokens) {
+                    return Err(mismatch(format!("{} ids in rows of {tokens}", ids.len())));
+                }
+                check_below(name, "token id", ids, shapes[0].rows())?;
+                Ok(vec![Shape::new(&[ids.len() / tokens, *tokens, shapes[0].last()])?])
+            }
+            Self::Linear => {
+                let [x, weights @ ..] = &shapes[..] else { return Ok(Vec::new()) };
+                let output = |w: &Shape| {
+                    if w.lengths().len() != 2 || w.last() != x.last() {
+                        let problem = "a weight must be [outputs, last length of x]";
+                        return Err(mismatch(problem.to_owned()));
+                    }
+                    Ok(x.with_last(w.rows()))
+                };
+                weights.iter().map(output).collect()
+            }
+            Self::RmsNorm { .. } | Self::AddRmsNorm { .. } => {
+                let weight = shapes[shapes.len() - 1];
+                let dim = weight.elements();
+                if weight.lengths().len() != 1 || dim == 0 || !shapes[0].last().is_multiple_of(dim)
+                {
+                    let problem = "the weight must be one row that divides the last length";
+                    return Err(mismatch(problem.to_owned()));
+                }
+                if matches!(self, Self::RmsNorm { .. }) {
+                    return Ok(vec![shapes[0]]);
+                }
+                same(0, 1)?;
+                Ok(vec![shapes[0]; 2])
+            }
+            Self::Rope { table, positions } => {
+                let &[b, t, _, k] = shapes[0].lengths() else {
+                    return Err(mismatch("x must be [batch, tokens, heads, head_dim]".to_owned()));
+                };
+                if k != table.head_dim || positions.len() != b * t {
+                    let problem = format!(
+                        "the table is for heads of {}, and there are {} positions",
+                        table.head_dim,
+                        positions.len()
+                    );
+                    return Err(mismatch(problem));
+                }
+                check_below(name, "position", positions, table.positions)?;
+                Ok(vec![shapes[0]])
+            }
+            Self::Attention(options) => {
+                let shape = attention_shape(&shapes[0], &shapes[1], options.scale, 0);
+                let shape = shape.filter(|_| shapes[1] == shapes[2]).ok_or_else(|| {
+                    let problem = "q must be [b, t, h, k], k and v [b, t, g, k] with g dividing h \
+                                   and k at most 256";
+                    mismatch(problem.to_owned())
+                })?;
+                if let Some(first_key) = &options.first_key {
+                    check_first_key(name, first_key, &shape)?;
+                }
+                Ok(vec![shapes[0]])
+            }
+            Self::SwiGlu | Self::Add => same(0, 1).map(|()| vec![shapes[0]]),
+            Self::SelectRows { rows } => {
+                check_below(name, "row", rows, shapes[0].rows())?;
+                Ok(vec![Shape::new(&[rows.len(), shapes[0].last()])?])
+            }
+            Self::LinearCrossEntropy(_) | Self::LinearLogProbabilities { .. } => {
+                let (x, w) = (shapes[0], shapes[1]);
+                if w.lengths().len() != 2 || w.last() != x.last() || w.rows() == 0 {
+                    return Err(mismatch("the weight must be [vocabulary, last of x]".to_owned()));
+                }
+                match self {
+                    Self::LinearCrossEntropy(rows) => {
+                        rows.check(name, x.rows(), w.rows())?;
+                        Ok(vec![Shape::new(&[1])?])
+                    }
+                    Self::LinearLogProbabilities { targets } => {
+                        check_targets(name, targets, x.rows(), w.rows())?;
+                        Ok(vec![Shape::new(&[x.rows()])?])
+                    }
+                    _ => Ok(Vec::new()),
+                }
+            }
+        }
+    }
+
+    /// The input and the output that share a buffer if nobody else holds the input.
+    pub(crate) fn in_place(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Rope { .. } | Self::AddRmsNorm { .. } => Some((0, 0)),
+            _ => None,
+        }
+    }
+
+    /// Whether backward reads the input.
+    pub(crate) fn keeps_input(&self, index: usize) -> bool {
+        match self {
+            Self::Embedding { .. } | Self::Rope { .. } | Self::Add | Self::SelectRows { .. } => {
+                false
+            }
+            Self::AddRmsNorm { .. } => index == 2,
+            Self::Linear
+            | Self::RmsNorm { .. }
+            | Self::Attention(_)
+            | Self::SwiGlu
+            | Self::LinearCrossEntropy(_)
+            | Self::LinearLogProbabilities { .. } => true,
+        }
+    }
+
+    /// Whether backward reads the output.
+    pub(crate) fn keeps_output(&self, index: usize) -> bool {
+        match self {
+            Self::AddRmsNorm { .. } => index == 0,
+            Self::Attention(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Writes the outputs; returns what else backward needs.
+    pub(crate) fn forward(
+        &self,
+        device: &dyn Device,
+        inputs: &[Slot],
+        outputs: &mut [Buffer],
+    ) -> Vec<Buffer> {
+        match self {
+            Self::Embedding { ids, .. } => {
+                let dim = inputs[0].shape.last();
+                device.gather_rows(dim, inputs[0].buffer(), ids, &mut outputs[0]);
+                Vec::new()
+            }
+            Self::Linear => {
+                let x = &inputs[0];
+                let (n, d) = (x.shape.rows(), x.shape.last());
+                for (w, out) in inputs[1..].iter().zip(outputs) {
+                    let o = w.shape.rows();
+                    let size = Size { m: n, n: o, k: d };
+                    let (x_nd, w_od) = (Matrix::new(x.buffer(), d), Matrix::new(w.buffer(), d));
+                    device.matmul_nt(size, x_nd, w_od, MatrixMut::new(out, o));
+                }
+                Vec::new()
+            }
+            Self::RmsNorm { epsilon } => {
+                let (x, w) = (inputs[0].buffer(), inputs[1].buffer());
+                let dim = w.len();
+                let mut inverse = device.allocate(x.len() / dim);
+                device.rms_norm(dim, *epsilon, x, w, &mut outputs[0], &mut inverse);
+                vec![inverse]
+            }
+            Self::AddRmsNorm { epsilon } => {
+                let (delta, w) = (inputs[1].buffer(), inputs[2].buffer());
+                let dim = w.len();
+                let mut inverse = device.allocate(delta.len() / dim);
+                let [sum, y] = outputs else { return Vec::new() };
+                device.add_rms_norm(dim, *epsilon, sum, delta, w, y, &mut inverse);
+                vec![inverse]
+            }
+            Self::Rope { table, positions } => {
+                let (heads, dim) = (inputs[0].shape.lengths()[2], table.head_dim);
+                device.rope(heads, dim, &table.cos, &table.sin, positions, &mut outputs[0]);
+                Vec::new()
+            }
+            Self::Attention(options) => {
+                let shape = checked_attention_shape(inputs, options);
+                let mut log_sum_exp = device.allocate(shape.batch * shape.heads * shape.queries);
+                let first_key = options.first_key.as_deref();
+                let keys = dense_keys(inputs);
+                let (q, out) = (inputs[0].buffer(), &mut outputs[0]);
+                device.attention(&shape, q, keys, first_key, out, &mut log_sum_exp);
+                vec![log_sum_exp]
+            }
+            Self::SwiGlu => {
+                device.swiglu(inputs[0].buffer(), inputs[1].buffer(), &mut outputs[0]);
+                Vec::new()
+            }
+            Self::Add => {
+                device.add(inputs[0].buffer(), inputs[1].buffer(), &mut outputs[0]);
+                Vec::new()
+            }
+            Self::SelectRows { rows } => {
+                let dim = inputs[0].shape.last();
+                device.gather_rows(dim, inputs[0].buffer(), rows, &mut outputs[0]);
+                Vec::new()
+            }
+            Self::LinearCrossEntropy(rows) => {
+                let scores = head(device, inputs).scores(&rows.targets);
+                let losses: Vec<f32> = scores.log_probabilities.iter().map(|p| -p).collect();
+                device.write(&[rows.summarise(&losses).loss as f32], &mut outputs[0]);
+                Vec::new()
+            }
+            Self::LinearLogProbabilities { targets } => {
+                let scores = head(device, inputs).scores(targets);
+                device.write(&scores.log_probabilities, &mut outputs[0]);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Adds to the gradients of the inputs, given those of the outputs.
+    pub(crate) fn backward(
+        &self,
+        device: &dyn Device,
+        inputs: &[Slot],
+        outputs: &[Slot],
+        saved: &[Buffer],
+        douts: &mut [Option<Arc<Buffer>>],
+        gradients: &mut Gradients<'_>,
+    ) {
+        match self {
+            Self::Embedding { ids, .. } => {
+                let Some(dout) = douts[0].take() else { return };
+                let mut dtable = gradients.take_zeroed(&inputs[0]);
+                device.scatter_add_rows(inputs[0].shape.last(), ids, &dout, &mut dtable);
+                gradients.put(&inputs[0], dtable);
+            }
+            Self::Linear => linear_backward(device, inputs, douts, gradients),
+            Self::RmsNorm { .. } => {
+                let Some(dy) = douts[0].take() else { return };
+                let (x, w) = (&inputs[0], &inputs[1]);
+                let (mut dx, accumulate) = gradients.take(x);
+                let mut dw = gradients.take_zeroed(w);
+                let (dim, inverse) = (w.shape.elements(), &saved[0]);
+                let (x_values, w_values) = (x.buffer(), w.buffer());
+                device.rms_norm_backward(
+                    dim, x_values, w_values, inverse, &dy, &mut dx, accumulate, &mut dw,
+                );
+                gradients.put(x, dx);
+                gradients.put(w, dw);
+            }
+            Self::AddRmsNorm { .. } => {
+                // d(sum) = what later users of the sum sent back, plus the gradient through the norm.
+                let (dsum, dy) = (douts[0].take(), douts[1].take());
+                let dsum = match (dsum, dy) {
+                    (None, None) => return,
+                    (Some(dsum), None) => dsum,
+                    (dsum, Some(dy)) => {
+                        let accumulate =
+                            if dsum.is_some() { Accumulate::Yes } else { Accumulate::No };
+                        let mut dsum = match dsum {
+                            Some(dsum) => gradients.own(dsum),
+                            None => device.allocate(dy.len()),
+                        };
+                        let w = &inputs[2];
+                        let mut dw = gradients.take_zeroed(w);
+                        let (dim, inverse) = (w.shape.elements(), &saved[0]);
+                        let (sum, w_values) = (outputs[0].buffer(), w.buffer());
+                        device.rms_norm_backward(
+                            dim, sum, w_values, inverse, &dy, &mut dsum, accumulate, &mut dw,
+                        );
+                        gradients.put(w, dw);
+                        Arc::new(dsum)
+                    }
+                };
+                gradients.pass(&inputs[1], Arc::clone(&dsum));
+                gradients.pass(&inputs[0], dsum);
+            }
+            Self::Rope { table, positions } => {
+                let Some(dout) = douts[0].take() else { return };
+                let mut dx = gradients.own(dout);
+                let (heads, dim) = (inputs[0].shape.lengths()[2], table.head_dim);
+                device.rope_backward(heads, dim, &table.cos, &table.sin, positions, &mut dx);
+                gradients.pass(&inputs[0], Arc::new(dx));
+            }
+            Self::Attention(options) => {
+                let Some(dout) = douts[0].take() else { return };
+                let shape = checked_attention_shape(inputs, options);
+                let [q, k, v] = inputs else { return };
+                let mut dq = device.allocate(q.buffer().len());
+                let mut dk = device.allocate(k.buffer().len());
+                let mut dv = device.allocate(v.buffer().len());
+                device.attention_backward(
+                    &shape,
+                    q.buffer(),
+                    dense_keys(inputs),
+                    options.first_key.as_deref(),
+                    outputs[0].buffer(),
+                    &saved[0],
+                    &dout,
+                    &mut dq,
+                    &mut dk,
+                    &mut dv,
+                );
+                for (slot, gradient) in [(q, dq), (k, dk), (v, dv)] {
+                    gradients.pass(slot, Arc::new(gradient));
+                }
+            }
+            Self::SwiGlu => {
+                let Some(dout) = douts[0].take() else { return };
+                let (gate, up) = (inputs[0].buffer(), inputs[1].buffer());
+                let (mut dgate, mut dup) = (device.allocate(gate.len()), device.allocate(up.len()));
+                device.swiglu_backward(gate, up, &dout, &mut dgate, &mut dup);
+                gradients.pass(&inputs[0], Arc::new(dgate));
+                gradients.pass(&inputs[1], Arc::new(dup));
+            }
+            Self::Add => {
+                let Some(dout) = douts[0].take() else { return };
+                gradients.pass(&inputs[1], Arc::clone(&dout));
+                gradients.pass(&inputs[0], dout);
+            }
+            Self::SelectRows { rows } => {
+                let Some(dout) = douts[0].take() else { return };
+                let mut dx = gradients.take_zeroed(&inputs[0]);
+                device.scatter_add_rows(inputs[0].shape.last(), rows, &dout, &mut dx);
+                gradients.put(&inputs[0], dx);
+            }
+            Self::LinearCrossEntropy(rows) => {
+                let Some(dout) = douts[0].take() else { return };
+                let mut outer = [0.0];
+                device.download(&dout, &mut outer);
+                let factors = rows.factors(f64::from(outer[0]));
+                head_backward(device, inputs, &rows.targets, &factors, gradients);
+            }
+            Self::LinearLogProbabilities { targets } => {
+                let Some(dout) = douts[0].take() else { return };
+                let mut factors = vec![0.0; targets.len()];
+                device.download(&dout, &mut factors);
+                // The kernel differentiates −log p.
+                factors.iter_mut().for_each(|factor| *factor = -*factor);
+                head_backward(device, inputs, targets, &factors, gradients);
+            }
+        }
+    }
+}
+
+/// `dx = Σ dyᵢ·wᵢ`, `dwᵢ = dyᵢᵀ·x`.
+fn linear_backward(
+    device: &dyn Device,
+    inputs: &[Slot],
+    douts: &mut [Option<Arc<Buffer>>],
+    gradients: &mut Gradients<'_>,
+) {
+    let x = &inputs[0];
+    let (n, d) = (x.shape.rows(), x.shape.last());
+    for (w, dout) in inputs[1..].iter().zip(douts) {
+        let Some(dy_no) = dout.take() else { continue };
+        let o = w.shape.rows();
+        let dy_no = Matrix::new(&dy_no, o);
+        if x.needs_grad {
+            let (mut dx, accumulate) = gradients.take(x);
+            let (w_od, dx_nd) = (Matrix::new(w.buffer(), d), MatrixMut::new(&mut dx, d));
+            device.matmul_nn(Size { m: n, n: d, k: o }, dy_no, w_od, dx_nd, accumulate);
+            gradients.put(x, dx);
+        }
+        if w.needs_grad {
+            let (mut dw, accumulate) = gradients.take(w);
+            let (x_nd, dw_od) = (Matrix::new(x.buffer(), d), MatrixMut::new(&mut dw, d));
+            device.matmul_tn(Size { m: o, n: d, k: n }, dy_no, x_nd, dw_od, accumulate);
+            gradients.put(w, dw);
+        }
+    }
+}
+
+/// Gradients of `Σ factors · losses` for hidden states and head weight, in one pass over chunks.
+/// Returns the rows' losses.
+pub(crate) fn head_backward(
+    device: &dyn Device,
+    inputs: &[Slot],
+    targets: &[u32],
+    factors: &[f32],
+    gradients: &mut Gradients<'_>,
+) -> Vec<f32> {
+    let (x, w) = (&inputs[0], &inputs[1]);
+    let mut dx = x.needs_grad.then(|| gradients.take(x));
+    let mut dw = w.needs_grad.then(|| gradients.take(w));
+    let losses = head(device, inputs).gradients(
+        targets,
+        factors,
+        dx.as_mut().map(|(buffer, accumulate)| GradTarget { buffer, accumulate: *accumulate }),
+        dw.as_mut().map(|(buffer, accumulate)| GradTarget { buffer, accumulate: *accumulate }),
+    );
+    for (slot, gradient) in [(x, dx), (w, dw)] {
+        if let Some((gradient, _)) = gradient {
+            gradients.put(slot, gradient);
+        }
+    }
+    losses
+}
+
+fn head<'a>(device: &'a dyn Device, inputs: &'a [Slot]) -> Head<'a> {
+    let (x, w) = (&inputs[0], &inputs[1]);
+    Head::new(device, (x.buffer(), x.shape.last()), (w.buffer(), w.shape.rows()))
+}
+
+fn dense_keys(inputs: &[Slot]) -> KeyValues<'_> {
+    let capacity = inputs[1].shape.lengths()[1];
+    KeyValues { k: inputs[1].buffer(), v: inputs[2].buffer(), capacity }
+}
+
+fn checked_attention_shape(inputs: &[Slot], options: &AttentionOptions) -> AttentionShape {
+    attention_shape(&inputs[0].shape, &inputs[1].shape, options.scale, 0)
+        .expect("output_shapes has accepted these inputs")
+}
+
+/// The sizes of an attention whose newest keys have shape `k`; `None` if q and k do not fit.
+pub(crate) fn attention_shape(
+    q: &Shape,
+    k: &Shape,
+    scale: f32,
+    past: usize,
+) -> Option<AttentionShape> {
+    let &[batch, queries, heads, head_dim] = q.lengths() else { return None };
+    let &[key_batch, keys, kv_heads, key_dim] = k.lengths() else { return None };
+    let fits = (key_batch, keys, key_dim) == (batch, queries, head_dim)
+        && kv_heads > 0
+        && heads.is_multiple_of(kv_heads)
+        && (1..=256).contains(&head_dim);
+    fits.then_some(AttentionShape { batch, queries, past, heads, kv_heads, head_dim, scale })
+}
+
+fn check_first_key(
+    operation: &'static str,
+    first_key: &[u32],
+    shape: &AttentionShape,
+) -> Result<(), TensorError> {
+    if first_key.len() != shape.batch * shape.queries {
+        let problem = format!("{} first keys for {} queries", first_key.len(), shape.queries);
+        return Err(TensorError::Unsupported { operation, problem });
+    }
+    for (index, &value) in first_key.iter().enumerate() {
+        let limit = shape.past + index % shape.queries + 1;
+        if value as usize >= limit {
+            return Err(TensorError::Range { operation, what: "first key", value, index, limit });
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn check_below(
+    operation: &'static str,
+    what: &'static str,
+    values: &[u32],
+    limit: usize,
+) -> Result<(), TensorError> {
+    match values.iter().position(|&value| value as usize >= limit) {
+        Some(index) => {
+            Err(TensorError::Range { operation, what, value: values[index], index, limit })
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,577 @@
+//! The tape: runs operations at once, remembers them if it records, and walks back.
+//!
+//! A [`Tensor`] is a handle. When its last handle is dropped its buffer returns to the pool, unless
+//! a recorded operation has declared that its backward reads it. A tape that does not record keeps
+//! nothing. The tape knows no operation's mathematics; that is in `operation.rs`.
+
+use std::{
+    cell::{Cell, RefCell},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use milpa_kernels::Accumulate;
+
+use crate::{
+    buffer::{Buffer, DType},
+    cache::KvCache,
+    device::{Device, KeyValues},
+    error::TensorError,
+    head::{Head, LossRows, LossSummary, RowScores, check_targets},
+    operation::{AttentionOptions, Operation, RopeTable, attention_shape, head_backward},
+    parameters::{ParameterId, ParameterStore},
+    shape::Shape,
+};
+
+/// Numbers tapes and their rounds, so that a tensor is not taken for one of another.
+static ROUNDS: AtomicU64 = AtomicU64::new(0);
+
+/// A handle to values on a device.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    pub(crate) source: Source,
+    pub(crate) shape: Shape,
+    pub(crate) buffer: Arc<Buffer>,
+    pub(crate) needs_grad: bool,
+}
+
+/// Where a tensor's gradient goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Nowhere.
+    Constant,
+    /// To a parameter of a store.
+    Parameter { store: u64, id: ParameterId },
+    /// To the operation that made value `index` in a round of a tape.
+    Value { round: u64, index: usize },
+}
+
+impl Tensor {
+    /// The lengths of its dimensions.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// How its values are stored.
+    pub fn dtype(&self) -> DType {
+        self.buffer.dtype()
+    }
+
+    /// The same values with other lengths; the number of elements stays.
+    pub fn reshape(mut self, lengths: &[usize]) -> Result<Self, TensorError> {
+        let shape = Shape::new(lengths)?;
+        if shape.elements() != self.shape.elements() {
+            let problem = format!("{} elements cannot become {shape}", self.shape.elements());
+            let shapes = vec![self.shape];
+            return Err(TensorError::Shape { operation: "reshape", shapes, problem });
+        }
+        self.shape = shape;
+        Ok(self)
+    }
+}
+
+/// An input or output of a recorded operation; its buffer is there only if it is needed.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    source: Source,
+    pub(crate) shape: Shape,
+    buffer: Option<Arc<Buffer>>,
+    pub(crate) needs_grad: bool,
+}
+
+impl Slot {
+    fn of(tensor: Tensor) -> Self {
+        let Tensor { source, shape, buffer, needs_grad } = tensor;
+        Self { source, shape, buffer: Some(buffer), needs_grad }
+    }
+
+    /// The values.
+    pub(crate) fn buffer(&self) -> &Buffer {
+        self.buffer.as_deref().expect("the operation declares what it reads")
+    }
+}
+
+#[derive(Debug)]
+struct Record {
+    operation: Operation,
+    inputs: Vec<Slot>,
+    outputs: Vec<Slot>,
+    saved: Vec<Buffer>,
+}
+
+/// Runs operations on a device and, if it records, can go back through them.
+#[derive(Debug)]
+pub struct Tape {
+    device: Arc<dyn Device>,
+    records: bool,
+    round: Cell<u64>,
+    values: Cell<usize>,
+    tape: RefCell<Vec<Record>>,
+}
+
+impl Tape {
+    /// Makes a tape that remembers operations for [`Tape::backward`].
+    pub fn recording(device: Arc<dyn Device>) -> Self {
+        Self::new(device, true)
+    }
+
+    /// Makes a tape that only computes; buffers are free as soon as their handles are dropped.
+    pub fn inference(device: Arc<dyn Device>) -> Self {
+        Self::new(device, false)
+    }
+
+    fn new(device: Arc<dyn Device>, records: bool) -> Self {
+        let round = Cell::new(ROUNDS.fetch_add(1, Ordering::Relaxed));
+        Self { device, records, round, values: Cell::new(0), tape: RefCell::default() }
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Whether operations are remembered.
+    pub fn is_recording(&self) -> bool {
+        self.records
+    }
+
+    /// Makes a tensor from host values; it gets no gradient.
+    pub fn constant(&self, values: &[f32], lengths: &[usize]) -> Result<Tensor, TensorError> {
+        let shape = Shape::new(lengths)?;
+        if shape.elements() != values.len() {
+            let problem = format!("{} values were given", values.len());
+            let shapes = vec![shape];
+            return Err(TensorError::Shape { operation: "constant", shapes, problem });
+        }
+        let buffer = Arc::new(self.device.upload(values));
+        Ok(Tensor { source: Source::Constant, shape, buffer, needs_grad: false })
+    }
+
+    /// Reads the values of a tensor.
+    pub fn read(&self, tensor: &Tensor) -> Vec<f32> {
+        let mut values = vec![0.0; tensor.shape.elements()];
+        self.device.download(&tensor.buffer, &mut values);
+        values
+    }
+
+    /// Looks up rows of `table_vd`: `ids` is `[b, tokens]`; returns `[b, tokens, d]`.
+    pub fn embedding(
+        &self,
+        table_vd: &Tensor,
+        ids: &[u32],
+        tokens: usize,
+    ) -> Result<Tensor, TensorError> {
+        self.one(Operation::Embedding { ids: ids.into(), tokens }, vec![table_vd.clone()])
+    }
+
+    /// `x · wᵀ` on the last dimension; `w_od` may be quantised on a tape that does not record.
+    pub fn linear(&self, x: &Tensor, w_od: &Tensor) -> Result<Tensor, TensorError> {
+        self.one(Operation::Linear, vec![x.clone(), w_od.clone()])
+    }
+
+    /// Linear layers that share their input, such as q, k and v.
+    pub fn linear_many<const N: usize>(
+        &self,
+        x: &Tensor,
+        weights_od: [&Tensor; N],
+    ) -> Result<[Tensor; N], TensorError> {
+        let inputs = std::iter::once(x).chain(weights_od).cloned().collect();
+        let outputs = self.run(Operation::Linear, inputs)?;
+        Ok(outputs.try_into().expect("one output for each weight"))
+    }
+
+    /// `x / rms(x) · w` on rows of `w_d`'s length, which divides the last length of `x`.
+    ///
+    /// RMSNorm, arXiv:1910.07467. With `w_d` of a head's width this is QK-norm.
+    pub fn rms_norm(&self, x: &Tensor, w_d: &Tensor, epsilon: f32) -> Result<Tensor, TensorError> {
+        self.one(Operation::RmsNorm { epsilon }, vec![x.clone(), w_d.clone()])
+    }
+
+    /// Returns `residual + delta` and its norm. The residual is taken by value, so that its buffer
+    /// is reused if nobody else needs it.
+    pub fn add_rms_norm(
+        &self,
+        residual: Tensor,
+        delta: &Tensor,
+        w_d: &Tensor,
+        epsilon: f32,
+    ) -> Result<(Tensor, Tensor), TensorError> {
+        let inputs = vec![residual, delta.clone(), w_d.clone()];
+        let outputs = self.run(Operation::AddRmsNorm { epsilon }, inputs)?;
+        let [sum, normed] = outputs.try_into().expect("two outputs");
+        Ok((sum, normed))
+    }
+
+    /// Rotates `x_bthk` by its tokens' `positions` `[b, t]` (arXiv:2104.09864, half-split pairs).
+    pub fn rope(
+        &self,
+        x_bthk: Tensor,
+        table: &RopeTable,
+        positions: &Arc<[u32]>,
+    ) -> Result<Tensor, TensorError> {
+        let (table, positions) = (table.clone(), Arc::clone(positions));
+        self.one(Operation::Rope { table, positions }, vec![x_bthk])
+    }
+
+    /// Causal grouped-query attention: `q_bthk`, `k_btgk`, `v_btgk` with g dividing h.
+    pub fn attention(
+        &self,
+        q_bthk: &Tensor,
+        k_btgk: &Tensor,
+        v_btgk: &Tensor,
+        options: &AttentionOptions,
+    ) -> Result<Tensor, TensorError> {
+        let inputs = vec![q_bthk.clone(), k_btgk.clone(), v_btgk.clone()];
+        self.one(Operation::Attention(options.clone()), inputs)
+    }
+
+    /// Appends new keys and values to layer `layer` of a cache and attends to all of them; the
+    /// caller advances the cache after the last layer. For tapes that do not record.
+    pub fn attention_cached(
+        &self,
+        q_bthk: &Tensor,
+        k_btgk: &Tensor,
+        v_btgk: &Tensor,
+        scale: f32,
+        cache: &mut KvCache,
+        layer: usize,
+    ) -> Result<Tensor, TensorError> {
+        let operation = "attention_cached";
+        let unsupported =
+            |problem: &str| TensorError::Unsupported { operation, problem: problem.to_owned() };
+        if self.records {
+            return Err(unsupported("a recording tape cannot use a cache"));
+        }
+        let past = cache.len();
+        let shapes = || vec![q_bthk.shape, k_btgk.shape, v_btgk.shape];
+        let shape = attention_shape(&q_bthk.shape, &k_btgk.shape, scale, past)
+            .filter(|shape| {
+                k_btgk.shape == v_btgk.shape
+                    && shape.batch == cache.batch()
+                    && shape.kv_heads * shape.head_dim == cache.width()
+            })
+            .ok_or_else(|| {
+                let problem = format!(
+                    "they do not fit a cache of {} sequences with rows of {}",
+                    cache.batch(),
+                    cache.width()
+                );
+                TensorError::Shape { operation, shapes: shapes(), problem }
+            })?;
+        if layer >= cache.layers.len() {
+            return Err(unsupported("the cache has fewer layers"));
+        }
+        if shape.queries > cache.capacity() - past {
+            return Err(unsupported("the cache is full; make one with room for more tokens"));
+        }
+        let (capacity, width) = (cache.capacity(), cache.width());
+        let (keys, values) = &mut cache.layers[layer];
+        let (stride, offset) = (capacity * width, past * width);
+        self.device.append(shape.batch, &k_btgk.buffer, keys, stride, offset);
+        self.device.append(shape.batch, &v_btgk.buffer, values, stride, offset);
+        let mut out = self.device.allocate(q_bthk.shape.elements());
+        let mut log_sum_exp =
+            self.device.allocate(shape.batch * shape.heads * shape.queries);
+        let keys = KeyValues { k: keys, v: values, capacity };
+        self.device.attention(&shape, &q_bthk.buffer, keys, None, &mut out, &mut log_sum_exp);
+        Ok(self.value(q_bthk.shape, out, false))
+    }
+
+    /// `silu(gate) · up` (arXiv:2002.05202).
+    pub fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor, TensorError> {
+        self.one(Operation::SwiGlu, vec![gate.clone(), up.clone()])
+    }
+
+    /// `a + b`.
+    pub fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, TensorError> {
+        self.one(Operation::Add, vec![a.clone(), b.clone()])
+    }
+
+    /// Chooses rows of `x` (all dimensions but the last count as rows); returns `[rows, d]`.
+    pub fn select_rows(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor, TensorError> {
+        self.one(Operation::SelectRows { rows: rows.into() }, vec![x.clone()])
+    }
+
+    /// The mean (or weighted) cross-entropy of `softmax(x · wᵀ)`; the logits of all rows are never
+    /// stored. Returns one element.
+    pub fn linear_cross_entropy(
+        &self,
+        x: &Tensor,
+        w_vd: &Tensor,
+        rows: &LossRows,
+    ) -> Result<Tensor, TensorError> {
+        self.one(Operation::LinearCrossEntropy(rows.clone()), vec![x.clone(), w_vd.clone()])
+    }
+
+    /// `log softmax(x · wᵀ)[target]` of each row, `[n]`, with gradient.
+    pub fn linear_log_probabilities(
+        &self,
+        x: &Tensor,
+        w_vd: &Tensor,
+        targets: &[u32],
+    ) -> Result<Tensor, TensorError> {
+        let operation = Operation::LinearLogProbabilities { targets: targets.into() };
+        self.one(operation, vec![x.clone(), w_vd.clone()])
+    }
+
+    /// `log softmax(x · wᵀ)[target]` of each row on the host, and whether greedy decoding would
+    /// choose the target; nothing is recorded.
+    pub fn score_rows(
+        &self,
+        x: &Tensor,
+        w_vd: &Tensor,
+        targets: &[u32],
+    ) -> Result<RowScores, TensorError> {
+        let operation = Operation::LinearLogProbabilities { targets: targets.into() };
+        operation.output_shapes(&[x.clone(), w_vd.clone()])?;
+        check_targets(operation.name(), targets, x.shape.rows(), w_vd.shape.rows())?;
+        Ok(Head::of(&*self.device, x, w_vd).scores(targets))
+    }
+
+    /// Goes back from a loss of one element, adding to the gradients of `parameters`.
+    ///
+    /// The records are used up; the tape can be used for the next forward.
+    pub fn backward(
+        &self,
+        loss: &Tensor,
+        parameters: &mut ParameterStore,
+    ) -> Result<(), TensorError> {
+        self.backward_from(&[(loss, &[1.0])], parameters)
+    }
+
+    /// Goes back from given gradients of any tensors, such as of per-token log-probabilities.
+    pub fn backward_from(
+        &self,
+        seeds: &[(&Tensor, &[f32])],
+        parameters: &mut ParameterStore,
+    ) -> Result<(), TensorError> {
+        for (tensor, gradient) in seeds {
+            self.check_source("backward", tensor)?;
+            if gradient.len() != tensor.shape.elements() {
+                let problem = format!("{} values of gradient were given", gradient.len());
+                let shapes = vec![tensor.shape];
+                return Err(TensorError::Shape { operation: "backward", shapes, problem });
+            }
+        }
+        self.walk_back(parameters, |gradients| {
+            for (tensor, gradient) in seeds {
+                let buffer = Arc::new(self.device.upload(gradient));
+                gradients.pass(&Slot::of((*tensor).clone()), buffer);
+            }
+        })
+    }
+
+    /// Computes the cross-entropy as [`Tape::linear_cross_entropy`] does and goes back from it in
+    /// the same pass over the logits, which saves one of the head's three matrix products.
+    pub fn cross_entropy_and_backward(
+        &self,
+        x: &Tensor,
+        w_vd: &Tensor,
+        rows: &LossRows,
+        parameters: &mut ParameterStore,
+    ) -> Result<LossSummary, TensorError> {
+        let operation = Operation::LinearCrossEntropy(rows.clone());
+        let inputs = [x.clone(), w_vd.clone()];
+        self.check_inputs(&operation, &inputs)?;
+        operation.output_shapes(&inputs)?;
+        let mut losses = Vec::new();
+        self.walk_back(parameters, |gradients| {
+            let inputs = inputs.map(Slot::of);
+            let factors = rows.factors(1.0);
+            losses = head_backward(&*self.device, &inputs, &rows.targets, &factors, gradients);
+        })?;
+        Ok(rows.summarise(&losses))
+    }
+
+    /// Uses up the records from the last to the first.
+    fn walk_back(
+        &self,
+        parameters: &mut ParameterStore,
+        seed: impl FnOnce(&mut Gradients<'_>),
+    ) -> Result<(), TensorError> {
+        if !self.records {
+            let problem = "this tape does not record; make it with Tape::recording".to_owned();
+            return Err(TensorError::Unsupported { operation: "backward", problem });
+        }
+        let store = parameters.serial();
+        let foreign = |slot: &Slot| {
+            matches!(slot.source, Source::Parameter { store: other, .. } if other != store)
+        };
+        let mut records = self.tape.borrow_mut();
+        if let Some(record) = records.iter().find(|record| record.inputs.iter().any(foreign)) {
+            let problem = "its parameters are of another store than backward was given".to_owned();
+            return Err(TensorError::Unsupported { operation: record.operation.name(), problem });
+        }
+        let values = self.values.replace(0);
+        self.round.set(ROUNDS.fetch_add(1, Ordering::Relaxed));
+        let mut gradients = Gradients {
+            device: &*self.device,
+            values: std::iter::repeat_with(|| None).take(values).collect(),
+            parameters,
+        };
+        seed(&mut gradients);
+        while let Some(record) = records.pop() {
+            let Record { operation, inputs, outputs, saved } = record;
+            let mut douts: Vec<_> =
+                outputs.iter().map(|output| gradients.take_value(output)).collect();
+            let device = &*self.device;
+            operation.backward(device, &inputs, &outputs, &saved, &mut douts, &mut gradients);
+        }
+        Ok(())
+    }
+
+    fn one(&self, operation: Operation, inputs: Vec<Tensor>) -> Result<Tensor, TensorError> {
+        let mut outputs = self.run(operation, inputs)?;
+        Ok(outputs.pop().expect("the operation has one output"))
+    }
+
+    /// Runs an operation and remembers it if a gradient may flow through it.
+    fn run(&self, operation: Operation, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, TensorError> {
+        self.check_inputs(&operation, &inputs)?;
+        let shapes = operation.output_shapes(&inputs)?;
+        let needs_grad = self.records && inputs.iter().any(|input| input.needs_grad);
+        if needs_grad && inputs.iter().any(|input| input.dtype() != DType::F32) {
+            let problem = "quantised weights cannot be trained through; use f32 weights";
+            let (operation, problem) = (operation.name(), problem.to_owned());
+            return Err(TensorError::Unsupported { operation, problem });
+        }
+        let mut inputs: Vec<Slot> = inputs.into_iter().map(Slot::of).collect();
+        let mut outputs: Vec<Buffer> = Vec::with_capacity(shapes.len());
+        for (index, shape) in shapes.iter().enumerate() {
+            let shared = match operation.in_place() {
+                Some((input, output)) if output == index => inputs[input].buffer.take(),
+                _ => None,
+            };
+            outputs.push(match shared {
+                Some(buffer) => own(&*self.device, buffer),
+                None => self.device.allocate(shape.elements()),
+            });
+        }
+        let saved = operation.forward(&*self.device, &inputs, &mut outputs);
+        let outputs: Vec<Tensor> = outputs
+            .into_iter()
+            .zip(shapes)
+            .map(|(buffer, shape)| self.value(shape, buffer, needs_grad))
+            .collect();
+        if needs_grad {
+            for (index, input) in inputs.iter_mut().enumerate() {
+                input.buffer = input.buffer.take().filter(|_| operation.keeps_input(index));
+            }
+            let keep = |(index, output): (usize, &Tensor)| {
+                let mut slot = Slot::of(output.clone());
+                slot.buffer = slot.buffer.filter(|_| operation.keeps_output(index));
+                slot
+            };
+            let kept = outputs.iter().enumerate().map(keep).collect();
+            self.tape.borrow_mut().push(Record { operation, inputs, outputs: kept, saved });
+        }
+        Ok(outputs)
+    }
+
+    fn value(&self, shape: Shape, buffer: Buffer, needs_grad: bool) -> Tensor {
+        let index = self.values.get();
+        self.values.set(index + 1);
+        let source = Source::Value { round: self.round.get(), index };
+        Tensor { source, shape, buffer: Arc::new(buffer), needs_grad }
+    }
+
+    fn check_inputs(&self, operation: &Operation, inputs: &[Tensor]) -> Result<(), TensorError> {
+        inputs.iter().try_for_each(|input| self.check_source(operation.name(), input))
+    }
+
+    fn check_source(&self, operation: &'static str, tensor: &Tensor) -> Result<(), TensorError> {
+        match tensor.source {
+            // Without a gradient it does not matter who made the values.
+            Source::Value { round, .. } if tensor.needs_grad && round != self.round.get() => {
+                Err(TensorError::Foreign { operation })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The gradients on the way back.
+pub(crate) struct Gradients<'a> {
+    device: &'a dyn Device,
+    values: Vec<Option<Arc<Buffer>>>,
+    parameters: &'a mut ParameterStore,
+}
+
+impl Gradients<'_> {
+    /// Takes the gradient of a slot out, to be written or added to as the second part says;
+    /// [`Self::put`] brings it back.
+    pub(crate) fn take(&mut self, slot: &Slot) -> (Buffer, Accumulate) {
+        if !slot.needs_grad {
+            return (self.device.allocate(slot.shape.elements()), Accumulate::No);
+        }
+        match slot.source {
+            Source::Parameter { id, .. } => self.parameters.take_grad(id),
+            _ => match self.take_value(slot) {
+                Some(gradient) => (self.own(gradient), Accumulate::Yes),
+                None => (self.device.allocate(slot.shape.elements()), Accumulate::No),
+            },
+        }
+    }
+
+    /// Takes the gradient of a slot out for a kernel that always adds.
+    pub(crate) fn take_zeroed(&mut self, slot: &Slot) -> Buffer {
+        let (mut gradient, accumulate) = self.take(slot);
+        if accumulate == Accumulate::No {
+            self.device.fill(&mut gradient, 0.0);
+        }
+        gradient
+    }
+
+    /// Brings back what [`Self::take`] gave.
+    pub(crate) fn put(&mut self, slot: &Slot, gradient: Buffer) {
+        self.pass(slot, Arc::new(gradient));
+    }
+
+    /// Adds a gradient that may be shared with another slot.
+    pub(crate) fn pass(&mut self, slot: &Slot, gradient: Arc<Buffer>) {
+        if !slot.needs_grad {
+            return;
+        }
+        match slot.source {
+            Source::Constant => {}
+            Source::Parameter { id, .. } => {
+                let gradient = self.own(gradient);
+                self.parameters.put_grad(id, gradient);
+            }
+            Source::Value { index, .. } => {
+                let sum = match self.values[index].take() {
+                    Some(present) => {
+                        let mut sum = self.own(present);
+                        self.device.add_assign(&mut sum, &gradient);
+                        Arc::new(sum)
+                    }
+                    None => gradient,
+                };
+                self.values[index] = Some(sum);
+            }
+        }
+    }
+
+    /// Takes out the gradient of a value, if any has arrived.
+    fn take_value(&mut self, slot: &Slot) -> Option<Arc<Buffer>> {
+        match slot.source {
+            Source::Value { index, .. } => self.values[index].take(),
+            _ => None,
+        }
+    }
+
+    /// The buffer itself if nobody else holds it, else a copy.
+    pub(crate) fn own(&self, buffer: Arc<Buffer>) -> Buffer {
+        own(self.device, buffer)
+    }
+}
+
+fn own(device: &dyn Device, buffer: Arc<Buffer>) -> Buffer {
+    Arc::try_unwrap(buffer).unwrap_or_else(|shared| {
+        let mut copy = device.allocate(shared.len());
+        device.copy(&shared, &mut copy);
+        copy
+    })
+}

@@ -1,0 +1,319 @@
+//! Gradients of every operation against central differences of the scalar twins in f64.
+
+use std::sync::Arc;
+
+use milpa_kernels::{
+    Accumulate, Heads, HeadsMut, Mat, MatMut, Size,
+    attention::{AttentionInputs, AttentionShape},
+    reference, rope,
+};
+use milpa_tensor::{AttentionOptions, IGNORE, LossRows, RopeTable, document_starts};
+
+use crate::{Run, assert_close, differentiate, normal};
+
+/// Forward of an operation in double precision.
+type Oracle<'a> = dyn Fn(&[Vec<f64>]) -> Vec<Vec<f64>> + 'a;
+
+/// Largest deviation of outputs and of gradients, relative to the largest value. Single precision
+/// has an epsilon of 1.2e-7; sums here have at most a few hundred terms.
+const OUTPUT_TOLERANCE: f64 = 5e-6;
+const GRADIENT_TOLERANCE: f64 = 2e-5;
+/// Step of the central differences: their own error is about 1e-10 of the values.
+const STEP: f64 = 1e-5;
+
+fn check(name: &str, shapes: &[&[usize]], run: &Run<'_>, oracle: &Oracle<'_>) {
+    let inputs: Vec<(Vec<usize>, Vec<f32>)> = shapes
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| (shape.to_vec(), normal(i as u64 + 1, shape.iter().product())))
+        .collect();
+    let exact: Vec<Vec<f64>> =
+        inputs.iter().map(|(_, values)| values.iter().map(|&v| f64::from(v)).collect()).collect();
+    let expected = oracle(&exact);
+    let back: Vec<Vec<f32>> =
+        expected.iter().enumerate().map(|(i, out)| normal(100 + i as u64, out.len())).collect();
+    let outcome = differentiate(2, &inputs, &back, run);
+    for (index, (found, expect)) in outcome.outputs.iter().zip(&expected).enumerate() {
+        assert_close(&format!("{name} {shapes:?} output {index}"), found, expect, OUTPUT_TOLERANCE);
+    }
+    let loss = |inputs: &[Vec<f64>]| -> f64 {
+        let outputs = oracle(inputs);
+        let terms = outputs.iter().zip(&back).flat_map(|(out, back)| out.iter().zip(back));
+        terms.map(|(out, &back)| out * f64::from(back)).sum()
+    };
+    for (index, gradient) in outcome.gradients.iter().enumerate() {
+        let mut moved = exact.clone();
+        let numeric: Vec<f64> = (0..exact[index].len())
+            .map(|at| {
+                let value = exact[index][at];
+                moved[index][at] = value + STEP;
+                let above = loss(&moved);
+                moved[index][at] = value - STEP;
+                let below = loss(&moved);
+                moved[index][at] = value;
+                (above - below) / (2.0 * STEP)
+            })
+            .collect();
+        let what = format!("{name} {shapes:?} gradient {index}");
+        let gradient = gradient.as_ref().expect("a gradient arrived");
+        assert_close(&what, gradient, &numeric, GRADIENT_TOLERANCE);
+    }
+}
+
+fn times(x: &[f64], w: &[f64], k: usize) -> Vec<f64> {
+    let (m, n) = (x.len() / k, w.len() / k);
+    let mut out = vec![0.0; m * n];
+    let (size, c) = (Size { m, n, k }, MatMut::new(&mut out, n));
+    reference::matmul_nt(size, Mat::new(x, k), Mat::new(w, k), c, Accumulate::No);
+    out
+}
+
+fn normed(x: &[f64], w: &[f64], epsilon: f32) -> Vec<f64> {
+    let (mut y, mut inverse) = (vec![0.0; x.len()], vec![0.0; x.len() / w.len()]);
+    reference::rms_norm_forward(w.len(), f64::from(epsilon), x, w, &mut y, &mut inverse);
+    y
+}
+
+#[test]
+fn embedding() {
+    for (vocab, dim, ids, tokens) in [
+        (7, 3, vec![2, 2, 6, 0], 4),
+        (1, 1, vec![0], 1),
+        (33, 17, vec![32, 5, 5, 5, 0, 31], 2),
+    ] {
+        check(
+            "embedding",
+            &[&[vocab, dim]],
+            &|tape, x| Ok(vec![tape.embedding(&x[0], &ids, tokens)?]),
+            &|x| {
+                let mut out = vec![0.0; ids.len() * dim];
+                reference::embedding_forward(dim, &x[0], &ids, &mut out);
+                vec![out]
+            },
+        );
+    }
+}
+
+#[test]
+fn linear_layers_with_one_input() {
+    for (rows, inputs, outputs) in [(1, 1, [1, 2]), (5, 7, [3, 9]), (13, 65, [33, 1])] {
+        check(
+            "linear",
+            &[&[rows, inputs], &[outputs[0], inputs], &[outputs[1], inputs]],
+            &|tape, x| tape.linear_many(&x[0], [&x[1], &x[2]]).map(Vec::from),
+            &|x| vec![times(&x[0], &x[1], inputs), times(&x[0], &x[2], inputs)],
+        );
+    }
+}
+
+#[test]
+fn one_linear_layer() {
+    check(
+        "linear",
+        &[&[2, 3, 5], &[4, 5]],
+        &|tape, x| Ok(vec![tape.linear(&x[0], &x[1])?]),
+        &|x| vec![times(&x[0], &x[1], 5)],
+    );
+}
+
+#[test]
+fn norms() {
+    // The last two are QK-norm: several heads in a row.
+    for (shape, dim) in [(vec![3, 5], 5), (vec![1, 33], 33), (vec![2, 3, 4, 6], 6), (vec![5, 48], 16)] {
+        check(
+            "rms_norm",
+            &[&shape, &[dim]],
+            &|tape, x| Ok(vec![tape.rms_norm(&x[0], &x[1], 1e-3)?]),
+            &|x| vec![normed(&x[0], &x[1], 1e-3)],
+        );
+    }
+    for (rows, dim) in [(1, 1), (4, 19), (9, 64)] {
+        check(
+            "add_rms_norm",
+            &[&[rows, dim], &[rows, dim], &[dim]],
+            &|tape, x| {
+                let (sum, y) = tape.add_rms_norm(x[0].clone(), &x[1], &x[2], 1e-3)?;
+                Ok(vec![sum, y])
+            },
+            &|x| {
+                let sum: Vec<f64> = x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect();
+                let y = normed(&sum, &x[2], 1e-3);
+                vec![sum, y]
+            },
+        );
+    }
+}
+
+#[test]
+fn rotary_positions() {
+    for (heads, dim, positions) in [(1, 2, vec![3]), (3, 6, vec![0, 1, 9, 2]), (2, 48, vec![5, 0])] {
+        let tokens = positions.len();
+        let (cos, sin) = rope::tables(&rope::inverse_frequencies(dim, 1e4), 10);
+        let wide = |table: &[f32]| table.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+        let (cos, sin) = (wide(&cos), wide(&sin));
+        check(
+            "rope",
+            &[&[1, tokens, heads, dim]],
+            &|tape, x| {
+                let table = RopeTable::new(&**tape.device(), dim, 1e4, 10);
+                let positions: Arc<[u32]> = positions.clone().into();
+                Ok(vec![tape.rope(x[0].clone(), &table, &positions)?])
+            },
+            &|x| {
+                let mut out = x[0].clone();
+                reference::rope_forward(heads, dim, &cos, &sin, &positions, &mut out);
+                vec![out]
+            },
+        );
+    }
+}
+
+#[test]
+fn attention() {
+    for (batch, tokens, heads, kv_heads, dim, documents) in [
+        (1, 1, 1, 1, 1, None),
+        (2, 5, 2, 2, 3, None),
+        (1, 9, 4, 2, 8, None),
+        (2, 6, 3, 1, 5, Some(vec![0, 0, 1, 1, 1, 2, 4, 4, 4, 4, 4, 5])),
+        (1, 70, 2, 1, 4, None),
+    ] {
+        let first_key: Option<Arc<[u32]>> = documents.map(|documents: Vec<u32>| {
+            let mut first = vec![0; documents.len()];
+            document_starts(&documents, tokens, &mut first);
+            first.into()
+        });
+        let scale = 0.7_f32;
+        let shape =
+            AttentionShape { batch, queries: tokens, past: 0, heads, kv_heads, head_dim: dim, scale };
+        check(
+            "attention",
+            &[
+                &[batch, tokens, heads, dim],
+                &[batch, tokens, kv_heads, dim],
+                &[batch, tokens, kv_heads, dim],
+            ],
+            &|tape, x| {
+                let options = AttentionOptions { scale, first_key: first_key.clone() };
+                Ok(vec![tape.attention(&x[0], &x[1], &x[2], &options)?])
+            },
+            &|x| {
+                let mut out = vec![0.0; x[0].len()];
+                let mut log_sum_exp = vec![0.0; batch * heads * tokens];
+                let inputs = AttentionInputs {
+                    q: Heads::dense(&x[0], tokens, heads, dim),
+                    k: Heads::dense(&x[1], tokens, kv_heads, dim),
+                    v: Heads::dense(&x[2], tokens, kv_heads, dim),
+                    first_key: first_key.as_deref(),
+                };
+                let view = HeadsMut::dense(&mut out, tokens, heads, dim);
+                reference::attention_forward(&shape, &inputs, view, &mut log_sum_exp);
+                vec![out]
+            },
+        );
+    }
+}
+
+#[test]
+fn swiglu_and_add() {
+    for shape in [vec![1], vec![3, 7], vec![2, 3, 33]] {
+        check(
+            "swiglu",
+            &[&shape, &shape],
+            &|tape, x| Ok(vec![tape.swiglu(&x[0], &x[1])?]),
+            &|x| {
+                let mut out = vec![0.0; x[0].len()];
+                reference::swiglu_forward(&x[0], &x[1], &mut out);
+                vec![out]
+            },
+        );
+        check(
+            "add",
+            &[&shape, &shape],
+            &|tape, x| Ok(vec![tape.add(&x[0], &x[1])?]),
+            &|x| vec![x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect()],
+        );
+    }
+}
+
+#[test]
+fn chosen_rows() {
+    let rows = [4, 0, 4, 1];
+    check(
+        "select_rows",
+        &[&[5, 3]],
+        &|tape, x| Ok(vec![tape.select_rows(&x[0], &rows)?]),
+        &|x| vec![rows.iter().flat_map(|&row| x[0][row as usize * 3..][..3].to_vec()).collect()],
+    );
+}
+
+/// Log-probabilities of the targets of rows of logits.
+fn log_probabilities(x: &[Vec<f64>], dim: usize, vocab: usize, targets: &[u32]) -> Vec<f64> {
+    let logits = times(&x[0], &x[1], dim);
+    let (mut out, mut greedy) = (vec![0.0; targets.len()], vec![false; targets.len()]);
+    reference::log_probabilities(vocab, &logits, targets, &mut out, &mut greedy);
+    out
+}
+
+#[test]
+fn losses_at_the_head() {
+    for (rows, dim, vocab) in [(1, 1, 1), (6, 5, 11), (9, 16, 130)] {
+        let targets: Vec<u32> = (0..rows as u32)
+            .map(|row| if row == 2 { IGNORE } else { (row * 7 + 3) % vocab as u32 })
+            .collect();
+        let weights: Vec<f32> = normal(50, rows);
+        let shapes: [&[usize]; 2] = [&[rows, dim], &[vocab, dim]];
+        check(
+            "linear_log_probabilities",
+            &shapes,
+            &|tape, x| Ok(vec![tape.linear_log_probabilities(&x[0], &x[1], &targets)?]),
+            &|x| vec![log_probabilities(x, dim, vocab, &targets)],
+        );
+        let counted = targets.iter().filter(|&&target| target != IGNORE).count() as f64;
+        check(
+            "linear_cross_entropy",
+            &shapes,
+            &|tape, x| Ok(vec![tape.linear_cross_entropy(&x[0], &x[1], &LossRows::mean(&targets))?]),
+            &|x| {
+                let sum: f64 = log_probabilities(x, dim, vocab, &targets).iter().sum();
+                vec![vec![-sum / counted]]
+            },
+        );
+        let rows = LossRows {
+            targets: targets.clone().into(),
+            weights: Some(weights.clone().into()),
+            divisor: Some(2.5),
+        };
+        check(
+            "weighted linear_cross_entropy",
+            &shapes,
+            &|tape, x| Ok(vec![tape.linear_cross_entropy(&x[0], &x[1], &rows)?]),
+            &|x| {
+                let rows = log_probabilities(x, dim, vocab, &targets);
+                let sum: f64 = rows.iter().zip(&weights).map(|(p, &w)| p * f64::from(w)).sum();
+                vec![vec![-sum / 2.5]]
+            },
+        );
+    }
+}
+
+#[test]
+fn one_tensor_used_many_times() {
+    // y = swiglu(x, x) + x·wᵀ·w with w square: gradients of each use must add up.
+    check(
+        "shared",
+        &[&[3, 4], &[4, 4]],
+        &|tape, x| {
+            let once = tape.linear(&x[0], &x[1])?;
+            let twice = tape.linear(&once, &x[1])?;
+            let gated = tape.swiglu(&x[0], &x[0])?;
+            Ok(vec![tape.add(&gated, &twice)?, once])
+        },
+        &|x| {
+            let once = times(&x[0], &x[1], 4);
+            let twice = times(&once, &x[1], 4);
+            let mut gated = vec![0.0; 12];
+            reference::swiglu_forward(&x[0], &x[0], &mut gated);
+            vec![gated.iter().zip(&twice).map(|(a, b)| a + b).collect(), once]
+        },
+    );
+}

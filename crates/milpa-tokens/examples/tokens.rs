@@ -1,0 +1,101 @@
+//! Runs the tokenizer alone, for the comparisons in `reference/tokenizer_*.py` and for measuring:
+//!
+//! - `tokens train OUT VOCAB_SIZE MIN_COUNT TEXTS…` trains on JSONL files with a `text` field
+//! - `tokens ids TOKENIZER TEXTS` prints the ids of each text as JSONL
+//! - `tokens special-ids TOKENIZER TEXTS` the same, reading special tokens as such
+//! - `tokens speed TOKENIZER TEXTS…` measures one thread
+//! - `tokens inspect TOKENIZER TEXTS…` prints the report
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
+
+use std::{collections::BTreeMap, io, path::Path, time::Instant};
+
+use milpa_base::{
+    Silent, StopFlag, TextRecord,
+    lines::{Line, LineReader},
+};
+use milpa_tokens::{Context, Tokenizer, TokenizerConfig, inspect_tokenizer, train_tokenizer};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let stop = StopFlag::default();
+    let threads = std::thread::available_parallelism()?.get();
+    let context = Context { threads, progress: &Silent, stop: &stop };
+    match &words[..] {
+        ["train", out, vocab_size, min_count, texts @ ..] => {
+            let config = TokenizerConfig {
+                vocab_size: vocab_size.parse()?,
+                min_count: min_count.parse()?,
+                ..TokenizerConfig::default()
+            };
+            let records = read_all(texts)?;
+            let start = Instant::now();
+            let trained = train_tokenizer(&config, &mut records.into_iter().map(Ok), &context)?;
+            eprintln!(
+                "{:.2} s on {threads} threads: {:?}",
+                start.elapsed().as_secs_f64(),
+                trained.report
+            );
+            trained.write(Path::new(out), &config, BTreeMap::new(), Vec::new())?;
+        }
+        [mode @ ("ids" | "special-ids"), tokenizer, texts] => {
+            let tokenizer = Tokenizer::open(Path::new(tokenizer))?;
+            for record in read_all(&[texts])? {
+                let ids = match *mode {
+                    "ids" => tokenizer.encode(&record.text),
+                    _ => tokenizer.encode_with_special(&record.text),
+                };
+                println!("{}", serde_json::to_string(&ids)?);
+            }
+        }
+        ["speed", tokenizer, texts @ ..] => {
+            let tokenizer = Tokenizer::open(Path::new(tokenizer))?;
+            let records = read_all(texts)?;
+            let bytes: usize = records.iter().map(|record| record.text.len()).sum();
+            for _ in 0..5 {
+                let (start, mut tokens) = (Instant::now(), 0);
+                let mut ids = Vec::new();
+                for record in &records {
+                    ids.clear();
+                    tokenizer.encode_into(&record.text, &mut ids);
+                    tokens += ids.len();
+                }
+                let seconds = start.elapsed().as_secs_f64();
+                println!(
+                    "{:.1} MB/s, {bytes} bytes, {tokens} tokens",
+                    bytes as f64 / seconds / 1e6
+                );
+            }
+        }
+        ["inspect", tokenizer, texts @ ..] => {
+            let tokenizer = Tokenizer::open(Path::new(tokenizer))?;
+            let mut records = read_all(texts)?.into_iter().map(Ok);
+            println!("{}", inspect_tokenizer(&tokenizer, &mut records, &context)?);
+        }
+        _ => {
+            return Err(
+                "train, ids, special-ids, speed or inspect; see the head of the file".into()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn read_all(paths: &[&str]) -> io::Result<Vec<TextRecord>> {
+    let mut records = Vec::new();
+    for path in paths {
+        let source = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut reader = LineReader::open(Path::new(path), 1 << 28)?;
+        while let Some(line) = reader.next_line()? {
+            let Line::Whole(line) = line else { continue };
+            let value: serde_json::Value = serde_json::from_slice(line)?;
+            let text = value["text"].as_str().unwrap_or_default().to_owned();
+            records.push(TextRecord {
+                id: records.len().to_string(),
+                source: source.clone(),
+                text,
+            });
+        }
+    }
+    Ok(records)
+}

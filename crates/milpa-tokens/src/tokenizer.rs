@@ -1,0 +1,512 @@
+//! A byte-level BPE tokenizer: text to ids and back.
+//!
+//! The order of work is that of Hugging Face tokenizers: added tokens are cut out, the rest is
+//! normalised, cut into words by the pre-split, and each word is merged. Files are read and written
+//! in `tokenizer_file.rs`; merging itself is in `bpe.rs`. No token is ever added at either end.
+
+use std::{
+    borrow::Cow,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use milpa_base::{Digest, hash_bytes};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+use crate::{
+    bpe::{MergeTable, WordCache},
+    byte_level,
+    chat::ChatTemplate,
+    error::TokensError,
+    fast_hash::FastMap,
+    pre_split::PreSplit,
+    tokenizer_file,
+};
+
+/// What a tokenizer is made of, as GGUF and `tokenizer.json` store it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizerParts {
+    /// Tokens by id in GPT-2's byte-to-character writing (`Ġde`); special and user-defined tokens
+    /// as they are.
+    pub tokens: Vec<String>,
+    /// Merges by rank, as pairs of tokens.
+    pub merges: Vec<(String, String)>,
+    /// Ids of special tokens (GGUF type `CONTROL`).
+    pub special: Vec<u32>,
+    /// Ids of tokens that are always cut out of text but are plain text (GGUF `USER_DEFINED`).
+    pub user_defined: Vec<u32>,
+    /// Cuts text into words.
+    pub pre_split: PreSplit,
+    /// Ends a document.
+    pub eos: Option<u32>,
+    /// Begins a sequence, if the model wants one.
+    pub bos: Option<u32>,
+}
+
+/// A token that is cut out of text before anything else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AddedToken {
+    pub(crate) id: u32,
+    pub(crate) text: String,
+    pub(crate) special: bool,
+    /// Whether it is looked for after normalisation.
+    pub(crate) normalized: bool,
+}
+
+/// Everything a tokenizer is a function of, checked by [`Tokenizer::build`].
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// Bytes of each token, by id.
+    pub(crate) tokens: Vec<Vec<u8>>,
+    /// (left, right, merged) by rank.
+    pub(crate) merges: Vec<(u32, u32, u32)>,
+    pub(crate) added: Vec<AddedToken>,
+    /// A word that is a token by itself is not merged (Llama 3).
+    pub(crate) ignore_merges: bool,
+    pub(crate) nfc: bool,
+    pub(crate) pre_split: PreSplit,
+    pub(crate) names: Names,
+}
+
+/// What `tokenizer_config.json` adds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names {
+    pub(crate) eos: Option<u32>,
+    /// The BOS token that is declared, whether or not sequences begin with it.
+    pub(crate) bos: Option<u32>,
+    pub(crate) begins_with_bos: bool,
+    pub(crate) template: Option<ChatTemplate>,
+}
+
+/// A byte-level BPE tokenizer; cloning is cheap.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Inner>);
+
+struct Inner {
+    json: Vec<u8>,
+    hash: Digest,
+    spec: Spec,
+    table: MergeTable,
+    /// Ordinary tokens by their bytes.
+    ids_by_bytes: FastMap<Vec<u8>, u32>,
+    added_raw: AddedMatcher,
+    added_normalized: AddedMatcher,
+    special_ids: Vec<u32>,
+    stop_ids: Vec<u32>,
+    /// Caches that are not in use; a call takes one and puts it back.
+    caches: Mutex<Vec<WordCache>>,
+}
+
+/// Most caches kept while nobody encodes.
+const MAX_KEPT_CACHES: usize = 64;
+
+/// Names of tokens that end a document, in the order in which they are looked for where no
+/// `tokenizer_config.json` says which it is.
+const END_OF_TEXT: [&str; 4] = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"];
+/// Names of special tokens that end a turn of a conversation.
+const END_OF_TURN: [&str; 8] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "</s>",
+];
+
+impl Tokenizer {
+    /// Opens a tokenizer artifact, a Hugging Face folder (`tokenizer.json`, or GPT-2's
+    /// `vocab.json` with `merges.txt`), or a `tokenizer.json` file.
+    ///
+    /// # Errors
+    /// Files that cannot be read, are damaged, or use a piece that is not implemented.
+    pub fn open(path: &Path) -> Result<Self, TokensError> {
+        tokenizer_file::open(path)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`; `path` is named in errors.
+    pub fn from_json(bytes: &[u8], path: &Path) -> Result<Self, TokensError> {
+        tokenizer_file::from_json(bytes, None, path)
+    }
+
+    /// Builds a tokenizer from its parts, as GGUF holds them.
+    pub fn from_parts(parts: &TokenizerParts) -> Result<Self, TokensError> {
+        tokenizer_file::from_parts(parts)
+    }
+
+    /// Takes the tokenizer apart, for GGUF.
+    pub fn to_parts(&self) -> TokenizerParts {
+        let spec = &self.0.spec;
+        let mut tokens: Vec<String> =
+            spec.tokens.iter().map(|bytes| byte_level::write(bytes)).collect();
+        for added in &spec.added {
+            tokens[added.id as usize].clone_from(&added.text);
+        }
+        let merges = spec
+            .merges
+            .iter()
+            .map(|&(left, right, _)| {
+                (tokens[left as usize].clone(), tokens[right as usize].clone())
+            })
+            .collect();
+        let ids = |special: bool| {
+            let mut ids: Vec<u32> = spec
+                .added
+                .iter()
+                .filter(|added| added.special == special)
+                .map(|added| added.id)
+                .collect();
+            ids.sort_unstable();
+            ids
+        };
+        TokenizerParts {
+            merges,
+            special: ids(true),
+            user_defined: ids(false),
+            pre_split: spec.pre_split,
+            eos: spec.names.eos,
+            bos: self.bos_id(),
+            tokens,
+        }
+    }
+
+    /// Checks `spec` and builds the tables; `json` are the bytes it came from or is written as.
+    pub(crate) fn build(mut spec: Spec, json: Vec<u8>) -> Result<Self, String> {
+        let mut is_added = vec![false; spec.tokens.len()];
+        for added in &spec.added {
+            is_added[added.id as usize] = true;
+        }
+        let mut ids_by_bytes = FastMap::default();
+        for (id, bytes) in spec.tokens.iter().enumerate() {
+            if !is_added[id] && ids_by_bytes.insert(bytes.clone(), id as u32).is_some() {
+                return Err(format!("two tokens are written {:?}", byte_level::write(bytes)));
+            }
+        }
+        let mut byte_ids = [0; 256];
+        for byte in 0..=255u8 {
+            // GPT-NeoX has no tokens for the bytes that never occur in UTF-8.
+            byte_ids[usize::from(byte)] = match ids_by_bytes.get(&[byte][..]) {
+                Some(&id) => id,
+                None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => u32::MAX,
+                None => return Err(format!("the byte 0x{byte:02x} has no token")),
+            };
+        }
+        let table = MergeTable::new(&byte_ids, &spec.merges);
+        let matcher = |normalized: bool| {
+            AddedMatcher::new(spec.added.iter().filter(|added| added.normalized == normalized))
+        };
+        let (added_raw, added_normalized) = (matcher(false), matcher(true));
+        let named = |name: &str| {
+            spec.added.iter().find(|added| added.special && added.text == name).map(|a| a.id)
+        };
+        if spec.names.eos.is_none() {
+            spec.names.eos = END_OF_TEXT.iter().find_map(|name| named(name));
+        }
+        let mut special_ids: Vec<u32> =
+            spec.added.iter().filter(|added| added.special).map(|added| added.id).collect();
+        let mut stop_ids: Vec<u32> = END_OF_TURN.iter().filter_map(|name| named(name)).collect();
+        stop_ids.extend(spec.names.eos);
+        for ids in [&mut special_ids, &mut stop_ids] {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        Ok(Self(Arc::new(Inner {
+            hash: hash_bytes(&json),
+            json,
+            table,
+            ids_by_bytes,
+            added_raw,
+            added_normalized,
+            special_ids,
+            stop_ids,
+            caches: Mutex::new(Vec::new()),
+            spec,
+        })))
+    }
+
+    /// The bytes of its `tokenizer.json`.
+    pub fn json(&self) -> &[u8] {
+        &self.0.json
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json` (with `template` in it) into an existing
+    /// folder, so that `transformers.AutoTokenizer` opens it.
+    pub fn write_files(&self, dir: &Path, template: &ChatTemplate) -> Result<(), TokensError> {
+        for (name, bytes) in self.files(template) {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(|source| TokensError::Write { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// The files that [`Tokenizer::write_files`] writes: names and contents.
+    pub fn files(&self, template: &ChatTemplate) -> [(&'static str, Vec<u8>); 2] {
+        [
+            (tokenizer_file::TOKENIZER_FILE, self.json().to_vec()),
+            (tokenizer_file::CONFIG_FILE, tokenizer_file::config_json(self, template)),
+        ]
+    }
+
+    /// BLAKE3 of its `tokenizer.json`: its identity.
+    pub fn hash(&self) -> Digest {
+        self.0.hash
+    }
+
+    /// Encodes text; special tokens such as `<|im_end|>` that it spells stay plain text.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        self.encode_into(text, &mut ids);
+        ids
+    }
+
+    /// As [`Tokenizer::encode`], appending to `ids`.
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+        self.with_cache(|cache| self.encode_text(text, false, cache, ids));
+    }
+
+    /// Encodes text in which special tokens are read as such: a rendered chat template, never a
+    /// text from outside.
+    pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        self.with_cache(|cache| self.encode_text(text, true, cache, &mut ids));
+        ids
+    }
+
+    /// Encodes many texts as [`Tokenizer::encode`] does, on `threads` threads, in order.
+    pub fn encode_batch(&self, texts: &[&str], threads: usize) -> Vec<Vec<u32>> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut done = Vec::new();
+            self.with_cache(|cache| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(text) = texts.get(index) else { return };
+                    let mut ids = Vec::with_capacity(text.len() / 3);
+                    self.encode_text(text, false, cache, &mut ids);
+                    done.push((index, ids));
+                }
+            });
+            done
+        };
+        let mut all = vec![Vec::new(); texts.len()];
+        std::thread::scope(|scope| {
+            let threads = threads.clamp(1, texts.len().max(1));
+            let handles: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut done = work();
+            for handle in handles {
+                match handle.join() {
+                    Ok(other) => done.extend(other),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            for (index, ids) in done {
+                all[index] = ids;
+            }
+        });
+        all
+    }
+
+    /// Decodes ids; bytes that are no UTF-8 become U+FFFD, ids without a token are passed over.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        match String::from_utf8(self.decode_bytes(ids)) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }
+    }
+
+    /// Decodes ids to bytes; ids without a token are passed over.
+    pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
+        ids.iter().filter_map(|&id| self.token_bytes(id)).flatten().copied().collect()
+    }
+
+    /// The bytes a token stands for, a special token's being its text; `None` for an id without a
+    /// token.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.0.spec.tokens.get(id as usize).map(Vec::as_slice)
+    }
+
+    /// The id of the special or user-defined token with this text, or else of the ordinary token
+    /// that stands for exactly these bytes.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        let added = self.0.spec.added.iter().find(|added| added.text == text);
+        added.map(|added| added.id).or_else(|| self.0.ids_by_bytes.get(text.as_bytes()).copied())
+    }
+
+    /// Number of tokens; every id is below it.
+    pub fn vocab_size(&self) -> usize {
+        self.0.spec.tokens.len()
+    }
+
+    /// The token that ends a document, if there is one.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.0.spec.names.eos
+    }
+
+    /// The token that each sequence is to begin with, if the tokenizer asks for one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.0.spec.names.bos.filter(|_| self.0.spec.names.begins_with_bos)
+    }
+
+    /// What stands before the first token of a text: BOS, or EOS where there is no BOS.
+    pub fn start_id(&self) -> Option<u32> {
+        self.bos_id().or(self.eos_id())
+    }
+
+    /// The text of the declared BOS token, which chat templates may write; empty if none is.
+    pub(crate) fn bos_text(&self) -> String {
+        self.0.spec.names.bos.map_or_else(String::new, |id| self.decode(&[id]))
+    }
+
+    /// Tokens at which generation ends: EOS and the ends of a chat turn, sorted.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.0.stop_ids
+    }
+
+    /// Ids of special tokens, sorted.
+    pub fn special_ids(&self) -> &[u32] {
+        &self.0.special_ids
+    }
+
+    /// Whether `id` is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.0.special_ids.binary_search(&id).is_ok()
+    }
+
+    /// The pre-split.
+    pub fn pre_split(&self) -> PreSplit {
+        self.0.spec.pre_split
+    }
+
+    /// Number of merges.
+    pub fn merge_count(&self) -> usize {
+        self.0.spec.merges.len()
+    }
+
+    /// The chat template that lay beside the tokenizer, if any.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.0.spec.names.template.as_ref()
+    }
+
+    pub(crate) fn spec(&self) -> &Spec {
+        &self.0.spec
+    }
+
+    /// The same tokenizer with what a `tokenizer_config.json` says.
+    pub(crate) fn with_names(&self, names: Names) -> Result<Self, String> {
+        Self::build(Spec { names, ..self.0.spec.clone() }, self.0.json.clone())
+    }
+
+    fn with_cache(&self, work: impl FnOnce(&mut WordCache)) {
+        let lock = || self.0.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock().pop();
+        let mut cache = kept.unwrap_or_else(WordCache::new);
+        work(&mut cache);
+        let mut caches = lock();
+        if caches.len() < MAX_KEPT_CACHES {
+            caches.push(cache);
+        }
+    }
+
+    fn encode_text(&self, text: &str, special: bool, cache: &mut WordCache, ids: &mut Vec<u32>) {
+        let inner = &*self.0;
+        inner.added_raw.cut(text, special, ids, &mut |plain, ids| {
+            let plain = if inner.spec.nfc { to_nfc(plain) } else { Cow::Borrowed(plain) };
+            inner.added_normalized.cut(&plain, special, ids, &mut |plain, ids| {
+                for word in inner.spec.pre_split.split(plain) {
+                    cache.encode(word.as_bytes(), ids, |word, ids| inner.encode_word(word, ids));
+                }
+            });
+        });
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("hash", &self.hash().short())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn encode_word(&self, word: &[u8], ids: &mut Vec<u32>) {
+        if self.spec.ignore_merges
+            && let Some(&id) = self.ids_by_bytes.get(word)
+        {
+            ids.push(id);
+            return;
+        }
+        self.table.encode_word(word, ids);
+    }
+}
+
+fn to_nfc(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(text.nfc().collect())
+    }
+}
+
+/// Finds added tokens in text: leftmost, and the longest where several begin.
+struct AddedMatcher {
+    /// For each first byte, the tokens that begin with it, longest first.
+    by_first: Vec<Vec<AddedToken>>,
+    any: bool,
+}
+
+impl AddedMatcher {
+    fn new<'a>(tokens: impl Iterator<Item = &'a AddedToken>) -> Self {
+        let mut by_first = vec![Vec::new(); 256];
+        let mut any = false;
+        for token in tokens {
+            if let Some(&first) = token.text.as_bytes().first() {
+                by_first[usize::from(first)].push(token.clone());
+                any = true;
+            }
+        }
+        for tokens in &mut by_first {
+            tokens.sort_by_key(|token| std::cmp::Reverse(token.text.len()));
+        }
+        Self { by_first, any }
+    }
+
+    /// Appends the ids of added tokens, and lets `encode` append those of the text between them.
+    /// Without `special`, special tokens that the text spells are part of the text around them.
+    fn cut(
+        &self,
+        text: &str,
+        special: bool,
+        ids: &mut Vec<u32>,
+        encode: &mut dyn FnMut(&str, &mut Vec<u32>),
+    ) {
+        let (mut start, mut at) = (0, 0);
+        let bytes = text.as_bytes();
+        while self.any && at < bytes.len() {
+            let found = self.by_first[usize::from(bytes[at])]
+                .iter()
+                .find(|token| bytes[at..].starts_with(token.text.as_bytes()));
+            let Some(token) = found else {
+                at += 1;
+                continue;
+            };
+            let end = at + token.text.len();
+            if special || !token.special {
+                if start < at {
+                    encode(&text[start..at], ids);
+                }
+                ids.push(token.id);
+                start = end;
+            }
+            at = end;
+        }
+        if start < text.len() {
+            encode(&text[start..], ids);
+        }
+    }
+}

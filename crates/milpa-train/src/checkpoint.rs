@@ -1,0 +1,141 @@
+//! Checkpoints: weights, optimiser state, position in the data, tokenizer; whole or absent.
+//!
+//! A checkpoint is an artifact folder that is also a Hugging Face folder, so it can be evaluated,
+//! talked to or exported as it stands.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use milpa_base::{
+    ArtifactWriter, Digest, Kind, Progress, artifact::Record, manifest::Verify, open_artifact,
+};
+use milpa_model::{Device, ModelConfig, ParameterStore, read_hf_weights, write_hf_model};
+use milpa_tokens::{ChatTemplate, LoaderState, Tokenizer};
+use serde::{Deserialize, Serialize};
+
+use crate::{config::Optimizer, error::TrainError, optimizer::OptimizerState};
+
+/// File with the step and the position in the data.
+pub const STATE_FILE: &str = "state.json";
+/// File with the optimiser's state.
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// Folder of the checkpoints that are not the final one.
+const FOLDER: &str = "checkpoints";
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Optimiser steps in all.
+    pub steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Position in the data; its fingerprint is checked on resume.
+    pub loader: LoaderState,
+}
+
+/// What a checkpoint is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) model: &'a ModelConfig,
+    pub(crate) parameters: &'a ParameterStore,
+    pub(crate) optimizer: &'a OptimizerState,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) state: &'a State,
+}
+
+/// Writes a checkpoint to `dir`, whole or not at all.
+pub(crate) fn write(dir: &Path, parts: &Parts<'_>, record: &Record) -> Result<Digest, TrainError> {
+    let writer = ArtifactWriter::begin(dir, Kind::Checkpoint)?;
+    let tokenizer = parts.tokenizer;
+    write_hf_model(
+        writer.dir(),
+        parts.model,
+        parts.parameters,
+        tokenizer.eos_id(),
+        tokenizer.bos_id(),
+    )?;
+    tokenizer.write_files(writer.dir(), &ChatTemplate::continuation())?;
+    parts.optimizer.write(&writer.dir().join(OPTIMIZER_FILE), parts.parameters)?;
+    let state = serde_json::to_vec_pretty(parts.state).expect("a state has only plain fields");
+    writer.write(STATE_FILE, &state)?;
+    let mut record = record.clone();
+    record.counts.insert("steps".to_owned(), parts.state.step);
+    record.counts.insert("tokens".to_owned(), parts.state.tokens);
+    record.counts.insert("parameters".to_owned(), parts.parameters.elements() as u64);
+    writer.finish(record)?;
+    let (_, digest) = open_artifact(dir, Kind::Checkpoint, Verify::Lengths)?;
+    Ok(digest)
+}
+
+/// The folder of the checkpoint after `step`.
+pub(crate) fn folder(out: &Path, step: u64) -> PathBuf {
+    out.join(FOLDER).join(format!("step-{step:08}"))
+}
+
+/// Checkpoints of a run from the newest to the oldest: step and folder.
+pub(crate) fn list(out: &Path) -> Vec<(u64, PathBuf)> {
+    let mut found: Vec<(u64, PathBuf)> = fs::read_dir(out.join(FOLDER))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let step = path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
+            Some((step, path))
+        })
+        .collect();
+    found.sort();
+    found.reverse();
+    found
+}
+
+/// Finds the newest whole checkpoint of the run with this key; damaged ones are named and passed
+/// over.
+pub(crate) fn newest(out: &Path, key: Digest, progress: &dyn Progress) -> Option<(u64, PathBuf)> {
+    list(out).into_iter().find(|(_, path)| {
+        match open_artifact(path, Kind::Checkpoint, Verify::Contents) {
+            Ok((manifest, _)) => manifest.key == key,
+            Err(error) => {
+                progress.line(&format!("{error}; looking for an older checkpoint"));
+                false
+            }
+        }
+    })
+}
+
+/// Removes all but the newest `keep` checkpoints. Which ones stay depends on steps alone, so that
+/// a resumed run ends with the same folders.
+pub(crate) fn prune(out: &Path, keep: usize) -> Result<(), TrainError> {
+    for (_, path) in list(out).into_iter().skip(keep) {
+        fs::remove_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
+    }
+    Ok(())
+}
+
+/// Reads a checkpoint back.
+pub(crate) fn read(
+    dir: &Path,
+    model: &ModelConfig,
+    optimizer: Optimizer,
+    device: &Arc<dyn Device>,
+) -> Result<(ParameterStore, OptimizerState, State), TrainError> {
+    let parameters = read_hf_weights(dir, model, device)?;
+    let optimizer = OptimizerState::read(optimizer, &dir.join(OPTIMIZER_FILE), &parameters)?;
+    let path = dir.join(STATE_FILE);
+    let bytes = fs::read(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+    let state = serde_json::from_slice(&bytes)
+        .map_err(|error| TrainError::Checkpoint { path, message: error.to_string() })?;
+    Ok((parameters, optimizer, state))
+}
+
+/// Reads the state alone.
+pub(crate) fn read_state(dir: &Path) -> Result<State, TrainError> {
+    let path = dir.join(STATE_FILE);
+    let bytes = fs::read(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| TrainError::Checkpoint { path, message: error.to_string() })
+}

@@ -1,0 +1,298 @@
+//! What a recipe says about training.
+//!
+//! It knows names, defaults and what makes no sense; the machine's limits are the planner's.
+
+use milpa_base::{Mixture, Steps};
+use serde::{Deserialize, Serialize};
+
+/// The `[train]` table of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps.
+    pub steps: Steps,
+    /// Tokens per sequence.
+    pub sequence_length: usize,
+    /// Sequences per optimiser step.
+    pub batch_size: usize,
+    /// Sequences whose activations are in memory at once; the batch by default. Gradients of the
+    /// micro-batches of one step are summed before the optimiser acts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Shares of the sources in the training stream; by size if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<Mixture>,
+    /// Learning rate over the steps.
+    pub schedule: Schedule,
+    /// How gradients become updates.
+    pub optimizer: Optimizer,
+    /// Largest global norm of the gradient; larger ones are scaled down to it. 0 switches it off.
+    #[serde(default = "one")]
+    pub clip_norm: f64,
+    /// A checkpoint after every so many steps.
+    pub checkpoint_every: Steps,
+    /// How many checkpoints stay beside the final one.
+    #[serde(default = "two")]
+    pub keep_checkpoints: usize,
+    /// Validation loss after every so many steps.
+    pub validate_every: Steps,
+    /// Sequences of the validation split that each such measurement reads.
+    #[serde(default = "thirty_two")]
+    pub validation_sequences: usize,
+}
+
+/// Learning rate as a function of the step, as a share of the optimiser's rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Schedule {
+    /// Always the full rate.
+    Constant {
+        /// Steps of linear warm-up.
+        warmup: Steps,
+    },
+    /// Half a cosine down to `minimum` at the last step (Loshchilov and Hutter 2017,
+    /// arXiv:1608.03983).
+    Cosine {
+        /// Steps of linear warm-up.
+        warmup: Steps,
+        /// Share of the full rate at the end.
+        #[serde(default)]
+        minimum: f64,
+    },
+    /// Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): linear decay to `minimum` over
+    /// the last `decay` steps.
+    WarmupStableDecay {
+        /// Steps of linear warm-up.
+        warmup: Steps,
+        /// Steps of decay at the end.
+        decay: Steps,
+        /// Share of the full rate at the end.
+        #[serde(default)]
+        minimum: f64,
+    },
+}
+
+/// How gradients become updates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Optimizer {
+    /// AdamW for all parameters (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    AdamW {
+        /// Full learning rate.
+        learning_rate: f64,
+        /// Decay of the first moment.
+        #[serde(default = "beta1")]
+        beta1: f64,
+        /// Decay of the second moment.
+        #[serde(default = "beta2")]
+        beta2: f64,
+        /// Added to the root of the second moment.
+        #[serde(default = "epsilon")]
+        epsilon: f64,
+        /// Decoupled weight decay of matrices; norms have none.
+        #[serde(default = "weight_decay")]
+        weight_decay: f64,
+    },
+    /// Muon for hidden matrices (Jordan 2024, kellerjordan.github.io/posts/muon), AdamW for
+    /// embeddings and norms.
+    Muon {
+        /// Full learning rate of the hidden matrices.
+        learning_rate: f64,
+        /// Decay of the momentum.
+        #[serde(default = "momentum")]
+        momentum: f64,
+        /// Newton–Schulz iterations.
+        #[serde(default = "five")]
+        iterations: usize,
+        /// Decoupled weight decay of hidden matrices.
+        #[serde(default = "weight_decay")]
+        weight_decay: f64,
+        /// Full learning rate of AdamW for embeddings and norms.
+        embedding_learning_rate: f64,
+        /// AdamW's decay of the first moment.
+        #[serde(default = "beta1")]
+        beta1: f64,
+        /// AdamW's decay of the second moment.
+        #[serde(default = "beta2")]
+        beta2: f64,
+        /// AdamW's addition to the root of the second moment.
+        #[serde(default = "epsilon")]
+        epsilon: f64,
+    },
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn two() -> usize {
+    2
+}
+fn five() -> usize {
+    5
+}
+fn thirty_two() -> usize {
+    32
+}
+fn beta1() -> f64 {
+    0.9
+}
+fn beta2() -> f64 {
+    0.95
+}
+fn epsilon() -> f64 {
+    1e-8
+}
+fn weight_decay() -> f64 {
+    0.1
+}
+fn momentum() -> f64 {
+    0.95
+}
+
+impl Schedule {
+    /// The share of the full learning rate at `step` (counted from 0) of `steps`.
+    pub fn share_at(&self, step: u64, steps: u64) -> f64 {
+        let warming = |warmup: Steps| (step + 1) as f64 / warmup.0 as f64;
+        match *self {
+            Self::Constant { warmup }
+            | Self::Cosine { warmup, .. }
+            | Self::WarmupStableDecay { warmup, .. }
+                if step < warmup.0 =>
+            {
+                warming(warmup)
+            }
+            Self::Constant { .. } => 1.0,
+            Self::Cosine { warmup, minimum } => {
+                let length = steps.saturating_sub(warmup.0).max(1) as f64;
+                let progress = ((step - warmup.0) as f64 / length).min(1.0);
+                minimum + (1.0 - minimum) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+            Self::WarmupStableDecay { decay, minimum, .. } => {
+                let left = steps.saturating_sub(step) as f64 / decay.0.max(1) as f64;
+                minimum + (1.0 - minimum) * left.min(1.0)
+            }
+        }
+    }
+}
+
+impl Optimizer {
+    /// Numbers kept for each parameter of a hidden matrix.
+    pub fn states_per_matrix_parameter(&self) -> u64 {
+        match self {
+            Self::AdamW { .. } => 2,
+            Self::Muon { .. } => 1,
+        }
+    }
+
+    /// The full learning rate shown to people: that of the hidden matrices.
+    pub fn learning_rate(&self) -> f64 {
+        match self {
+            Self::AdamW { learning_rate, .. } | Self::Muon { learning_rate, .. } => *learning_rate,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Sequences in memory at once.
+    pub fn micro_batch_size(&self) -> usize {
+        self.micro_batch_size.unwrap_or(self.batch_size)
+    }
+
+    /// Finds what makes no sense: the dotted key and what is wrong with it.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        let positive = |key, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                Ok(())
+            } else {
+                Err((key, format!("it is {value}, but it has to be above zero")))
+            }
+        };
+        positive("train.steps", self.steps.0 as f64)?;
+        positive("train.sequence_length", self.sequence_length as f64)?;
+        positive("train.batch_size", self.batch_size as f64)?;
+        positive("train.checkpoint_every", self.checkpoint_every.0 as f64)?;
+        positive("train.validate_every", self.validate_every.0 as f64)?;
+        positive("train.micro_batch_size", self.micro_batch_size() as f64)?;
+        if !self.batch_size.is_multiple_of(self.micro_batch_size()) {
+            return Err((
+                "train.micro_batch_size",
+                format!("it has to divide train.batch_size, which is {}", self.batch_size),
+            ));
+        }
+        if !(self.clip_norm.is_finite() && self.clip_norm >= 0.0) {
+            return Err(("train.clip_norm", format!("it is {}", self.clip_norm)));
+        }
+        let share = |value: f64| (0.0..=1.0).contains(&value);
+        let (pieces, minimum) = match self.schedule {
+            Schedule::Constant { warmup } => (warmup.0, 0.0),
+            Schedule::Cosine { warmup, minimum } => (warmup.0, minimum),
+            Schedule::WarmupStableDecay { warmup, decay, minimum } => {
+                (warmup.0.saturating_add(decay.0), minimum)
+            }
+        };
+        if pieces > self.steps.0 {
+            return Err((
+                "train.schedule",
+                format!(
+                    "warm-up and decay take {pieces} steps, but train.steps is {}",
+                    self.steps.0
+                ),
+            ));
+        }
+        if !share(minimum) {
+            return Err(("train.schedule", format!("minimum is {minimum}; it is a share, 0 to 1")));
+        }
+        let (rates, shares) = match self.optimizer {
+            Optimizer::AdamW { learning_rate, beta1, beta2, weight_decay, .. } => {
+                ([learning_rate, learning_rate], [beta1, beta2, weight_decay])
+            }
+            Optimizer::Muon {
+                learning_rate,
+                embedding_learning_rate,
+                momentum,
+                beta1,
+                weight_decay,
+                ..
+            } => ([learning_rate, embedding_learning_rate], [momentum, beta1, weight_decay]),
+        };
+        for rate in rates {
+            positive("train.optimizer", rate)?;
+        }
+        if let Some(bad) = shares.into_iter().find(|value| !share(*value)) {
+            return Err((
+                "train.optimizer",
+                format!("{bad} is out of range: betas, momentum and weight decay are 0 to 1"),
+            ));
+        }
+        if let Some(mixture) = &self.mixture {
+            mixture.normalised().map_err(|error| ("train.mixture", error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(schedule: Schedule, expect: &[(u64, f64)]) {
+        for (step, share) in expect {
+            let got = schedule.share_at(*step, 100);
+            assert!((got - share).abs() < 1e-12, "{schedule:?} at {step}: {got}, not {share}");
+        }
+    }
+
+    #[test]
+    fn schedules_take_their_shape() {
+        let warmup = Steps(10);
+        check(Schedule::Constant { warmup }, &[(0, 0.1), (9, 1.0), (99, 1.0)]);
+        check(
+            Schedule::Cosine { warmup, minimum: 0.1 },
+            &[(4, 0.5), (10, 1.0), (55, 0.55), (100, 0.1)],
+        );
+        check(
+            Schedule::WarmupStableDecay { warmup, decay: Steps(20), minimum: 0.0 },
+            &[(0, 0.1), (50, 1.0), (80, 1.0), (90, 0.5), (99, 0.05)],
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! What can go wrong in training, said so that a person knows what to do.
+
+use std::{io, path::PathBuf};
+
+use milpa_base::{ArtifactError, ManifestError};
+use milpa_model::DecoderError;
+use milpa_tensor::TensorError;
+use milpa_tokens::TokensError;
+
+/// An error of training.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file cannot be read or written.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A checkpoint cannot be written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A checkpoint is missing or damaged.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The model cannot be computed.
+    #[error(transparent)]
+    Model(#[from] DecoderError),
+    /// The device refused.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The token shards do not fit.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// A checkpoint does not hold what its manifest promises.
+    #[error("the checkpoint {path} cannot be resumed: {message}")]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
+    /// The loss is no longer a number.
+    #[error(
+        "the loss of step {step} is {loss} and the norm of its gradient {gradient_norm}: training \
+         diverged; lower train.optimizer's learning rate or lengthen the warm-up, then run again"
+    )]
+    Diverged {
+        /// The step, counted from 1.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// The norm of the gradient.
+        gradient_norm: f64,
+    },
+    /// A stop was asked for; the state is saved.
+    #[error("stopped after step {step} of {steps}; the state is saved in {checkpoint}")]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Where the state is.
+        checkpoint: PathBuf,
+    },
+}

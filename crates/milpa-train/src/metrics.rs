@@ -1,0 +1,157 @@
+//! The metrics of a run as JSON lines, and the loss curve.
+//!
+//! One object per line. After a resume, lines of steps that will be taken again are cut off, so
+//! each step stands there once.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use milpa_base::{
+    lines::{DEFAULT_MAX_LINE_BYTES, Line, LineReader},
+    plot::{LinePlot, Series},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+
+/// File of the metrics in the training folder.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Metric {
+    /// An optimiser step.
+    Step {
+        /// The step, counted from 1.
+        step: u64,
+        /// Tokens trained on so far.
+        tokens: u64,
+        /// Mean cross-entropy of the step's tokens, in nats.
+        loss: f64,
+        /// Learning rate of the hidden matrices.
+        learning_rate: f64,
+        /// Norm of the gradient before clipping.
+        gradient_norm: f64,
+        /// Tokens per second of this step.
+        tokens_per_second: f64,
+        /// Model FLOPs utilisation of the measured peak (causal FLOPs), 0 to 1.
+        mfu: f64,
+        /// Most bytes of tensors held so far.
+        memory_bytes: u64,
+        /// Seconds since this process began to train.
+        seconds: f64,
+    },
+    /// A measurement on the validation split.
+    Validation {
+        /// After this step.
+        step: u64,
+        /// Mean cross-entropy by source, in nats per token.
+        loss: BTreeMap<String, f64>,
+        /// The same in bits per byte, by the split's tokens per byte.
+        bits_per_byte: BTreeMap<String, f64>,
+    },
+}
+
+impl Metric {
+    fn step(&self) -> u64 {
+        match self {
+            Self::Step { step, .. } | Self::Validation { step, .. } => *step,
+        }
+    }
+}
+
+/// Appends to `metrics.jsonl`.
+pub(crate) struct MetricsWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl MetricsWriter {
+    /// Opens the file and keeps the lines up to `step`.
+    pub(crate) fn open(dir: &Path, step: u64) -> Result<Self, TrainError> {
+        let path = dir.join(METRICS_FILE);
+        let error = |source| TrainError::Io { path: path.clone(), source };
+        let kept: Vec<Metric> = read_metrics(dir)
+            .map_err(error)?
+            .into_iter()
+            .filter(|metric| metric.step() <= step)
+            .collect();
+        let mut writer =
+            Self { file: BufWriter::new(File::create(&path).map_err(error)?), path: path.clone() };
+        for metric in &kept {
+            writer.write(metric)?;
+        }
+        Ok(writer)
+    }
+
+    /// Adds a line, which readers see at once.
+    pub(crate) fn write(&mut self, metric: &Metric) -> Result<(), TrainError> {
+        let write = |file: &mut BufWriter<File>| -> io::Result<()> {
+            serde_json::to_writer(&mut *file, metric)?;
+            file.write_all(b"\n")?;
+            file.flush()
+        };
+        write(&mut self.file).map_err(|source| TrainError::Io { path: self.path.clone(), source })
+    }
+}
+
+/// Reads the metrics of a training folder; a line that was cut by a crash is left out.
+pub fn read_metrics(dir: &Path) -> io::Result<Vec<Metric>> {
+    let path = dir.join(METRICS_FILE);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut reader = LineReader::open(&path, DEFAULT_MAX_LINE_BYTES)?;
+    let mut metrics = Vec::new();
+    while let Some(line) = reader.next_line()? {
+        if let Line::Whole(line) = line
+            && let Ok(metric) = serde_json::from_slice(line)
+        {
+            metrics.push(metric);
+        }
+    }
+    Ok(metrics)
+}
+
+/// Draws training and validation loss over the steps.
+pub(crate) fn loss_curve(metrics: &[Metric]) -> String {
+    let mut training = Vec::new();
+    let mut validation: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    for metric in metrics {
+        match metric {
+            Metric::Step { step, loss, .. } => training.push((*step as f64, *loss)),
+            Metric::Validation { step, loss, .. } => {
+                for (source, loss) in loss {
+                    validation.entry(source).or_default().push((*step as f64, *loss));
+                }
+            }
+        }
+    }
+    let mut series = vec![Series { name: "training".to_owned(), points: smooth(&training) }];
+    series.extend(
+        validation
+            .into_iter()
+            .map(|(source, points)| Series { name: format!("validation: {source}"), points }),
+    );
+    LinePlot {
+        title: "Loss".to_owned(),
+        x_label: "step".to_owned(),
+        y_label: "cross-entropy (nats per token)".to_owned(),
+        series,
+    }
+    .to_svg()
+}
+
+/// A running mean over a fiftieth of the points, so that the curve can be read.
+fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let window = (points.len() / 50).max(1);
+    points
+        .windows(window)
+        .map(|part| (part[part.len() - 1].0, part.iter().map(|p| p.1).sum::<f64>() / window as f64))
+        .collect()
+}

@@ -1,0 +1,201 @@
+//! The optimiser's state beside the parameters, its step, and its file.
+//!
+//! Muon takes the matrices of the layers, AdamW the rest; with AdamW alone it takes all. It knows
+//! parameters by name and shape only.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use milpa_tensor::{AdamW, Buffer, Device, Muon, Parameter, ParameterStore};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::{config::Optimizer, error::TrainError};
+
+/// Parameters whose name begins so and that are matrices are hidden matrices.
+const HIDDEN_PREFIX: &str = "model.layers.";
+
+/// State of one parameter.
+enum ParameterState {
+    AdamW { first: Buffer, second: Buffer },
+    Muon { momentum: Buffer },
+}
+
+/// State of all parameters, in the store's order.
+pub(crate) struct OptimizerState {
+    optimizer: Optimizer,
+    device: Arc<dyn Device>,
+    states: Vec<ParameterState>,
+}
+
+impl OptimizerState {
+    /// Makes the state of a run that begins: zeros.
+    pub(crate) fn new(optimizer: Optimizer, parameters: &ParameterStore) -> Self {
+        let device = Arc::clone(parameters.device());
+        let zeros = |parameter: &Parameter| {
+            let mut buffer = device.allocate(parameter.shape().elements());
+            device.fill(&mut buffer, 0.0);
+            buffer
+        };
+        let states = parameters
+            .iter()
+            .map(|parameter| {
+                if matches!(optimizer, Optimizer::Muon { .. }) && is_hidden_matrix(parameter) {
+                    ParameterState::Muon { momentum: zeros(parameter) }
+                } else {
+                    ParameterState::AdamW { first: zeros(parameter), second: zeros(parameter) }
+                }
+            })
+            .collect();
+        Self { optimizer, device, states }
+    }
+
+    /// Changes all parameters by their gradients times `gradient_scale`. `step` counts from 1;
+    /// `share` is the schedule's share of the full learning rates.
+    pub(crate) fn step(
+        &mut self,
+        parameters: &mut ParameterStore,
+        step: u64,
+        share: f64,
+        gradient_scale: f32,
+    ) -> Result<(), TrainError> {
+        for (parameter, state) in parameters.iter_mut().zip(&mut self.states) {
+            let (decays, shape) = (parameter.decay(), parameter.shape());
+            let Some((weights, gradients)) = parameter.step()? else { continue };
+            match state {
+                ParameterState::AdamW { first, second } => {
+                    let settings = adamw(&self.optimizer, step, share, decays);
+                    self.device.adamw_step(
+                        &settings,
+                        gradient_scale,
+                        weights,
+                        gradients,
+                        first,
+                        second,
+                    );
+                }
+                ParameterState::Muon { momentum } => {
+                    let Some(settings) = muon(&self.optimizer, share) else { continue };
+                    let (rows, columns) = (shape.lengths()[0], shape.last());
+                    self.device.muon_step(
+                        &settings,
+                        rows,
+                        columns,
+                        gradient_scale,
+                        weights,
+                        gradients,
+                        momentum,
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the state as safetensors: `NAME.first`, `NAME.second` or `NAME.momentum`, f32.
+    pub(crate) fn write(&self, path: &Path, parameters: &ParameterStore) -> Result<(), TrainError> {
+        let mut tensors = BTreeMap::new();
+        for (parameter, state) in parameters.iter().zip(&self.states) {
+            for (suffix, buffer) in state.parts() {
+                let mut values = vec![0.0; buffer.len()];
+                self.device.download(buffer, &mut values);
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let shape = parameter.shape().lengths().to_vec();
+                tensors.insert(format!("{}.{suffix}", parameter.name()), (shape, bytes));
+            }
+        }
+        let views: Vec<(&str, TensorView<'_>)> = tensors
+            .iter()
+            .map(|(name, (shape, bytes))| {
+                let view = TensorView::new(Dtype::F32, shape.clone(), bytes)
+                    .expect("the bytes are those of the shape");
+                (name.as_str(), view)
+            })
+            .collect();
+        safetensors::serialize_to_file(views, None, path).map_err(|error| TrainError::Io {
+            path: path.to_owned(),
+            source: std::io::Error::other(error.to_string()),
+        })
+    }
+
+    /// Reads what [`OptimizerState::write`] wrote for the same parameters.
+    pub(crate) fn read(
+        optimizer: Optimizer,
+        path: &Path,
+        parameters: &ParameterStore,
+    ) -> Result<Self, TrainError> {
+        let bad = |message: String| TrainError::Checkpoint { path: path.to_owned(), message };
+        let map = milpa_base::mmap::MappedFile::open(path)
+            .map_err(|source| TrainError::Io { path: path.to_owned(), source })?;
+        let file = SafeTensors::deserialize(&map).map_err(|error| bad(error.to_string()))?;
+        let mut state = Self::new(optimizer, parameters);
+        let device = Arc::clone(&state.device);
+        for (parameter, state) in parameters.iter().zip(&mut state.states) {
+            for (suffix, buffer) in state.parts_mut() {
+                let name = format!("{}.{suffix}", parameter.name());
+                let tensor = file.tensor(&name).map_err(|error| bad(format!("{name}: {error}")))?;
+                if tensor.dtype() != Dtype::F32 || tensor.data().len() != buffer.len() * 4 {
+                    return Err(bad(format!("{name} has another size than its parameter")));
+                }
+                let values: Vec<f32> = tensor
+                    .data()
+                    .chunks_exact(4)
+                    .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+                    .collect();
+                device.write(&values, buffer);
+            }
+        }
+        Ok(state)
+    }
+}
+
+impl ParameterState {
+    fn parts(&self) -> Vec<(&'static str, &Buffer)> {
+        match self {
+            Self::AdamW { first, second } => vec![("first", first), ("second", second)],
+            Self::Muon { momentum } => vec![("momentum", momentum)],
+        }
+    }
+
+    fn parts_mut(&mut self) -> Vec<(&'static str, &mut Buffer)> {
+        match self {
+            Self::AdamW { first, second } => vec![("first", first), ("second", second)],
+            Self::Muon { momentum } => vec![("momentum", momentum)],
+        }
+    }
+}
+
+fn is_hidden_matrix(parameter: &Parameter) -> bool {
+    parameter.name().starts_with(HIDDEN_PREFIX) && parameter.shape().lengths().len() == 2
+}
+
+fn adamw(optimizer: &Optimizer, step: u64, share: f64, decays: bool) -> AdamW {
+    let (rate, beta1, beta2, epsilon, decay) = match *optimizer {
+        Optimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } => {
+            (learning_rate, beta1, beta2, epsilon, weight_decay)
+        }
+        // What Muon leaves to AdamW is the embedding and the norms: no decay, as its author does.
+        Optimizer::Muon { embedding_learning_rate, beta1, beta2, epsilon, .. } => {
+            (embedding_learning_rate, beta1, beta2, epsilon, 0.0)
+        }
+    };
+    AdamW {
+        learning_rate: (rate * share) as f32,
+        beta1: beta1 as f32,
+        beta2: beta2 as f32,
+        eps: epsilon as f32,
+        weight_decay: if decays { decay as f32 } else { 0.0 },
+        step,
+    }
+}
+
+fn muon(optimizer: &Optimizer, share: f64) -> Option<Muon> {
+    match *optimizer {
+        Optimizer::Muon { learning_rate, momentum, iterations, weight_decay, .. } => Some(Muon {
+            learning_rate: (learning_rate * share) as f32,
+            momentum: momentum as f32,
+            nesterov: true,
+            weight_decay: weight_decay as f32,
+            iterations,
+        }),
+        Optimizer::AdamW { .. } => None,
+    }
+}

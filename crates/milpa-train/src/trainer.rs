@@ -1,0 +1,468 @@
+//! The training loop.
+//!
+//! Each step: the loader's batch, forward and backward by micro-batches, one clipped optimiser
+//! step, one line of metrics. What is random comes from the seed and the step's number, so the
+//! state to save is small and a resumed run takes the very same steps.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use milpa_base::{
+    Digest, Kind, Progress, Seed, StopFlag,
+    artifact::Record,
+    hash_bytes,
+    manifest::Verify,
+    open_artifact,
+    units::{binary_bytes, duration},
+    write_file_atomic,
+};
+use milpa_model::{
+    Decoder, Device, LossRows, ModelConfig, ParameterStore, TokenBatch, new_parameters,
+};
+use milpa_plan::{ModelShape, TrainShape};
+use milpa_tensor::clip_factor;
+use milpa_tokens::{Batch, Loader, LoaderConfig, Order, Split, TokenDataset, Tokenizer};
+use serde::Serialize;
+
+use crate::{
+    checkpoint::{self, Parts, State},
+    config::TrainConfig,
+    error::TrainError,
+    metrics::{Metric, MetricsWriter, loss_curve, read_metrics},
+    optimizer::OptimizerState,
+};
+
+/// Name of the final checkpoint in the training folder.
+pub const FINAL_CHECKPOINT: &str = "checkpoint";
+/// File that says which run a training folder belongs to.
+const KEY_FILE: &str = "key";
+/// How often a step is shown to people; every step is in the metrics.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What a run is a function of, and where it computes.
+pub struct Job<'a> {
+    /// Steps, schedule, optimiser.
+    pub config: &'a TrainConfig,
+    /// The model's shape, with the tokenizer's vocabulary.
+    pub model: &'a ModelConfig,
+    /// The tokenizer of the token shards.
+    pub tokenizer: &'a Tokenizer,
+    /// The token shards.
+    pub dataset: &'a TokenDataset,
+    /// Seed of the weights and of the data's order.
+    pub seed: Seed,
+    /// Licences of the text, for the checkpoint's manifest.
+    pub licences: Vec<String>,
+    /// Where to compute.
+    pub device: Arc<dyn Device>,
+    /// The machine's measured peak, for the utilisation shown.
+    pub peak_flops_per_second: f64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Steps in all.
+    pub steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// The final checkpoint.
+    pub checkpoint: PathBuf,
+    /// Identity of the final checkpoint.
+    pub digest: Digest,
+    /// Mean training loss of the last fiftieth of the steps, in nats per token.
+    pub final_loss: Option<f64>,
+    /// Validation bits per byte by source at the end.
+    pub validation_bits_per_byte: BTreeMap<String, f64>,
+    /// Median tokens per second over the steps.
+    pub median_tokens_per_second: f64,
+    /// Passes over each source.
+    pub epochs: BTreeMap<String, f64>,
+}
+
+/// The planner's view of a model.
+pub fn model_shape(model: &ModelConfig) -> ModelShape {
+    ModelShape {
+        hidden_size: model.hidden_size as u64,
+        layers: model.layers as u64,
+        heads: model.heads as u64,
+        kv_heads: model.kv_heads as u64,
+        head_dim: model.head_dim() as u64,
+        ffn_size: model.ffn_size as u64,
+        vocab_size: model.vocab_size as u64,
+        qk_norm: model.qk_norm,
+        tie_embeddings: model.tie_embeddings,
+    }
+}
+
+/// The planner's view of a run.
+pub fn train_shape(config: &TrainConfig) -> TrainShape {
+    TrainShape {
+        sequence_length: config.sequence_length as u64,
+        batch_size: config.batch_size as u64,
+        micro_batch_size: config.micro_batch_size() as u64,
+        steps: config.steps.0,
+        states_per_matrix_parameter: config.optimizer.states_per_matrix_parameter(),
+    }
+}
+
+/// Trains, or goes on where a cut run stopped.
+///
+/// # Errors
+/// Besides damaged inputs and full disks: [`TrainError::Interrupted`] after a stop, with the state
+/// saved, and [`TrainError::Diverged`] if the loss is no number.
+pub fn train(
+    job: &Job<'_>,
+    out: &Path,
+    progress: &dyn Progress,
+    stop: &StopFlag,
+) -> Result<Summary, TrainError> {
+    let record = record(job)?;
+    let key = record.key.expect("a record made with new() has its key");
+    claim_folder(out, key, progress)?;
+    let loader = Loader::new(
+        job.dataset,
+        &LoaderConfig {
+            sequence_length: job.config.sequence_length,
+            batch_size: job.config.batch_size,
+            mixture: job.config.mixture.clone(),
+            seed: job.seed.derive("data"),
+            order: Order::Shuffled,
+        },
+    )?;
+    let final_dir = out.join(FINAL_CHECKPOINT);
+    match open_artifact(&final_dir, Kind::Checkpoint, Verify::Contents) {
+        Ok((manifest, digest)) if manifest.key == key => {
+            progress.line("training is complete already");
+            return summary(job, &loader, out, digest);
+        }
+        _ => {}
+    }
+    let mut run = Run::start_or_resume(job, &loader, out, key, progress)?;
+    run.validate_if_due(progress)?;
+    while run.step < job.config.steps.0 {
+        if stop.is_set() {
+            let checkpoint = run.save(&record)?;
+            let (step, steps) = (run.step, job.config.steps.0);
+            return Err(TrainError::Interrupted { step, steps, checkpoint });
+        }
+        run.take_step(progress)?;
+        run.validate_if_due(progress)?;
+        if run.step.is_multiple_of(job.config.checkpoint_every.0) && run.step < job.config.steps.0 {
+            run.save(&record)?;
+            checkpoint::prune(out, job.config.keep_checkpoints)?;
+        }
+    }
+    let digest = checkpoint::write(&final_dir, &run.parts(&run.state()), &record)?;
+    // A stop may have saved a checkpoint off the schedule; what stays must not depend on it.
+    for (step, path) in checkpoint::list(out) {
+        if !step.is_multiple_of(job.config.checkpoint_every.0) {
+            fs::remove_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
+        }
+    }
+    checkpoint::prune(out, job.config.keep_checkpoints)?;
+    let curve = loss_curve(
+        &read_metrics(out)
+            .map_err(|source| TrainError::Io { path: out.join(crate::METRICS_FILE), source })?,
+    );
+    write_file_atomic(&out.join("loss.svg"), curve.as_bytes())?;
+    summary(job, &loader, out, digest)
+}
+
+fn record(job: &Job<'_>) -> Result<Record, TrainError> {
+    #[derive(Serialize)]
+    struct Resolved<'a> {
+        model: &'a ModelConfig,
+        train: &'a TrainConfig,
+    }
+    let inputs = BTreeMap::from([
+        ("tokens".to_owned(), job.dataset.digest()),
+        ("tokenizer".to_owned(), job.tokenizer.hash()),
+        ("seed".to_owned(), hash_bytes(&job.seed.0.to_le_bytes())),
+    ]);
+    let mut record =
+        Record::new("train", &Resolved { model: job.model, train: job.config }, inputs)?;
+    record.licences.clone_from(&job.licences);
+    Ok(record)
+}
+
+/// Makes the folder this run's. A folder of another run is moved aside, not overwritten: its
+/// checkpoints may have taken days.
+fn claim_folder(out: &Path, key: Digest, progress: &dyn Progress) -> Result<(), TrainError> {
+    let path = out.join(KEY_FILE);
+    let error = |source| TrainError::Io { path: path.clone(), source };
+    match fs::read_to_string(&path) {
+        Ok(old) if old.trim() == key.to_string() => return Ok(()),
+        Ok(old) => {
+            let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let old: String = old.trim().chars().take(12).collect();
+            let mut aside = out.with_file_name(format!("{name}-{old}"));
+            let mut number = 2;
+            while aside.exists() {
+                aside = out.with_file_name(format!("{name}-{old}-{number}"));
+                number += 1;
+            }
+            fs::rename(out, &aside).map_err(error)?;
+            progress.line(&format!(
+                "the configuration or the data changed: the earlier training is kept in {}",
+                aside.display()
+            ));
+        }
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
+        Err(other) => return Err(error(other)),
+    }
+    write_file_atomic(&path, key.to_string().as_bytes())?;
+    Ok(())
+}
+
+/// A run under way.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    loader: &'a Loader<'a>,
+    out: &'a Path,
+    decoder: Decoder,
+    parameters: ParameterStore,
+    optimizer: OptimizerState,
+    metrics: MetricsWriter,
+    /// Steps done.
+    step: u64,
+    first_step: u64,
+    started: Instant,
+    last_line: Option<Instant>,
+    last_checkpoint: Option<Instant>,
+    validated: Option<u64>,
+    flops_per_token: f64,
+}
+
+impl<'a> Run<'a> {
+    fn start_or_resume(
+        job: &'a Job<'a>,
+        loader: &'a Loader<'a>,
+        out: &'a Path,
+        key: Digest,
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
+        let (parameters, optimizer, step) = match checkpoint::newest(out, key, progress) {
+            Some((step, dir)) => {
+                let (parameters, optimizer, state) =
+                    checkpoint::read(&dir, job.model, job.config.optimizer, &job.device)?;
+                loader.resume(&state.loader)?;
+                progress.line(&format!("resuming after step {step} from {}", dir.display()));
+                (parameters, optimizer, state.step)
+            }
+            None => {
+                let parameters =
+                    new_parameters(job.model, job.seed.derive("weights"), &job.device)?;
+                let optimizer = OptimizerState::new(job.config.optimizer, &parameters);
+                (parameters, optimizer, 0)
+            }
+        };
+        Ok(Self {
+            decoder: Decoder::new(job.model, &parameters)?,
+            metrics: MetricsWriter::open(out, step)?,
+            parameters,
+            optimizer,
+            step,
+            first_step: step,
+            started: Instant::now(),
+            last_line: None,
+            last_checkpoint: None,
+            validated: (step > 0).then_some(step),
+            flops_per_token: model_shape(job.model)
+                .train_flops_per_token_causal(job.config.sequence_length as u64),
+            job,
+            loader,
+            out,
+        })
+    }
+
+    fn take_step(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
+        let config = self.job.config;
+        let began = Instant::now();
+        let batch = self.loader.batch(self.step)?;
+        let loss = self.accumulate_gradients(&batch)?;
+        let gradient_norm = self.parameters.grad_norm();
+        if !(loss.is_finite() && gradient_norm.is_finite()) {
+            return Err(TrainError::Diverged { step: self.step + 1, loss, gradient_norm });
+        }
+        let scale =
+            if config.clip_norm > 0.0 { clip_factor(gradient_norm, config.clip_norm) } else { 1.0 };
+        let share = config.schedule.share_at(self.step, config.steps.0);
+        self.optimizer.step(&mut self.parameters, self.step + 1, share, scale)?;
+        self.parameters.clear_grads();
+        self.step += 1;
+
+        let seconds = began.elapsed().as_secs_f64();
+        let tokens_per_second = (batch.batch_size * batch.sequence_length) as f64 / seconds;
+        let learning_rate = config.optimizer.learning_rate() * share;
+        let mfu = tokens_per_second * self.flops_per_token / self.job.peak_flops_per_second;
+        let memory_bytes = self.job.device.memory().peak_live_bytes as u64;
+        self.metrics.write(&Metric::Step {
+            step: self.step,
+            tokens: self.tokens(),
+            loss,
+            learning_rate,
+            gradient_norm,
+            tokens_per_second,
+            mfu,
+            memory_bytes,
+            seconds: self.started.elapsed().as_secs_f64(),
+        })?;
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
+        if due || self.step == config.steps.0 {
+            self.last_line = Some(Instant::now());
+            let done = (self.step - self.first_step) as f64;
+            let left = (config.steps.0 - self.step) as f64;
+            let age = self.last_checkpoint.map_or_else(String::new, |saved| {
+                format!(", saved {} ago", duration(saved.elapsed().as_secs_f64()))
+            });
+            progress.line(&format!(
+                "step {}/{}  loss {loss:.4}  lr {learning_rate:.2e}  {tokens_per_second:.0} tok/s  \
+                 MFU {:.0} %  {}  eta {}{age}",
+                self.step,
+                config.steps.0,
+                mfu * 100.0,
+                binary_bytes(memory_bytes),
+                duration(self.started.elapsed().as_secs_f64() / done * left),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Adds the gradients of all micro-batches; returns the mean loss of the batch.
+    fn accumulate_gradients(&mut self, batch: &Batch) -> Result<f64, TrainError> {
+        let length = batch.sequence_length;
+        let divisor = (batch.batch_size * length) as f64;
+        let rows = self.job.config.micro_batch_size() * length;
+        let mut loss = 0.0;
+        for start in (0..batch.tokens_bt.len()).step_by(rows) {
+            let end = (start + rows).min(batch.tokens_bt.len());
+            let tokens = TokenBatch::new(&batch.tokens_bt[start..end], length);
+            let targets = LossRows {
+                targets: batch.targets_bt[start..end].into(),
+                weights: None,
+                divisor: Some(divisor),
+            };
+            loss += self.decoder.loss_and_gradients(&mut self.parameters, &tokens, &targets)?.loss;
+        }
+        Ok(loss)
+    }
+
+    /// Measures the validation split at the start, on schedule and at the end.
+    fn validate_if_due(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
+        let config = self.job.config;
+        let due = self.step.is_multiple_of(config.validate_every.0) || self.step == config.steps.0;
+        if !due || self.validated == Some(self.step) || config.validation_sequences == 0 {
+            return Ok(());
+        }
+        self.validated = Some(self.step);
+        let length = config.sequence_length;
+        let counts = self.job.dataset.counts(Split::Validation);
+        if counts.values().all(|count| count.tokens <= length as u64) {
+            return Ok(());
+        }
+        let windows =
+            self.job.dataset.windows(Split::Validation, length, config.validation_sequences)?;
+        let mut sums: BTreeMap<String, (f64, u64)> = BTreeMap::new();
+        for window in 0..windows.len() {
+            let batch = windows.batch(window..window + 1)?;
+            let tokens = TokenBatch::new(&batch.tokens_bt, length);
+            let scores = self.decoder.score_rows(&self.parameters, &tokens, &batch.targets_bt)?;
+            let sum = sums.entry(windows.source(window).to_owned()).or_default();
+            sum.0 -= scores.log_probabilities.iter().copied().map(f64::from).sum::<f64>();
+            sum.1 += scores.log_probabilities.len() as u64;
+        }
+        let mut loss = BTreeMap::new();
+        let mut bits_per_byte = BTreeMap::new();
+        for (source, (sum, tokens)) in sums {
+            let mean = sum / tokens.max(1) as f64;
+            if let Some(count) = counts.get(&source).filter(|count| count.text_bytes > 0) {
+                let tokens_per_byte = count.tokens as f64 / count.text_bytes as f64;
+                bits_per_byte
+                    .insert(source.clone(), mean / std::f64::consts::LN_2 * tokens_per_byte);
+            }
+            loss.insert(source, mean);
+        }
+        let shown: Vec<String> =
+            bits_per_byte.iter().map(|(source, bits)| format!("{source} {bits:.3}")).collect();
+        progress.line(&format!(
+            "validation after step {}: bits per byte {}",
+            self.step,
+            shown.join(", ")
+        ));
+        self.metrics.write(&Metric::Validation { step: self.step, loss, bits_per_byte })
+    }
+
+    fn tokens(&self) -> u64 {
+        self.step * (self.job.config.batch_size * self.job.config.sequence_length) as u64
+    }
+
+    fn state(&self) -> State {
+        State {
+            step: self.step,
+            steps: self.job.config.steps.0,
+            tokens: self.tokens(),
+            loader: self.loader.state(self.step),
+        }
+    }
+
+    fn parts<'b>(&'b self, state: &'b State) -> Parts<'b> {
+        Parts {
+            model: self.job.model,
+            parameters: &self.parameters,
+            optimizer: &self.optimizer,
+            tokenizer: self.job.tokenizer,
+            state,
+        }
+    }
+
+    fn save(&mut self, record: &Record) -> Result<PathBuf, TrainError> {
+        let dir = checkpoint::folder(self.out, self.step);
+        fs::create_dir_all(self.out.join("checkpoints"))
+            .map_err(|source| TrainError::Io { path: dir.clone(), source })?;
+        checkpoint::write(&dir, &self.parts(&self.state()), record)?;
+        self.last_checkpoint = Some(Instant::now());
+        Ok(dir)
+    }
+}
+
+fn summary(
+    job: &Job<'_>,
+    loader: &Loader<'_>,
+    out: &Path,
+    digest: Digest,
+) -> Result<Summary, TrainError> {
+    let dir = out.join(FINAL_CHECKPOINT);
+    let state = checkpoint::read_state(&dir)?;
+    let metrics = read_metrics(out)
+        .map_err(|source| TrainError::Io { path: out.join(crate::METRICS_FILE), source })?;
+    let mut losses = Vec::new();
+    let mut rates = Vec::new();
+    let mut validation = BTreeMap::new();
+    for metric in metrics {
+        match metric {
+            Metric::Step { loss, tokens_per_second, .. } => {
+                losses.push(loss);
+                rates.push(tokens_per_second);
+            }
+            Metric::Validation { bits_per_byte, .. } => validation = bits_per_byte,
+        }
+    }
+    let tail = &losses[losses.len() - losses.len().div_ceil(50)..];
+    rates.sort_by(f64::total_cmp);
+    Ok(Summary {
+        steps: state.steps,
+        tokens: state.tokens,
+        checkpoint: dir,
+        digest,
+        final_loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
+        validation_bits_per_byte: validation,
+        median_tokens_per_second: rates.get(rates.len() / 2).copied().unwrap_or(0.0),
+        epochs: loader.epochs(job.config.steps.0),
+    })
+}

@@ -1,0 +1,296 @@
+//! The command line: every command, flag and help text, and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const GROUPS: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Begin
+  demo      Grow a first model offline, in under two minutes
+  doctor    Say what this machine can do
+
+The whole way, from a recipe
+  check     Validate a recipe and everything it names, before any work
+  run       Bring every stage up to date; resume the one that was cut
+  explain   Say how to reproduce the numbers of a run
+
+One stage at a time
+  corpus    build, why, stats: raw pages and books to clean documents
+  tokens    train, encode, inspect: tokenizer and token shards
+  train     Train a model
+  eval      suite, perplexity, choice: measure a model
+  package   Make a bundle: Hugging Face folder and GGUF
+
+Use a model
+  chat      Talk to a model in the terminal
+  serve     OpenAI-compatible server with a chat page
+
+Options
+{options}
+{after-help}";
+
+/// Grows open language models from a region's own text.
+#[derive(Debug, Parser)]
+#[command(
+    name = "milpa",
+    version,
+    help_template = GROUPS,
+    after_help = "\nExamples\n  milpa demo\n  milpa run recipes/novelas\n  milpa serve runs/novelas/bundle\n\
+        \nExit codes: 0 ok, 1 failure, 2 bad command or configuration, 75 interrupted and resumable, 101 bug",
+    disable_help_subcommand = true,
+    subcommand_required = false
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print the result as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Show no progress
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Threads to use [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Grow a first model offline, in under two minutes
+    Demo {
+        /// Folder for the sample, the run and the report
+        #[arg(long, value_name = "DIR", default_value = "milpa-demo")]
+        out: PathBuf,
+    },
+    /// Say what this machine can do
+    Doctor,
+    /// Validate a recipe and everything it names, before any work
+    Check {
+        /// A folder with a recipe.toml, or the file itself
+        recipe: PathBuf,
+    },
+    /// Bring every stage up to date; resume the one that was cut
+    #[command(after_help = "Example\n  MILPA_DATA=/path/to/data milpa run recipes/novelas")]
+    Run {
+        /// A folder with a recipe.toml, or the file itself
+        recipe: PathBuf,
+        /// The run folder [default: runs/NAME]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Say how to reproduce the numbers of a run
+    Explain {
+        /// A run folder or an artifact folder
+        run: PathBuf,
+    },
+    /// Raw pages and books to clean documents
+    #[command(subcommand)]
+    Corpus(CorpusCommand),
+    /// Tokenizer and token shards
+    #[command(subcommand)]
+    Tokens(TokensCommand),
+    /// Train a model
+    Train {
+        /// The recipe
+        recipe: PathBuf,
+        /// Tokenizer artifact
+        #[arg(long, value_name = "DIR")]
+        tokenizer: PathBuf,
+        /// Token shards
+        #[arg(long, value_name = "DIR")]
+        tokens: PathBuf,
+        /// Folder for checkpoints, metrics and plots
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Measure a model
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Make a bundle: Hugging Face folder and GGUF
+    Package {
+        /// The recipe
+        recipe: PathBuf,
+        /// The checkpoint
+        #[arg(long, value_name = "DIR")]
+        checkpoint: PathBuf,
+        /// The tokenizer that the checkpoint was trained with
+        #[arg(long, value_name = "DIR")]
+        tokenizer: PathBuf,
+        /// Evaluation whose numbers go into the model card
+        #[arg(long, value_name = "DIR")]
+        evaluation: Option<PathBuf>,
+        /// Folder of the bundle
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Talk to a model in the terminal
+    #[command(after_help = "Examples\n  milpa chat runs/novelas/bundle\n  milpa chat model.gguf --prompt 'Era una tarde'")]
+    Chat {
+        /// A bundle, a checkpoint or a .gguf file
+        model: PathBuf,
+        /// Answer this one prompt and end
+        #[arg(long, value_name = "TEXT")]
+        prompt: Option<String>,
+        /// How to draw the next token
+        #[command(flatten)]
+        sampling: SamplingArgs,
+    },
+    /// OpenAI-compatible server with a chat page
+    Serve {
+        /// A bundle, a checkpoint or a .gguf file
+        model: PathBuf,
+        /// Address and port; anything but loopback needs a key
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+        bind: String,
+        /// File with the key that clients must send as a bearer token
+        #[arg(long, value_name = "FILE")]
+        api_key_file: Option<PathBuf>,
+    },
+}
+
+/// How to draw the next token.
+#[derive(Debug, Clone, Args)]
+pub struct SamplingArgs {
+    /// 0 always takes the most probable token
+    #[arg(long, default_value_t = 0.8, value_name = "T")]
+    pub temperature: f32,
+    /// Share of probability kept, above 0 and at most 1
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub top_p: f32,
+    /// New tokens at most
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub max_tokens: usize,
+    /// Same seed, same text
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+}
+
+/// Corpus commands.
+#[derive(Debug, Subcommand)]
+pub enum CorpusCommand {
+    /// Read, extract, identify, filter, deduplicate and split the sources of a recipe
+    Build {
+        /// The recipe
+        recipe: PathBuf,
+        /// Folder of the corpus
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Say what became of a document, and why
+    Why {
+        /// A corpus
+        corpus: PathBuf,
+        /// The document's id or URL
+        document: String,
+    },
+    /// Documents and bytes by source and language, and what was dropped
+    Stats {
+        /// A corpus
+        corpus: PathBuf,
+    },
+}
+
+/// Token commands.
+#[derive(Debug, Subcommand)]
+pub enum TokensCommand {
+    /// Train the tokenizer of a recipe
+    Train {
+        /// The recipe
+        recipe: PathBuf,
+        /// The corpus
+        #[arg(long, value_name = "DIR")]
+        corpus: PathBuf,
+        /// Folder of the tokenizer
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Encode a corpus into token shards
+    Encode {
+        /// The recipe
+        recipe: PathBuf,
+        /// The corpus
+        #[arg(long, value_name = "DIR")]
+        corpus: PathBuf,
+        /// The tokenizer
+        #[arg(long, value_name = "DIR")]
+        tokenizer: PathBuf,
+        /// Folder of the token shards
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Show how a tokenizer cuts texts
+    Inspect {
+        /// Tokenizer artifact, bundle or tokenizer.json
+        tokenizer: PathBuf,
+        /// Texts to measure it on (JSONL, may be .gz or .zst)
+        #[arg(long, value_name = "FILE")]
+        data: Option<PathBuf>,
+        /// One text to cut
+        #[arg(long, value_name = "TEXT")]
+        text: Option<String>,
+    },
+}
+
+/// Evaluation commands.
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    /// Everything in the [eval] table of a recipe
+    Suite {
+        /// The recipe
+        recipe: PathBuf,
+        /// A bundle, a checkpoint or a .gguf file
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// The corpus whose validation split is read
+        #[arg(long, value_name = "DIR")]
+        corpus: PathBuf,
+        /// Folder of the report
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Bits per byte on any JSONL of texts
+    #[command(after_help = "Example\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json")]
+    Perplexity {
+        /// A bundle, a checkpoint or a .gguf file
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// JSONL with one text per line (may be .gz or .zst)
+        #[arg(long, value_name = "FILE")]
+        data: PathBuf,
+        /// Field that holds the text
+        #[arg(long, value_name = "NAME", default_value = "text")]
+        field: String,
+        /// Read at most this much text, spread over the documents
+        #[arg(long, value_name = "BYTES")]
+        max_bytes: Option<milpa_base::Bytes>,
+    },
+    /// One multiple-choice task
+    Choice {
+        /// A bundle, a checkpoint or a .gguf file
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// A task folder or its task.toml
+        #[arg(long, value_name = "TASK")]
+        task: PathBuf,
+        /// The task's data
+        #[arg(long, value_name = "FILE")]
+        data: PathBuf,
+        /// Read at most so many questions
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+}

@@ -1,0 +1,22 @@
+//! `milpa check`: everything a recipe says and names, before any work.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::{commands::train, context::Context};
+
+/// Validates a recipe, the files it names and its plan.
+pub fn check(context: &Context, path: &Path) -> Result<()> {
+    let recipe = context.recipe(path)?;
+    let missing = recipe.missing_files();
+    if !missing.is_empty() {
+        let list: Vec<String> = missing
+            .iter()
+            .map(|(written, path)| format!("  {written} ({})", path.display()))
+            .collect();
+        bail!("paths in {} that do not exist:\n{}", recipe.path.display(), list.join("\n"));
+    }
+    let plan = train::check_plan(context, &recipe, None)?;
+    context.show(&plan, || format!("{} is in order\n\n{plan}", recipe.path.display()))
+}

@@ -1,0 +1,32 @@
+//! `milpa corpus`: build it, ask about one document, show its numbers.
+
+use std::path::Path;
+
+use anyhow::Result;
+use milpa_base::Manifest;
+
+use crate::{context::Context, recipe::Loaded};
+
+/// Builds the corpus of a recipe.
+pub fn build(context: &Context, recipe: &Loaded, out: &Path) -> Result<Manifest> {
+    Ok(milpa_corpus::build(
+        &recipe.recipe.corpus,
+        recipe.recipe.seed,
+        context.threads,
+        out,
+        &context.progress,
+        &context.stop,
+    )?)
+}
+
+/// Says what became of a document.
+pub fn why(context: &Context, corpus: &Path, document: &str) -> Result<()> {
+    let fate = milpa_corpus::why(corpus, document)?;
+    context.show(&fate, || fate.to_string())
+}
+
+/// Shows documents and bytes by source and language, and what was dropped.
+pub fn stats(context: &Context, corpus: &Path) -> Result<()> {
+    let stats = milpa_corpus::stats(corpus)?;
+    context.show(&stats, || stats.to_string())
+}

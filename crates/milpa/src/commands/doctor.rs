@@ -1,0 +1,117 @@
+//! `milpa doctor`: what this machine can do, measured.
+
+use anyhow::Result;
+use milpa_base::{
+    Bytes,
+    units::{binary_bytes, si_spaced},
+};
+use serde::Serialize;
+
+use crate::context::Context;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Findings {
+    /// Version of milpa.
+    pub version: &'static str,
+    /// Operating system and architecture.
+    pub system: String,
+    /// Name of the processor, where the system tells.
+    pub processor: String,
+    /// Threads that milpa would use.
+    pub threads: usize,
+    /// Instruction set that the kernels use.
+    pub instructions: String,
+    /// Measured peak of f32 fused multiply-adds, all threads, in FLOP/s.
+    pub f32_flops_per_second: f64,
+    /// Measured read bandwidth of main memory, all threads, in bytes/s.
+    pub memory_bytes_per_second: f64,
+    /// Main memory, where the system tells.
+    pub memory: Option<Bytes>,
+    /// Memory that is free for a new process, where the system tells.
+    pub memory_available: Option<Bytes>,
+    /// One-minute load average when the measurement began.
+    pub load: Option<f64>,
+    /// What may get in the way.
+    pub warnings: Vec<String>,
+}
+
+/// Measures and shows.
+pub fn doctor(context: &Context) -> Result<()> {
+    let findings = examine(context);
+    context.show(&findings, || {
+        let mut text = format!(
+            "milpa      {}\nsystem     {}\nprocessor  {}\nthreads    {} ({})\n\
+             f32 peak   {}FLOP/s (fused multiply-add, dense, measured now)\n\
+             memory     {}B/s read, measured now\n",
+            findings.version,
+            findings.system,
+            findings.processor,
+            findings.threads,
+            findings.instructions,
+            si_spaced(findings.f32_flops_per_second),
+            si_spaced(findings.memory_bytes_per_second),
+        );
+        if let (Some(all), Some(free)) = (findings.memory, findings.memory_available) {
+            text += &format!("           {all}, {free} available\n");
+        }
+        text += "gpu        none used: this version computes on the CPU\n";
+        for warning in &findings.warnings {
+            text += &format!("WARN       {warning}\n");
+        }
+        text
+    })
+}
+
+/// Measures this machine.
+pub fn examine(context: &Context) -> Findings {
+    let load = std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| text.split_whitespace().next()?.parse().ok());
+    let peak = crate::commands::train::measure_peak(context);
+    let (memory, memory_available) = memory();
+    let mut warnings = Vec::new();
+    if load.is_some_and(|load| load > 0.5 * context.threads as f64) {
+        warnings.push(format!(
+            "other work is running (load {:.1}): the measured speeds are below what the machine can do",
+            load.unwrap_or_default()
+        ));
+    }
+    if memory_available.is_some_and(|free| free < Bytes(2 << 30)) {
+        warnings.push(format!(
+            "only {} of memory are available; the novelas recipe needs about 2 GiB",
+            binary_bytes(memory_available.unwrap_or_default().0)
+        ));
+    }
+    Findings {
+        version: env!("CARGO_PKG_VERSION"),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        processor: processor(),
+        threads: context.threads,
+        instructions: peak.instructions,
+        f32_flops_per_second: peak.f32_flops_per_second,
+        memory_bytes_per_second: peak.memory_bytes_per_second,
+        memory,
+        memory_available,
+        load,
+        warnings,
+    }
+}
+
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// All memory and what is available, where Linux tells.
+pub fn memory() -> (Option<Bytes>, Option<Bytes>) {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(Bytes(kibibytes << 10))
+    };
+    (field("MemTotal:"), field("MemAvailable:"))
+}

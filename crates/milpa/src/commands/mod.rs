@@ -1,0 +1,13 @@
+//! One file per command: it opens artifacts, calls the stage's crate and shows the result.
+
+pub mod chat;
+pub mod check;
+pub mod corpus;
+pub mod demo;
+pub mod doctor;
+pub mod eval;
+pub mod explain;
+pub mod package;
+pub mod serve;
+pub mod tokens;
+pub mod train;

@@ -1,0 +1,128 @@
+//! A recipe: one TOML file that says everything a run depends on.
+//!
+//! Each table's type lives in the crate of its stage; here they are read together, checked, and
+//! their paths resolved. Errors name the line and the next step.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use milpa_base::{Seed, config, load_toml};
+use milpa_corpus::CorpusConfig;
+use milpa_eval::EvalConfig;
+use milpa_model::ModelConfig;
+use milpa_package::PackageConfig;
+use milpa_tokens::{TokensConfig, TokenizerConfig};
+use milpa_train::TrainConfig;
+use serde::{Deserialize, Serialize};
+
+/// The file inside a recipe folder.
+pub const RECIPE_FILE: &str = "recipe.toml";
+
+/// All of a recipe.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run and of the model.
+    pub name: String,
+    /// Seed of everything that is drawn.
+    pub seed: Seed,
+    /// Sources, filters, deduplication and the split.
+    pub corpus: CorpusConfig,
+    /// The tokenizer.
+    pub tokenizer: TokenizerConfig,
+    /// Token shards.
+    #[serde(default)]
+    pub tokens: TokensConfig,
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// Steps, schedule, optimiser.
+    pub train: TrainConfig,
+    /// What is measured.
+    pub eval: EvalConfig,
+    /// The bundle.
+    pub package: PackageConfig,
+}
+
+/// A recipe with where it came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it says, with resolved paths.
+    pub recipe: Recipe,
+    /// The file.
+    pub path: PathBuf,
+    /// As given on the command line, to be shown in commands.
+    pub given: PathBuf,
+}
+
+/// Reads and checks a recipe; `${NAME}` in paths is taken from `variable`.
+pub fn load(given: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Loaded> {
+    let path = if given.is_dir() { given.join(RECIPE_FILE) } else { given.to_owned() };
+    if !path.exists() {
+        anyhow::bail!(config::ConfigError::Io {
+            path: path.clone(),
+            source: std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                "it does not exist; give a folder that holds a recipe.toml, such as recipes/novelas",
+            ),
+        });
+    }
+    let mut recipe: Recipe = load_toml(&path)?;
+    let text = std::fs::read_to_string(&path)?;
+    let bad = |key: &str, message: &str| {
+        config::invalid_value(&text, &path, key, &format!("`{key}` cannot be right: {message}"))
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if recipe.name.is_empty() || !recipe.name.chars().all(plain) || recipe.name.starts_with('.') {
+        anyhow::bail!(bad("name", "use letters, digits, '-', '_' and '.' only"));
+    }
+    recipe.corpus.validate().map_err(|(key, message)| bad(&key, &message))?;
+    recipe.tokenizer.validate().map_err(|(key, message)| bad(&key, &message))?;
+    recipe.model.validate().map_err(|(key, message)| bad(&key, &message))?;
+    recipe.train.validate().map_err(|(key, message)| bad(key, &message))?;
+    recipe.eval.validate().map_err(|(key, message)| bad(&key, &message))?;
+    recipe.package.validate().map_err(|(key, message)| bad(&key, &message))?;
+    if recipe.train.sequence_length > recipe.model.context_length {
+        let message = format!(
+            "sequences of {} tokens do not fit model.context_length = {}",
+            recipe.train.sequence_length, recipe.model.context_length
+        );
+        anyhow::bail!(bad("train.sequence_length", &message));
+    }
+    if let Some(mixture) = &recipe.train.mixture {
+        let names: Vec<&str> = recipe.corpus.sources.iter().map(|source| source.name.as_str()).collect();
+        if let Some(unknown) = mixture.0.keys().find(|name| !names.contains(&name.as_str())) {
+            let near = config::nearest(unknown, &names)
+                .map_or_else(|| format!("the sources are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+            anyhow::bail!(bad("train.mixture", &format!("no source is called `{unknown}`; {near}")));
+        }
+    }
+    let base = path.parent().unwrap_or(Path::new(""));
+    for location in recipe.locations() {
+        location.resolve(base, variable)?;
+    }
+    Ok(Loaded { recipe, path, given: given.to_owned() })
+}
+
+impl Recipe {
+    /// Every path that the recipe names.
+    fn locations(&mut self) -> impl Iterator<Item = &mut config::Location> {
+        self.corpus
+            .sources
+            .iter_mut()
+            .map(|source| &mut source.path)
+            .chain(self.eval.locations_mut())
+            .chain(self.package.locations_mut())
+    }
+}
+
+impl Loaded {
+    /// Paths that the recipe names and that are not there, as written and as resolved.
+    pub fn missing_files(&self) -> Vec<(String, PathBuf)> {
+        self.recipe
+            .clone()
+            .locations()
+            .filter(|location| !location.path.exists())
+            .map(|location| (location.written.clone(), location.path.clone()))
+            .collect()
+    }
+}

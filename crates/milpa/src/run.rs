@@ -1,0 +1,346 @@
+//! `milpa run`: which stages are out of date, and the bringing up to date.
+//!
+//! A stage's key is the hash of its configuration and of its inputs' contents. The run folder
+//! remembers, for each stage, the key and the identity of the artifact that was made; a stage is up
+//! to date if both still hold and every file has its hash.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use milpa_base::{
+    Digest, Kind, Manifest, RunLock, artifact::Record, hash_bytes, hash_file, manifest::Verify,
+    open_artifact, write_file_atomic,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    commands::{corpus, eval, package, tokens, train},
+    context::{Context, quote},
+    progress::short,
+    recipe::Loaded,
+    report,
+};
+
+/// File in the run folder that remembers keys and artifacts.
+const STAMPS_FILE: &str = "stages.toml";
+/// The recipe as it was used, with every default written out.
+pub const RESOLVED_FILE: &str = "recipe.resolved.toml";
+
+/// What the run folder remembers of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stamp {
+    /// Hash of configuration and inputs.
+    pub key: Digest,
+    /// Identity of the artifact.
+    pub artifact: Digest,
+    /// The command that makes it.
+    pub command: String,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// The artifacts of a run.
+#[derive(Debug, Clone)]
+pub struct Folders {
+    /// The run folder.
+    pub root: PathBuf,
+}
+
+impl Folders {
+    /// The corpus.
+    pub fn corpus(&self) -> PathBuf {
+        self.root.join("corpus")
+    }
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> PathBuf {
+        self.root.join("tokenizer")
+    }
+    /// The token shards.
+    pub fn tokens(&self) -> PathBuf {
+        self.root.join("tokens")
+    }
+    /// Checkpoints, metrics and plots of training.
+    pub fn train(&self) -> PathBuf {
+        self.root.join("train")
+    }
+    /// The final checkpoint.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.train().join(milpa_train::FINAL_CHECKPOINT)
+    }
+    /// The evaluation report.
+    pub fn evaluation(&self) -> PathBuf {
+        self.root.join("evaluation")
+    }
+    /// The bundle.
+    pub fn bundle(&self) -> PathBuf {
+        self.root.join("bundle")
+    }
+    /// The report for people.
+    pub fn report(&self) -> PathBuf {
+        self.root.join("report.html")
+    }
+}
+
+/// Reads what a run folder remembers; empty where nothing is.
+pub fn read_stamps(root: &Path) -> BTreeMap<String, Stamp> {
+    // A damaged file only means that stages are made again.
+    std::fs::read_to_string(root.join(STAMPS_FILE))
+        .ok()
+        .and_then(|text| toml::from_str(&text).ok())
+        .unwrap_or_default()
+}
+
+struct Runner<'a> {
+    context: &'a Context,
+    recipe: &'a Loaded,
+    folders: Folders,
+    stamps: BTreeMap<String, Stamp>,
+    rebuilt: usize,
+}
+
+/// Brings all stages up to date, writes the report and shows the results.
+pub fn run_and_report(context: &Context, recipe: &Loaded, out: &Path) -> Result<()> {
+    let folders = run(context, recipe, out)?;
+    let report = eval::read_report(&folders.evaluation())?;
+    context.show(&report, || {
+        format!(
+            "{}\nreport  {}\nchat    milpa chat {}\nserve   milpa serve {}",
+            report.to_string().trim_end(),
+            folders.report().display(),
+            quote(&folders.bundle().to_string_lossy()),
+            quote(&folders.bundle().to_string_lossy()),
+        )
+    })
+}
+
+/// Brings all stages up to date.
+pub fn run(context: &Context, recipe: &Loaded, out: &Path) -> Result<Folders> {
+    let missing = recipe.missing_files();
+    if let Some((written, path)) = missing.first() {
+        anyhow::bail!(
+            "{} of the paths in {} do not exist, the first is {written} ({}); \
+             check the path, or the variable in it",
+            missing.len(),
+            recipe.path.display(),
+            path.display()
+        );
+    }
+    let _lock = RunLock::acquire(out)?;
+    train::check_plan(context, recipe, None)?;
+    let folders = Folders { root: out.to_owned() };
+    write_file_atomic(&out.join(RESOLVED_FILE), toml::to_string(&recipe.recipe)?.as_bytes())?;
+    let mut runner =
+        Runner { context, recipe, stamps: read_stamps(out), folders: folders.clone(), rebuilt: 0 };
+    runner.run()?;
+    Ok(folders)
+}
+
+impl Runner<'_> {
+    fn run(&mut self) -> Result<()> {
+        let recipe = &self.recipe.recipe;
+        let folders = self.folders.clone();
+        let given = quote(&self.recipe.given.to_string_lossy());
+        let shown = |path: &Path| quote(&path.to_string_lossy());
+        let (corpus_dir, tokenizer_dir, tokens_dir) =
+            (folders.corpus(), folders.tokenizer(), folders.tokens());
+        let seed = hash_bytes(&recipe.seed.0.to_le_bytes());
+
+        let mut inputs = BTreeMap::from([("seed".to_owned(), seed)]);
+        for source in &recipe.corpus.sources {
+            inputs.insert(format!("source {}", source.name), hash_path(&source.path.path)?);
+        }
+        let corpus = self.stage(
+            "corpus",
+            Kind::Corpus,
+            &corpus_dir,
+            format!("milpa corpus build {given} --out {}", shown(&corpus_dir)),
+            &recipe.corpus,
+            inputs,
+            |context, recipe| corpus::build(context, recipe, &corpus_dir).map(drop),
+        )?;
+        let tokenizer = self.stage(
+            "tokenizer",
+            Kind::Tokenizer,
+            &tokenizer_dir,
+            format!(
+                "milpa tokens train {given} --corpus {} --out {}",
+                shown(&corpus_dir),
+                shown(&tokenizer_dir)
+            ),
+            &recipe.tokenizer,
+            BTreeMap::from([("corpus".to_owned(), corpus)]),
+            |context, recipe| tokens::train(context, recipe, &corpus_dir, &tokenizer_dir).map(drop),
+        )?;
+        let tokens = self.stage(
+            "tokens",
+            Kind::Tokens,
+            &tokens_dir,
+            format!(
+                "milpa tokens encode {given} --corpus {} --tokenizer {} --out {}",
+                shown(&corpus_dir),
+                shown(&tokenizer_dir),
+                shown(&tokens_dir)
+            ),
+            &recipe.tokens,
+            BTreeMap::from([("corpus".to_owned(), corpus), ("tokenizer".to_owned(), tokenizer)]),
+            |context, recipe| {
+                tokens::encode(context, recipe, &corpus_dir, &tokenizer_dir, &tokens_dir).map(drop)
+            },
+        )?;
+        let train_dir = folders.train();
+        let checkpoint = self.stage(
+            "train",
+            Kind::Checkpoint,
+            &folders.checkpoint(),
+            format!(
+                "milpa train {given} --tokenizer {} --tokens {} --out {}",
+                shown(&tokenizer_dir),
+                shown(&tokens_dir),
+                shown(&train_dir)
+            ),
+            &toml::Table::from_iter([
+                ("model".to_owned(), toml::Value::try_from(&recipe.model)?),
+                ("train".to_owned(), toml::Value::try_from(&recipe.train)?),
+            ]),
+            BTreeMap::from([
+                ("tokens".to_owned(), tokens),
+                ("tokenizer".to_owned(), tokenizer),
+                ("seed".to_owned(), seed),
+            ]),
+            |context, recipe| {
+                train::train(context, recipe, &tokenizer_dir, &tokens_dir, &train_dir).map(drop)
+            },
+        )?;
+        let mut inputs = BTreeMap::from([
+            ("checkpoint".to_owned(), checkpoint),
+            ("corpus".to_owned(), corpus),
+        ]);
+        for (name, digest) in eval::input_hashes(&recipe.eval)? {
+            inputs.insert(name, digest);
+        }
+        let evaluation_dir = folders.evaluation();
+        let evaluation = self.stage(
+            "eval",
+            Kind::Evaluation,
+            &evaluation_dir,
+            format!(
+                "milpa eval suite {given} --model {} --corpus {} --out {}",
+                shown(&folders.checkpoint()),
+                shown(&corpus_dir),
+                shown(&evaluation_dir)
+            ),
+            &recipe.eval,
+            inputs,
+            |context, recipe| {
+                eval::suite(context, recipe, &folders.checkpoint(), &corpus_dir, &evaluation_dir)
+            },
+        )?;
+        let bundle_dir = folders.bundle();
+        self.stage(
+            "package",
+            Kind::Bundle,
+            &bundle_dir,
+            format!(
+                "milpa package {given} --checkpoint {} --tokenizer {} --evaluation {} --out {}",
+                shown(&folders.checkpoint()),
+                shown(&tokenizer_dir),
+                shown(&evaluation_dir),
+                shown(&bundle_dir)
+            ),
+            &recipe.package,
+            BTreeMap::from([
+                ("checkpoint".to_owned(), checkpoint),
+                ("tokenizer".to_owned(), tokenizer),
+                ("evaluation".to_owned(), evaluation),
+            ]),
+            |context, recipe| {
+                package::package(
+                    context,
+                    recipe,
+                    &folders.checkpoint(),
+                    &tokenizer_dir,
+                    Some(&evaluation_dir),
+                    &bundle_dir,
+                )
+                .map(drop)
+            },
+        )?;
+        if self.rebuilt > 0 || !folders.report().exists() {
+            report::write(self.recipe, &folders, &self.stamps)?;
+        }
+        Ok(())
+    }
+
+    /// Skips the stage if it is up to date, else makes it; returns the artifact's identity.
+    fn stage(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        dir: &Path,
+        command: String,
+        config: &impl Serialize,
+        inputs: BTreeMap<String, Digest>,
+        make: impl FnOnce(&Context, &Loaded) -> Result<()>,
+    ) -> Result<Digest> {
+        self.context.check_stop()?;
+        let key = Record::new(name, config, inputs)?.key.context("a new record has its key")?;
+        let progress = &self.context.progress;
+        if let Some(stamp) = self.stamps.get(name) {
+            match open_artifact(dir, kind, Verify::Contents) {
+                Ok((_, artifact)) if stamp.key == key && stamp.artifact == artifact => {
+                    progress.say(&format!("{name}: up to date"));
+                    return Ok(artifact);
+                }
+                Ok(_) => progress.say(&format!("{name}: out of date")),
+                Err(error) => progress.say(&format!("{name}: {error}")),
+            }
+        }
+        progress.say(&format!("\n$ {command}"));
+        let started = Instant::now();
+        make(self.context, self.recipe).with_context(|| format!("stage {name}"))?;
+        let (manifest, artifact) = open_artifact(dir, kind, Verify::Lengths)?;
+        let seconds = started.elapsed().as_secs_f64();
+        progress.say(&format!(
+            "  {} in {}",
+            crate::context::describe(&manifest, dir),
+            short(started.elapsed())
+        ));
+        self.rebuilt += 1;
+        self.stamps.insert(name.to_owned(), Stamp { key, artifact, command, seconds });
+        write_file_atomic(
+            &self.folders.root.join(STAMPS_FILE),
+            toml::to_string(&self.stamps)?.as_bytes(),
+        )?;
+        Ok(artifact)
+    }
+}
+
+/// Hash of a file's content, or of names and contents of a folder's files in order.
+pub fn hash_path(path: &Path) -> Result<Digest> {
+    let describe = || format!("cannot read {}", path.display());
+    if !path.is_dir() {
+        return Ok(hash_file(path).with_context(describe)?.0);
+    }
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(path)
+        .with_context(describe)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<_>>()
+        .with_context(describe)?;
+    entries.sort();
+    let mut listing = String::new();
+    for entry in entries {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        listing += &format!("{name}\0{}\0", hash_path(&entry)?);
+    }
+    Ok(hash_bytes(listing.as_bytes()))
+}
+
+/// The manifest of an artifact, for showing.
+pub fn manifest_of(dir: &Path) -> Result<(Manifest, Digest)> {
+    Ok(Manifest::read_with_digest(dir)?)
+}
