@@ -65,7 +65,8 @@ fn mean(values: &[f64]) -> f64 {
 fn word_f1(found: &str, gold: &str) -> (f64, f64, f64) {
     let count = |text: &str| {
         let mut words: HashMap<String, usize> = HashMap::new();
-        for word in text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()) {
+        for word in text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty())
+        {
             *words.entry(word.to_lowercase()).or_default() += 1;
         }
         words

@@ -38,7 +38,8 @@ pub fn decode(bytes: &[u8], declared: Option<&str>, html: bool, url: Option<&str
             return Decoded { text: text.to_owned(), encoding: "UTF-8", refuted };
         }
     }
-    if let Some(encoding) = named.filter(|encoding| *encoding != UTF_8 && !encoding.is_single_byte())
+    if let Some(encoding) =
+        named.filter(|encoding| *encoding != UTF_8 && !encoding.is_single_byte())
     {
         let (text, had_errors) = encoding.decode_without_bom_handling(bytes);
         if !had_errors {
@@ -138,7 +139,8 @@ mod tests {
         check(&bom, Some("latin1"), TEXT, "UTF-8", false);
         let utf16: Vec<u8> = "\u{FEFF}señal".encode_utf16().flat_map(u16::to_le_bytes).collect();
         check(&utf16, None, "señal", "UTF-16LE", false);
-        let page = "<html><head><meta http-equiv=x content='text/html; charset=windows-1251'>Привет";
+        let page =
+            "<html><head><meta http-equiv=x content='text/html; charset=windows-1251'>Привет";
         let bytes = encoding_rs::WINDOWS_1251.encode(page).0.into_owned();
         check(&bytes, None, "Привет", "windows-1251", false);
         let lie = b"<meta charset=utf-16>plain";

@@ -127,7 +127,10 @@ impl<'de> Deserialize<'de> for KeepLanguages {
                     Err(E::invalid_value(de::Unexpected::Str(value), &self))
                 }
             }
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<KeepLanguages, A::Error> {
+            fn visit_seq<A: de::SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> Result<KeepLanguages, A::Error> {
                 let mut list = Vec::new();
                 while let Some(code) = seq.next_element()? {
                     list.push(code);
@@ -296,7 +299,10 @@ impl CorpusConfig {
         }
         for (index, source) in self.sources.iter().enumerate() {
             if source.name.is_empty() || source.name.contains(['\n', '/']) {
-                return wrong("sources.name", "a source needs a name of one line without /".to_owned());
+                return wrong(
+                    "sources.name",
+                    "a source needs a name of one line without /".to_owned(),
+                );
             }
             if self.sources[..index].iter().any(|other| other.name == source.name) {
                 return wrong("sources.name", format!("two sources are called {:?}", source.name));
@@ -312,7 +318,10 @@ impl CorpusConfig {
         }
         if let KeepLanguages::List(list) = &self.keep_languages {
             if list.is_empty() {
-                return wrong("keep_languages", "an empty list keeps nothing; write \"all\"".to_owned());
+                return wrong(
+                    "keep_languages",
+                    "an empty list keeps nothing; write \"all\"".to_owned(),
+                );
             }
             if let Some(code) = list.iter().find(|code| language::canonical(code).is_none()) {
                 return wrong("keep_languages", format!("{code:?} is no ISO 639 code"));
@@ -322,7 +331,8 @@ impl CorpusConfig {
             if code != "default" && language::canonical(code) != Some(code) {
                 return wrong(
                     &format!("thresholds.{code}"),
-                    "thresholds stand under `default` or an ISO 639-3 code such as `spa`".to_owned(),
+                    "thresholds stand under `default` or an ISO 639-3 code such as `spa`"
+                        .to_owned(),
                 );
             }
         }

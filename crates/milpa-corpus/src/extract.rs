@@ -8,9 +8,14 @@ pub mod blocks;
 pub mod main_content;
 pub mod render;
 
+use blocks::{Noscript, Page};
+
 /// Most attributes that a tag may have. The tokenizer compares each new attribute with those
 /// before it, so a tag of a million attributes would take minutes.
 const MAX_ATTRIBUTES: usize = 1000;
+
+/// A page with fewer words may have its text where scripts are off.
+const FEW_WORDS: u32 = 30;
 
 /// The text of a page.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -31,9 +36,20 @@ pub fn extract(html: &str) -> Result<Extracted, HostileMarkup> {
     if has_hostile_tag(html.as_bytes()) {
         return Err(HostileMarkup);
     }
-    let page = blocks::parse(html);
-    let chosen = main_content::choose(&page);
+    let mut page = blocks::parse(html, Noscript::Skip);
+    let mut chosen = main_content::choose(&page);
+    if words(&page, &chosen) < FEW_WORDS && html.contains("<noscript") {
+        let other = blocks::parse(html, Noscript::Read);
+        let other_chosen = main_content::choose(&other);
+        if words(&other, &other_chosen) > 2 * words(&page, &chosen) {
+            (page, chosen) = (other, other_chosen);
+        }
+    }
     Ok(Extracted { text: render::render(&page, &chosen), title: page.title })
+}
+
+fn words(page: &Page, chosen: &[usize]) -> u32 {
+    chosen.iter().map(|&at| page.blocks[at].words).sum()
 }
 
 /// Looks for a tag with too many attributes by counting what separates them.
@@ -57,13 +73,13 @@ fn has_hostile_tag(html: &[u8]) -> bool {
             return true;
         }
         // What is in scripts and styles only looks like tags.
-        let raw = [(&b"script"[..], &b"</script"[..]), (b"style", b"</style")]
-            .into_iter()
-            .find(|(name, _)| {
+        let raw = [(&b"script"[..], &b"</script"[..]), (b"style", b"</style")].into_iter().find(
+            |(name, _)| {
                 rest.len() > name.len()
                     && rest[..name.len()].eq_ignore_ascii_case(name)
                     && !rest[name.len()].is_ascii_alphanumeric()
-            });
+            },
+        );
         at += length;
         if let Some((_, end)) = raw {
             at += find_ignore_case(&html[at..], end).unwrap_or(html.len() - at);
@@ -161,11 +177,12 @@ mod tests {
 
     #[test]
     fn a_tag_with_countless_attributes_is_refused() {
-        let attributes: String = (0..100_000).map(|i| format!(" a{i}")).collect();
+        let many = |f: fn(usize) -> String| (0..100_000).map(f).collect::<Vec<_>>().concat();
+        let attributes = many(|i| format!(" a{i}"));
         assert_eq!(extract(&format!("<div{attributes}>x</div>")), Err(HostileMarkup));
-        let slashes: String = (0..100_000).map(|i| format!("/a{i}")).collect();
+        let slashes = many(|i| format!("/a{i}"));
         assert_eq!(extract(&format!("<!--><p {slashes}")), Err(HostileMarkup));
-        let quoted: String = (0..100_000).map(|i| format!("a{i}='x'")).collect();
+        let quoted = many(|i| format!("a{i}='x'"));
         assert_eq!(extract(&format!("<p {quoted}>")), Err(HostileMarkup));
         // Neither scripts nor comments nor long values are tags with attributes.
         let code = "if (a<b && c ".repeat(2000);

@@ -311,10 +311,8 @@ fn run_first_pass(
             scope.spawn(move || {
                 let mut preparers: HashMap<usize, Preparer<'_>> = HashMap::new();
                 loop {
-                    let received = batch_out
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .recv();
+                    let received =
+                        batch_out.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
                     let Ok(batch) = received else { return };
                     let preparer = preparers.entry(batch.source).or_insert_with(|| {
                         Preparer::new(config, &config.sources[batch.source], thresholds, hasher)
@@ -461,9 +459,14 @@ fn write_shards(
     };
     first.signatures = Vec::new();
     if copies.iter().all(Option::is_some) {
-        let reasons: Vec<String> =
-            first.stats.dropped().iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        let reasons = if reasons.is_empty() { "nothing was read".into() } else { reasons.join(", ") };
+        let reasons: Vec<String> = first
+            .stats
+            .dropped()
+            .iter()
+            .map(|(reason, count)| format!("{reason} {count}"))
+            .collect();
+        let reasons =
+            if reasons.is_empty() { "nothing was read".into() } else { reasons.join(", ") };
         return Err(CorpusError::Empty { read: first.stats.read(), reasons });
     }
     let held_out = hold_out(config, seed, first, &copies);
@@ -488,7 +491,12 @@ fn write_shards(
             continue;
         }
         licences.extend(document.licence.clone());
-        first.stats.languages.entry(document.language.clone()).or_default().add(document.text.len());
+        first
+            .stats
+            .languages
+            .entry(document.language.clone())
+            .or_default()
+            .add(document.text.len());
         let stats = first.stats.sources.get_mut(&document.source).expect("sources were entered");
         if held_out.contains(&first.spooled[index].group) {
             stats.validation.add(document.text.len());

@@ -136,12 +136,11 @@ impl<'a> Preparer<'a> {
         if self.source.filters == Preset::Web {
             counts.lines_removed = filter::clean_lines(&mut text) as u64;
         }
-        let (label, confidence) = match self.declared {
-            Some(declared) => (declared, 1.0),
-            None => {
-                let found = LanguageModel::embedded().identify(&text);
-                (found.label, found.confidence)
-            }
+        let (label, confidence) = if let Some(declared) = self.declared {
+            (declared, 1.0)
+        } else {
+            let found = LanguageModel::embedded().identify(&text);
+            (found.label, found.confidence)
         };
         let document = Document {
             id: draft.id.unwrap_or_else(|| self.place_id(origin, offset)),
@@ -181,9 +180,8 @@ impl<'a> Preparer<'a> {
             }
             Ok(extracted.text)
         };
-        let plain = |bytes: &[u8], charset: Option<&str>| {
-            charset::decode(bytes, charset, false, None).text
-        };
+        let plain =
+            |bytes: &[u8], charset: Option<&str>| charset::decode(bytes, charset, false, None).text;
         match body {
             Body::Json(bytes) => self.json_draft(&bytes),
             Body::Html { bytes, charset } => Ok(draft(page(&bytes, charset.as_deref())?)),
@@ -197,8 +195,12 @@ impl<'a> Preparer<'a> {
                 }
                 let charset = response.charset.as_deref();
                 match response.mime.as_str() {
-                    "text/html" | "application/xhtml+xml" => Ok(draft(page(&response.body, charset)?)),
-                    "" if looks_like_html(&response.body) => Ok(draft(page(&response.body, charset)?)),
+                    "text/html" | "application/xhtml+xml" => {
+                        Ok(draft(page(&response.body, charset)?))
+                    }
+                    "" if looks_like_html(&response.body) => {
+                        Ok(draft(page(&response.body, charset)?))
+                    }
                     "text/plain" => Ok(draft(plain(&response.body, charset))),
                     other => Err(NoDraft::Skip(media_kind(other))),
                 }
@@ -225,12 +227,10 @@ impl<'a> Preparer<'a> {
             }
             None => return drop(Reason::MissingText, format!("no field {field:?}")),
         };
-        let get = |field: &Option<String>| {
-            match lookup(&value, field.as_deref()?)? {
-                Value::String(text) => Some(text.clone()),
-                Value::Number(number) => Some(number.to_string()),
-                _ => None,
-            }
+        let get = |field: &Option<String>| match lookup(&value, field.as_deref()?)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
         };
         let source = self.source;
         Ok(Draft {

@@ -299,8 +299,7 @@ impl Reader for WholeFile {
             return Ok(Some(Item::Problem(Problem::new(reason, 0, error.to_string()))));
         }
         let (html, charset) = (self.html, None);
-        let body =
-            if html { Body::Html { bytes, charset } } else { Body::Text { bytes, charset } };
+        let body = if html { Body::Html { bytes, charset } } else { Body::Text { bytes, charset } };
         Ok(Some(Item::Record(RawRecord { body, ..RawRecord::default() })))
     }
 }

@@ -18,9 +18,8 @@ pub fn choose_validation(
     seed: Seed,
 ) -> BTreeSet<String> {
     let seed = seed.derive("validation");
-    let rank = |group: &str| {
-        group.bytes().fold(seed.0, |hash, byte| splitmix64(hash ^ u64::from(byte)))
-    };
+    let rank =
+        |group: &str| group.bytes().fold(seed.0, |hash, byte| splitmix64(hash ^ u64::from(byte)));
     let mut chosen = BTreeSet::new();
     for groups in sources.values() {
         if groups.len() < 2 {

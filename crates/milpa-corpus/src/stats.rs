@@ -116,9 +116,11 @@ pub fn stats(dir: &Path) -> Result<Stats, CorpusError> {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows = vec![["source", "read", "train", "bytes", "validation", "bytes", "dropped"]
-            .map(str::to_owned)
-            .to_vec()];
+        let mut rows = vec![
+            ["source", "read", "train", "bytes", "validation", "bytes", "dropped"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         let row = |name: &str, read: u64, train: Tally, validation: Tally, dropped: u64| {
             vec![
                 name.to_owned(),
@@ -141,7 +143,8 @@ impl fmt::Display for Stats {
             self.dropped().values().sum(),
         ));
         write_table(f, &rows)?;
-        let mut rows = vec![vec!["language".to_owned(), "documents".to_owned(), "bytes".to_owned()]];
+        let mut rows =
+            vec![vec!["language".to_owned(), "documents".to_owned(), "bytes".to_owned()]];
         let mut languages: Vec<_> = self.languages.iter().collect();
         languages.sort_by(|a, b| b.1.bytes.cmp(&a.1.bytes).then(a.0.cmp(b.0)));
         for (language, tally) in languages {
@@ -197,7 +200,8 @@ mod tests {
         stats.notes.push("x".to_owned());
         assert_eq!(serde_json::from_str::<Stats>(&stats.to_json()).unwrap(), stats);
         let shown = stats.to_string();
-        for part in ["novelas     5      3  3.00 MiB           1  100 B        1", "length", "note: x"]
+        for part in
+            ["novelas     5      3  3.00 MiB           1  100 B        1", "length", "note: x"]
         {
             assert!(shown.contains(part), "{part:?} is not in:\n{shown}");
         }

@@ -1,8 +1,18 @@
-//! Causal grouped-query attention without a T×T buffer.
+//! Causal grouped-query attention without a T×T buffer, forward, backward and for decoding.
+//!
+//! Scores exist as tiles of a few queries against a few keys; the softmax is kept online and the
+//! backward recomputes the tiles from the log-sum-exp. A task owns a key head of a sequence with all
+//! of its query heads, so nothing is added across tasks. It knows nothing of positions: rotate
+//! queries and keys before.
+//!
+//! FlashAttention-2, arXiv:2307.08691; grouped queries, arXiv:2305.13245.
 
 use crate::cpu::Cpu;
-use crate::reference;
-use crate::view::{Heads, HeadsMut};
+use crate::gemm::{Tile, dot_many, multiply_small, pack_transposed};
+use crate::pool::Shares;
+use crate::scratch::with_scratch;
+use crate::simd::{Simd, dispatch};
+use crate::view::{Heads, HeadsMut, Mat};
 
 /// Sizes of an attention; the query of token `t` has position `past + t` among the keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,18 +65,28 @@ pub struct AttentionGrads<'a, T = f32> {
 /// Writes `out[batch, queries, heads, head_dim]` and the log-sum-exp of the scaled scores,
 /// `log_sum_exp[batch, heads, queries]`. With `past > 0` this is decoding against a cache.
 pub fn forward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     shape: &AttentionShape,
     inputs: &AttentionInputs<'_>,
     out: HeadsMut<'_>,
     log_sum_exp: &mut [f32],
 ) {
-    reference::attention_forward(shape, inputs, out, log_sum_exp);
+    shape.check(inputs);
+    out.check("out", shape.batch, shape.queries, shape.heads * shape.head_dim);
+    let statistics = shape.batch * shape.heads * shape.queries;
+    assert_eq!(log_sum_exp.len(), statistics, "log_sum_exp: [batch, heads, queries]");
+    let output = Output {
+        token_stride: out.token_stride,
+        batch_stride: out.batch_stride,
+        data: Shares::new(out.data),
+        log_sum_exp: Shares::new(log_sum_exp),
+    };
+    dispatch!(cpu.isa(), simd => run_forward(simd, cpu, shape, inputs, &output));
 }
 
 /// Computes the gradients of [`forward`] from its output, its log-sum-exp and `dout`.
 pub fn backward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     shape: &AttentionShape,
     inputs: &AttentionInputs<'_>,
     out: Heads<'_>,
@@ -74,7 +94,543 @@ pub fn backward(
     dout: Heads<'_>,
     grads: AttentionGrads<'_>,
 ) {
-    reference::attention_backward(shape, inputs, out, log_sum_exp, dout, grads);
+    shape.check(inputs);
+    let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+    out.check("out", shape.batch, shape.queries, width);
+    dout.check("dout", shape.batch, shape.queries, width);
+    grads.dq.check("dq", shape.batch, shape.queries, width);
+    grads.dk.check("dk", shape.batch, shape.keys(), kv_width);
+    grads.dv.check("dv", shape.batch, shape.keys(), kv_width);
+    let statistics = shape.batch * shape.heads * shape.queries;
+    assert_eq!(log_sum_exp.len(), statistics, "log_sum_exp: [batch, heads, queries]");
+    let job = Backward {
+        shape,
+        inputs,
+        out,
+        dout,
+        log_sum_exp,
+        dq: Target::new(grads.dq),
+        dk: Target::new(grads.dk),
+        dv: Target::new(grads.dv),
+    };
+    dispatch!(cpu.isa(), simd => run_backward(simd, cpu, &job));
+}
+
+impl AttentionShape {
+    fn keys(&self) -> usize {
+        self.past + self.queries
+    }
+
+    #[track_caller]
+    fn check(&self, inputs: &AttentionInputs<'_>) {
+        let kv_width = self.kv_heads * self.head_dim;
+        assert!(
+            self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads),
+            "{} query heads are not a multiple of {} key heads",
+            self.heads,
+            self.kv_heads
+        );
+        assert!((1..=256).contains(&self.head_dim), "head_dim {} is not 1..=256", self.head_dim);
+        assert!(self.scale > 0.0 && self.scale.is_finite(), "the scale is positive");
+        inputs.q.check("q", self.batch, self.queries, self.heads * self.head_dim);
+        inputs.k.check("k", self.batch, self.keys(), kv_width);
+        inputs.v.check("v", self.batch, self.keys(), kv_width);
+        if let Some(first_key) = inputs.first_key {
+            assert_eq!(first_key.len(), self.batch * self.queries, "first_key: [batch, queries]");
+            for sequence in first_key.chunks_exact(self.queries.max(1)) {
+                for (token, &first) in sequence.iter().enumerate() {
+                    let own = self.past + token;
+                    assert!(first as usize <= own, "first_key {first} is after its query {own}");
+                }
+            }
+        }
+    }
+
+    /// The keys that a query sees.
+    #[inline(always)]
+    fn visible(&self, first_key: Option<&[u32]>, batch: usize, token: usize) -> (usize, usize) {
+        let first = first_key.map_or(0, |first_key| first_key[batch * self.queries + token]);
+        (first as usize, self.past + token + 1)
+    }
+
+    /// The keys that some query of a block sees; the beginning is aligned down to a vector.
+    #[inline(always)]
+    fn block_keys(
+        &self,
+        first_key: Option<&[u32]>,
+        batch: usize,
+        (start, end): (usize, usize),
+    ) -> (usize, usize) {
+        let firsts = (start..end).map(|token| self.visible(first_key, batch, token).0);
+        let first = if first_key.is_some() { firsts.min().unwrap_or(0) } else { 0 };
+        (first / 16 * 16, self.past + end)
+    }
+}
+
+/// Queries of a tile of scores.
+const QUERY_BLOCK: usize = 32;
+/// Keys of a tile of scores: with 32 queries, half a first-level cache.
+const KEY_BLOCK: usize = 192;
+/// Queries of a task of the forward pass; each packs the keys that it needs.
+const TASK_QUERIES: usize = 512;
+/// Fewer queries than this are decoding: keys are read once, in place.
+const FEW_QUERIES: usize = 8;
+
+/// Where the forward pass writes.
+struct Output<'a> {
+    data: Shares<'a, f32>,
+    token_stride: usize,
+    batch_stride: usize,
+    log_sum_exp: Shares<'a, f32>,
+}
+
+impl Output<'_> {
+    fn at(&self, shape: &AttentionShape, batch: usize, token: usize, head: usize) -> *mut f32 {
+        let at = batch * self.batch_stride + token * self.token_stride + head * shape.head_dim;
+        self.data.pointer().wrapping_add(at)
+    }
+}
+
+/// Floats between two rows of a packed transpose: an odd number of 64-byte lines, so that rows do
+/// not fall into the same cache set.
+fn packed_stride(keys: usize) -> usize {
+    (keys.div_ceil(16) | 1) * 16
+}
+
+#[inline(always)]
+fn run_forward<S: Simd>(
+    simd: S,
+    cpu: &Cpu,
+    shape: &AttentionShape,
+    inputs: &AttentionInputs<'_>,
+    output: &Output<'_>,
+) {
+    let pairs = shape.batch * shape.kv_heads;
+    if shape.queries < FEW_QUERIES {
+        let rows = shape.heads / shape.kv_heads * shape.queries;
+        cpu.pool().parallel_for(pairs, |pair| {
+            with_scratch(rows * packed_stride(shape.keys()), |scores| {
+                simd.enter(
+                    #[inline(always)]
+                    || decode(simd, shape, inputs, output, pair, scores),
+                );
+            });
+        });
+        return;
+    }
+    let chunks = shape.queries.div_ceil(TASK_QUERIES);
+    cpu.pool().parallel_for(pairs * chunks, |task| {
+        // The last queries see the most keys: begin with them.
+        let chunk = chunks - 1 - task / pairs;
+        let start = chunk * TASK_QUERIES;
+        let queries = (start, shape.queries.min(start + TASK_QUERIES));
+        let pair = task % pairs;
+        let (first, end) = shape.block_keys(inputs.first_key, pair / shape.kv_heads, queries);
+        let floats = shape.head_dim * packed_stride(end - first) + QUERY_BLOCK * KEY_BLOCK;
+        with_scratch(floats, |scratch| {
+            simd.enter(
+                #[inline(always)]
+                || forward_chunk(simd, shape, inputs, output, pair, queries, scratch),
+            );
+        });
+    });
+}
+
+/// All query heads of one key head, for a chunk of the queries.
+#[inline(always)]
+fn forward_chunk<S: Simd>(
+    simd: S,
+    shape: &AttentionShape,
+    inputs: &AttentionInputs<'_>,
+    output: &Output<'_>,
+    pair: usize,
+    queries: (usize, usize),
+    scratch: &mut [f32],
+) {
+    let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
+    let group = shape.heads / shape.kv_heads;
+    let dim = shape.head_dim;
+    let (first, end) = shape.block_keys(inputs.first_key, batch, queries);
+    let stride = packed_stride(end - first);
+    let (keys_t, scores) = scratch.split_at_mut(dim * stride);
+    let k_start = batch * inputs.k.batch_stride + kv_head * dim;
+    let k_rows = Mat::new(&inputs.k.data[k_start..], inputs.k.token_stride);
+    pack_transposed(simd, k_rows, 0, dim, (first, end), stride, keys_t);
+    let v_start = batch * inputs.v.batch_stride + kv_head * dim;
+    for head in kv_head * group..(kv_head + 1) * group {
+        for start in (queries.0..queries.1).step_by(QUERY_BLOCK) {
+            let rows = QUERY_BLOCK.min(queries.1 - start);
+            let block_keys = shape.block_keys(inputs.first_key, batch, (start, start + rows));
+            let mut largest = [f32::NEG_INFINITY; QUERY_BLOCK];
+            let mut sums = [0.0_f32; QUERY_BLOCK];
+            let q_start =
+                batch * inputs.q.batch_stride + start * inputs.q.token_stride + head * dim;
+            for key in (block_keys.0..block_keys.1).step_by(KEY_BLOCK) {
+                let keys = KEY_BLOCK.min(block_keys.1 - key);
+                // SAFETY: the views were checked for these tokens and heads; `scores` holds a whole
+                // tile, `keys_t` was packed above from `first`; only this task writes these rows of
+                // the output.
+                unsafe {
+                    let tile = Tile {
+                        depth: dim,
+                        a: inputs.q.data.as_ptr().add(q_start),
+                        a_stride: inputs.q.token_stride,
+                        b: keys_t.as_ptr().add(key - first),
+                        b_stride: stride,
+                        c: scores.as_mut_ptr(),
+                        c_stride: KEY_BLOCK,
+                        add: false,
+                    };
+                    multiply_small::<S, false>(simd, rows, keys, &tile);
+                    for row in 0..rows {
+                        let visible = shape.visible(inputs.first_key, batch, start + row);
+                        let scores = &mut scores[row * KEY_BLOCK..(row + 1) * KEY_BLOCK];
+                        hide(scores, visible, key, keys.next_multiple_of(S::LANES));
+                        let before = largest[row];
+                        let scores = &mut scores[..keys.next_multiple_of(S::LANES)];
+                        let sum = exponentiate(simd, scores, shape.scale, &mut largest[row]);
+                        let factor = if before == f32::NEG_INFINITY {
+                            0.0
+                        } else {
+                            (before - largest[row]).exp()
+                        };
+                        sums[row] = sums[row] * factor + sum;
+                        if key > block_keys.0 && factor != 1.0 {
+                            let out = output.at(shape, batch, start + row, head);
+                            multiply_row(simd, std::slice::from_raw_parts_mut(out, dim), factor);
+                        }
+                    }
+                    let tile = Tile {
+                        depth: keys,
+                        a: scores.as_ptr(),
+                        a_stride: KEY_BLOCK,
+                        b: inputs.v.data.as_ptr().add(v_start + key * inputs.v.token_stride),
+                        b_stride: inputs.v.token_stride,
+                        c: output.at(shape, batch, start, head),
+                        c_stride: output.token_stride,
+                        add: key > block_keys.0,
+                    };
+                    multiply_small::<S, false>(simd, rows, dim, &tile);
+                }
+            }
+            for row in 0..rows {
+                let statistic = (batch * shape.heads + head) * shape.queries + start + row;
+                // SAFETY: as above; each statistic belongs to one task.
+                unsafe {
+                    let out = output.at(shape, batch, start + row, head);
+                    let out = std::slice::from_raw_parts_mut(out, dim);
+                    multiply_row(simd, out, 1.0 / sums[row]);
+                    output.log_sum_exp.part(statistic..statistic + 1)[0] =
+                        largest[row] + sums[row].ln();
+                }
+            }
+        }
+    }
+}
+
+/// One key head and its query heads for few queries: keys and values are read once, in place.
+#[inline(always)]
+fn decode<S: Simd>(
+    simd: S,
+    shape: &AttentionShape,
+    inputs: &AttentionInputs<'_>,
+    output: &Output<'_>,
+    pair: usize,
+    scores: &mut [f32],
+) {
+    let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
+    let group = shape.heads / shape.kv_heads;
+    let dim = shape.head_dim;
+    let rows = group * shape.queries;
+    let (first, end) = shape.block_keys(inputs.first_key, batch, (0, shape.queries));
+    let stride = packed_stride(shape.keys());
+    let q_row = |row: usize| {
+        let (token, head) = (row / group, kv_head * group + row % group);
+        let at = batch * inputs.q.batch_stride + token * inputs.q.token_stride + head * dim;
+        &inputs.q.data[at..at + dim]
+    };
+    for key in first..end {
+        let at = batch * inputs.k.batch_stride + key * inputs.k.token_stride + kv_head * dim;
+        let k_row = &inputs.k.data[at..at + dim];
+        let mut row = 0;
+        while row < rows {
+            if rows - row >= 4 {
+                let dots = dot_many::<S, 4>(simd, k_row, std::array::from_fn(|i| q_row(row + i)));
+                (0..4).for_each(|i| scores[(row + i) * stride + key - first] = dots[i]);
+                row += 4;
+            } else {
+                let [dot] = dot_many::<S, 1>(simd, k_row, [q_row(row)]);
+                scores[row * stride + key - first] = dot;
+                row += 1;
+            }
+        }
+    }
+    let v_start = batch * inputs.v.batch_stride + first * inputs.v.token_stride + kv_head * dim;
+    let width = (end - first).next_multiple_of(S::LANES);
+    for token in 0..shape.queries {
+        let mut sums = [0.0_f32; MOST_GROUP];
+        for start in (0..group).step_by(MOST_GROUP) {
+            let heads = MOST_GROUP.min(group - start);
+            let base = token * group + start;
+            for i in 0..heads {
+                let scores = &mut scores[(base + i) * stride..][..width];
+                let visible = shape.visible(inputs.first_key, batch, token);
+                hide(scores, visible, first, width);
+                let mut largest = f32::NEG_INFINITY;
+                sums[i] = exponentiate(simd, scores, shape.scale, &mut largest);
+                let head = kv_head * group + start + i;
+                let statistic = (batch * shape.heads + head) * shape.queries + token;
+                // SAFETY: each statistic belongs to one task.
+                unsafe {
+                    output.log_sum_exp.part(statistic..statistic + 1)[0] = largest + sums[i].ln();
+                }
+            }
+            let head = kv_head * group + start;
+            // SAFETY: the views were checked for these tokens and heads; heads of a token lie
+            // `dim` apart in the output, and only this task writes them.
+            unsafe {
+                let tile = Tile {
+                    depth: end - first,
+                    a: scores.as_ptr().add(base * stride),
+                    a_stride: stride,
+                    b: inputs.v.data.as_ptr().add(v_start),
+                    b_stride: inputs.v.token_stride,
+                    c: output.at(shape, batch, token, head),
+                    c_stride: dim,
+                    add: false,
+                };
+                multiply_small::<S, false>(simd, heads, dim, &tile);
+                for i in 0..heads {
+                    let out = output.at(shape, batch, token, head + i);
+                    multiply_row(simd, std::slice::from_raw_parts_mut(out, dim), 1.0 / sums[i]);
+                }
+            }
+        }
+    }
+}
+
+/// Query heads that decoding treats together.
+const MOST_GROUP: usize = 8;
+
+/// Puts −∞ where a row of scores (keys `key..key + width`) lies outside of what its query sees.
+#[inline(always)]
+fn hide(scores: &mut [f32], (first, end): (usize, usize), key: usize, width: usize) {
+    let from = first.saturating_sub(key).min(width);
+    let to = end.saturating_sub(key).clamp(from, width);
+    scores[..from].fill(f32::NEG_INFINITY);
+    scores[to..width].fill(f32::NEG_INFINITY);
+}
+
+/// Replaces scores by `exp(scale · score − m)`, `m` being the larger of `largest` and the scaled
+/// scores; returns their sum and updates `largest`. The length is a multiple of the lanes.
+#[inline(always)]
+fn exponentiate<S: Simd>(simd: S, scores: &mut [f32], scale: f32, largest: &mut f32) -> f32 {
+    let mut most = [simd.splat(f32::NEG_INFINITY); 2];
+    for pair in scores.chunks(2 * S::LANES) {
+        for (most, chunk) in most.iter_mut().zip(pair.chunks_exact(S::LANES)) {
+            *most = simd.max(*most, simd.read(chunk));
+        }
+    }
+    let most = simd.largest(simd.max(most[0], most[1])) * scale;
+    *largest = if most > *largest { most } else { *largest };
+    if *largest == f32::NEG_INFINITY {
+        // The row sees nothing in this tile, and saw nothing before.
+        scores.fill(0.0);
+        return 0.0;
+    }
+    let (scale, shift) = (simd.splat(scale), simd.splat(-*largest));
+    let mut sum = simd.zero();
+    for chunk in scores.chunks_exact_mut(S::LANES) {
+        let value = simd.exp(simd.fma(simd.read(chunk), scale, shift));
+        sum = simd.add(sum, value);
+        simd.write(chunk, value);
+    }
+    simd.sum(sum)
+}
+
+#[inline(always)]
+fn multiply_row<S: Simd>(simd: S, row: &mut [f32], factor: f32) {
+    let factor = simd.splat(factor);
+    for chunk in row.chunks_mut(S::LANES) {
+        let value = simd.mul(simd.read(chunk), factor);
+        simd.write(chunk, value);
+    }
+}
+
+/// A gradient as tasks write it.
+struct Target<'a> {
+    data: Shares<'a, f32>,
+    token_stride: usize,
+    batch_stride: usize,
+}
+
+impl<'a> Target<'a> {
+    fn new(view: HeadsMut<'a>) -> Self {
+        let (token_stride, batch_stride) = (view.token_stride, view.batch_stride);
+        Self { data: Shares::new(view.data), token_stride, batch_stride }
+    }
+
+    fn at(&self, batch: usize, token: usize, column: usize) -> *mut f32 {
+        let at = batch * self.batch_stride + token * self.token_stride + column;
+        self.data.pointer().wrapping_add(at)
+    }
+}
+
+/// What the backward pass reads and writes.
+struct Backward<'a> {
+    shape: &'a AttentionShape,
+    inputs: &'a AttentionInputs<'a>,
+    out: Heads<'a>,
+    dout: Heads<'a>,
+    log_sum_exp: &'a [f32],
+    dq: Target<'a>,
+    dk: Target<'a>,
+    dv: Target<'a>,
+}
+
+#[inline(always)]
+fn run_backward<S: Simd>(simd: S, cpu: &Cpu, job: &Backward<'_>) {
+    let shape = job.shape;
+    let packed = shape.head_dim * packed_stride(shape.keys());
+    cpu.pool().parallel_for(shape.batch * shape.kv_heads, |pair| {
+        with_scratch(2 * packed + 2 * QUERY_BLOCK * KEY_BLOCK, |scratch| {
+            simd.enter(
+                #[inline(always)]
+                || backward_pair(simd, job, pair, scratch),
+            );
+        });
+    });
+}
+
+/// The gradients of one key head, through all of its query heads.
+#[inline(always)]
+fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mut [f32]) {
+    let Backward { shape, inputs, .. } = job;
+    let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
+    let group = shape.heads / shape.kv_heads;
+    let dim = shape.head_dim;
+    let stride = packed_stride(shape.keys());
+    let (keys_t, rest) = scratch.split_at_mut(dim * stride);
+    let (values_t, rest) = rest.split_at_mut(dim * stride);
+    let (p, ds) = rest.split_at_mut(QUERY_BLOCK * KEY_BLOCK);
+    let k_start = batch * inputs.k.batch_stride + kv_head * dim;
+    let v_start = batch * inputs.v.batch_stride + kv_head * dim;
+    let k_rows = Mat::new(&inputs.k.data[k_start..], inputs.k.token_stride);
+    let v_rows = Mat::new(&inputs.v.data[v_start..], inputs.v.token_stride);
+    pack_transposed(simd, k_rows, 0, dim, (0, shape.keys()), stride, keys_t);
+    pack_transposed(simd, v_rows, 0, dim, (0, shape.keys()), stride, values_t);
+    for key in 0..shape.keys() {
+        for target in [&job.dk, &job.dv] {
+            let row = target.at(batch, key, kv_head * dim);
+            // SAFETY: the views were checked; only this task writes this head of this sequence.
+            unsafe { std::slice::from_raw_parts_mut(row, dim) }.fill(0.0);
+        }
+    }
+    for head in kv_head * group..(kv_head + 1) * group {
+        for start in (0..shape.queries).step_by(QUERY_BLOCK) {
+            let rows = QUERY_BLOCK.min(shape.queries - start);
+            let row_at = |view: &Heads<'_>, row: usize| {
+                batch * view.batch_stride + (start + row) * view.token_stride + head * dim
+            };
+            let mut row_dot = [0.0_f32; QUERY_BLOCK];
+            for (row, row_dot) in row_dot.iter_mut().enumerate().take(rows) {
+                let (out, dout) = (row_at(&job.out, row), row_at(&job.dout, row));
+                let dout = &job.dout.data[dout..dout + dim];
+                [*row_dot] = dot_many::<S, 1>(simd, &job.out.data[out..out + dim], [dout]);
+            }
+            let (first, end) = shape.block_keys(inputs.first_key, batch, (start, start + rows));
+            for key in (first..end).step_by(KEY_BLOCK) {
+                let keys = KEY_BLOCK.min(end - key);
+                let width = keys.next_multiple_of(S::LANES);
+                let scores = Tile {
+                    depth: dim,
+                    a: inputs.q.data[row_at(&inputs.q, 0)..].as_ptr(),
+                    a_stride: inputs.q.token_stride,
+                    b: keys_t[key..].as_ptr(),
+                    b_stride: stride,
+                    c: p.as_mut_ptr(),
+                    c_stride: KEY_BLOCK,
+                    add: false,
+                };
+                let dp = Tile {
+                    a: job.dout.data[row_at(&job.dout, 0)..].as_ptr(),
+                    a_stride: job.dout.token_stride,
+                    b: values_t[key..].as_ptr(),
+                    c: ds.as_mut_ptr(),
+                    ..scores
+                };
+                // SAFETY: the views were checked for these tokens and heads; `p` and `ds` hold whole
+                // tiles; the transposes were packed above for all keys.
+                unsafe {
+                    multiply_small::<S, false>(simd, rows, keys, &scores);
+                    multiply_small::<S, false>(simd, rows, keys, &dp);
+                }
+                let statistic = (batch * shape.heads + head) * shape.queries + start;
+                for row in 0..rows {
+                    let tile_row = row * KEY_BLOCK..row * KEY_BLOCK + width;
+                    let (p, ds) = (&mut p[tile_row.clone()], &mut ds[tile_row]);
+                    hide(p, shape.visible(inputs.first_key, batch, start + row), key, width);
+                    let lse = job.log_sum_exp[statistic + row];
+                    score_gradients(simd, p, ds, shape.scale, lse, row_dot[row]);
+                }
+                // SAFETY: as above; only this task writes these heads of this sequence.
+                unsafe {
+                    let dv = Tile {
+                        depth: rows,
+                        a: p.as_ptr(),
+                        a_stride: KEY_BLOCK,
+                        b: dp.a,
+                        b_stride: dp.a_stride,
+                        c: job.dv.at(batch, key, kv_head * dim),
+                        c_stride: job.dv.token_stride,
+                        add: true,
+                    };
+                    multiply_small::<S, true>(simd, keys, dim, &dv);
+                    let dk = Tile {
+                        a: ds.as_ptr(),
+                        b: scores.a,
+                        b_stride: scores.a_stride,
+                        c: job.dk.at(batch, key, kv_head * dim),
+                        c_stride: job.dk.token_stride,
+                        ..dv
+                    };
+                    multiply_small::<S, true>(simd, keys, dim, &dk);
+                    let dq = Tile {
+                        depth: keys,
+                        a: ds.as_ptr(),
+                        a_stride: KEY_BLOCK,
+                        b: inputs.k.data.as_ptr().add(k_start + key * inputs.k.token_stride),
+                        b_stride: inputs.k.token_stride,
+                        c: job.dq.at(batch, start, head * dim),
+                        c_stride: job.dq.token_stride,
+                        add: key > first,
+                    };
+                    multiply_small::<S, false>(simd, rows, dim, &dq);
+                }
+            }
+        }
+    }
+}
+
+/// From scores and `dP` of a row: `P = exp(scale·S − lse)` and `dS = P·(dP − D)·scale`, in place.
+#[inline(always)]
+fn score_gradients<S: Simd>(
+    simd: S,
+    p: &mut [f32],
+    ds: &mut [f32],
+    scale: f32,
+    log_sum_exp: f32,
+    row_dot: f32,
+) {
+    let (scale, shift) = (simd.splat(scale), simd.splat(-log_sum_exp));
+    let row_dot = simd.splat(row_dot);
+    for (p, ds) in p.chunks_exact_mut(S::LANES).zip(ds.chunks_exact_mut(S::LANES)) {
+        let probability = simd.exp(simd.fma(simd.read(p), scale, shift));
+        // Columns beyond the tile's keys hold leftovers; no product reads them.
+        let change = simd.sub(simd.read(ds), row_dot);
+        simd.write(ds, simd.mul(simd.mul(probability, scale), change));
+        simd.write(p, probability);
+    }
 }
 
 /// Turns document ids `[batch, tokens]` into the first key of each query: the index within its

@@ -7,8 +7,8 @@
 //!
 //! Blocking after Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
 
-use crate::cpu::Cpu;
-use crate::pool::Shares;
+use crate::cpu::{Cpu, Isa};
+use crate::pool::{Pool, Shares};
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
 use crate::view::{Accumulate, Mat, MatMut, Size};
@@ -20,7 +20,7 @@ const B_FLOATS: usize = 128 * 1024;
 /// Multiply-adds below which a product is not shared between threads.
 const SMALL_PRODUCT: usize = 256 * 1024;
 /// Rows below which a product streams B once instead of packing it.
-const FEW_ROWS: usize = 8;
+pub(crate) const FEW_ROWS: usize = 8;
 
 /// `C[m, n] = A[m, k] · B[n, k]ᵀ`: the forward of a linear layer, `y = x·Wᵀ`.
 ///
@@ -89,7 +89,9 @@ struct Product<'a> {
     a_layout: Layout,
     b: Mat<'a>,
     b_layout: Layout,
-    c: Shares<'a, f32>,
+    c: &'a Shares<'a, f32>,
+    /// Where C begins in `c`.
+    c_start: usize,
     c_stride: usize,
     accumulate: Accumulate,
 }
@@ -113,9 +115,28 @@ fn matmul(
         return;
     }
     let c_stride = c.stride;
-    let c = Shares::new(c.data);
-    let product = Product { size, a, a_layout, b, b_layout, c, c_stride, accumulate };
-    dispatch!(cpu.isa(), simd => run(simd, cpu, &product));
+    let c = &Shares::new(c.data);
+    let product = Product { size, a, a_layout, b, b_layout, c, c_start: 0, c_stride, accumulate };
+    dispatch!(cpu.isa(), simd => run(simd, Some(cpu.pool()), &product));
+}
+
+/// `C = A · Bᵀ` on the calling thread, C beginning at `c_start` of a slice that other tasks share.
+///
+/// # Safety
+/// No other task may touch the rows and columns of this C.
+pub(crate) unsafe fn matmul_nt_inline(
+    isa: Isa,
+    size: Size,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    (c, c_start, c_stride): (&Shares<'_, f32>, usize, usize),
+) {
+    a.check("A", size.m, size.k);
+    b.check("B", size.n, size.k);
+    let accumulate = Accumulate::No;
+    let (a_layout, b_layout) = (Layout::Rows, Layout::Columns);
+    let product = Product { size, a, a_layout, b, b_layout, c, c_start, c_stride, accumulate };
+    dispatch!(isa, simd => run(simd, None, &product));
 }
 
 /// Columns of C divided into panels of one to `TILE.1` vectors, as even as they can be.
@@ -149,9 +170,9 @@ fn part(total: usize, parts: usize, index: usize) -> (usize, usize) {
 }
 
 #[inline(always)]
-fn run<S: Simd>(simd: S, cpu: &Cpu, product: &Product<'_>) {
-    let plan = Plan::new::<S>(product, cpu.threads());
-    cpu.pool().parallel_for(plan.row_tasks * plan.column_tasks, |task| {
+fn run<S: Simd>(simd: S, pool: Option<&Pool>, product: &Product<'_>) {
+    let plan = Plan::new::<S>(product, pool.map_or(1, Pool::threads));
+    let task = |task: usize| {
         let rows = part(plan.row_groups, plan.row_tasks, task % plan.row_tasks);
         let columns = part(plan.panels.count, plan.column_tasks, task / plan.row_tasks);
         let share = Share::new::<S>(&plan, rows, columns);
@@ -161,7 +182,12 @@ fn run<S: Simd>(simd: S, cpu: &Cpu, product: &Product<'_>) {
                 || block(simd, product, &plan, &share, scratch),
             );
         });
-    });
+    };
+    let tasks = plan.row_tasks * plan.column_tasks;
+    match pool {
+        Some(pool) => pool.parallel_for(tasks, task),
+        None => (0..tasks).for_each(task),
+    }
 }
 
 /// How a product is divided. The blocks of `k` depend on the sizes alone; the tasks, which do not
@@ -325,7 +351,10 @@ fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, sc
                             a_stride,
                             b: b_packed.as_ptr().add(b_at),
                             b_stride: (end - start) * S::LANES,
-                            c: product.c.pointer().add(row * product.c_stride + column),
+                            c: product
+                                .c
+                                .pointer()
+                                .add(product.c_start + row * product.c_stride + column),
                             c_stride: product.c_stride,
                             add,
                         };
@@ -440,7 +469,7 @@ fn pack_rows<S: Simd>(
 
 /// As [`pack_rows`] for a factor that is stored transposed: column `j` of the panel is a row.
 #[inline(always)]
-fn pack_transposed<S: Simd>(
+pub(crate) fn pack_transposed<S: Simd>(
     simd: S,
     from: Mat<'_>,
     first: usize,
@@ -482,6 +511,7 @@ fn pack_transposed<S: Simd>(
 ///
 /// Row `i` of A at step `p` is `a[i * a_stride + p]` (or `a[p * a_stride + i]` when A is stored by
 /// columns); B has `b_stride` floats per step.
+#[derive(Clone, Copy)]
 pub(crate) struct Tile {
     pub(crate) depth: usize,
     pub(crate) a: *const f32,
@@ -524,6 +554,40 @@ pub(crate) unsafe fn multiply_tile<S: Simd, const A_COLUMNS: bool>(
     cases! {
         (8, 3) (8, 2) (8, 1) (7, 3) (7, 2) (7, 1) (6, 3) (6, 2) (6, 1) (5, 3) (5, 2) (5, 1)
         (4, 3) (4, 2) (4, 1) (3, 3) (3, 2) (3, 1) (2, 3) (2, 2) (2, 1) (1, 3) (1, 2) (1, 1)
+    }
+}
+
+/// Multiplies small row-major factors without packing: any number of rows and columns.
+///
+/// # Safety
+/// As [`multiply_tile`] for all `rows` and `columns`.
+#[inline(always)]
+pub(crate) unsafe fn multiply_small<S: Simd, const A_COLUMNS: bool>(
+    simd: S,
+    rows: usize,
+    columns: usize,
+    whole: &Tile,
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let panels = Panels::new::<S>(columns);
+    for panel in 0..panels.count {
+        let column = panels.start(panel) * S::LANES;
+        let width = (panels.start(panel + 1) * S::LANES).min(columns) - column;
+        for row in (0..rows).step_by(S::TILE.0) {
+            // SAFETY: the tile lies within the whole, whose pointers are valid by the contract.
+            unsafe {
+                let a_at = if A_COLUMNS { row } else { row * whole.a_stride };
+                let tile = Tile {
+                    a: whole.a.add(a_at),
+                    b: whole.b.add(column),
+                    c: whole.c.add(row * whole.c_stride + column),
+                    ..*whole
+                };
+                multiply_tile::<S, A_COLUMNS>(simd, S::TILE.0.min(rows - row), width, &tile);
+            }
+        }
     }
 }
 
@@ -645,7 +709,11 @@ fn dot_rows<S: Simd>(
 
 /// Dot products of one row with several others.
 #[inline(always)]
-fn dot_many<S: Simd, const N: usize>(simd: S, x: &[f32], others: [&[f32]; N]) -> [f32; N] {
+pub(crate) fn dot_many<S: Simd, const N: usize>(
+    simd: S,
+    x: &[f32],
+    others: [&[f32]; N],
+) -> [f32; N] {
     let length = x.len();
     assert!(others.iter().all(|other| other.len() == length), "rows of one length");
     let mut sums = [[simd.zero(); 4]; N];

@@ -1,7 +1,11 @@
 //! Cross-entropy and log-probabilities on rows of logits.
+//!
+//! The caller hands over some rows at a time, so that the logits of a whole batch never exist. A row
+//! is treated by one task; everything is computed relative to its largest logit.
 
 use crate::cpu::Cpu;
-use crate::reference;
+use crate::pool::Shares;
+use crate::simd::{Simd, dispatch};
 
 /// The target of a row that takes no part in the loss.
 pub const IGNORE: u32 = u32::MAX;
@@ -12,33 +16,158 @@ pub const IGNORE: u32 = u32::MAX;
 /// `logits = (softmax(logits) − onehot(target)) · gradient_scale[row]`. A row whose target is
 /// [`IGNORE`] gets loss 0 and gradient 0. The gradient of a log-probability is the same call with
 /// `gradient_scale = −dlogp`.
+///
+/// # Panics
+/// If a target is neither below `vocab` nor [`IGNORE`].
 pub fn cross_entropy(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     vocab: usize,
     logits: &mut [f32],
     targets: &[u32],
     gradient_scale: &[f32],
     losses: &mut [f32],
 ) {
-    reference::cross_entropy(vocab, logits, targets, gradient_scale, losses);
+    check(vocab, logits, targets);
+    assert_eq!(gradient_scale.len(), targets.len(), "one gradient scale for each row");
+    assert_eq!(losses.len(), targets.len(), "one loss for each row");
+    let (logits, losses) = (Shares::new(logits), Shares::new(losses));
+    cpu.pool().parallel_for(targets.len(), |row| {
+        // SAFETY: each task has its own row.
+        let (logits, loss) = unsafe {
+            (logits.part(row * vocab..(row + 1) * vocab), &mut losses.part(row..row + 1)[0])
+        };
+        let (target, scale) = (targets[row], gradient_scale[row]);
+        if target == IGNORE {
+            logits.fill(0.0);
+            *loss = 0.0;
+            return;
+        }
+        let at_target = logits[target as usize];
+        let log_sum_exp = dispatch!(cpu.isa(), simd => softmax(simd, logits, scale));
+        logits[target as usize] -= scale;
+        *loss = log_sum_exp - at_target;
+    });
 }
 
 /// Computes `log softmax(logits)[target]` of each row of `logits[rows, vocab]`, and whether the
 /// target is what greedy decoding would choose (the first of the largest logits).
 ///
 /// A row whose target is [`IGNORE`] gets 0 and `false`.
+///
+/// # Panics
+/// If a target is neither below `vocab` nor [`IGNORE`].
 pub fn log_probabilities(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     vocab: usize,
     logits: &[f32],
     targets: &[u32],
     log_probability: &mut [f32],
     is_greedy: &mut [bool],
 ) {
-    reference::log_probabilities(vocab, logits, targets, log_probability, is_greedy);
+    check(vocab, logits, targets);
+    assert_eq!(log_probability.len(), targets.len(), "one log-probability for each row");
+    assert_eq!(is_greedy.len(), targets.len(), "one flag for each row");
+    let (log_probability, is_greedy) = (Shares::new(log_probability), Shares::new(is_greedy));
+    cpu.pool().parallel_for(targets.len(), |row| {
+        // SAFETY: each task has its own row.
+        let (log_probability, is_greedy) = unsafe {
+            (&mut log_probability.part(row..row + 1)[0], &mut is_greedy.part(row..row + 1)[0])
+        };
+        (*log_probability, *is_greedy) = (0.0, false);
+        if targets[row] == IGNORE {
+            return;
+        }
+        let (logits, target) = (&logits[row * vocab..(row + 1) * vocab], targets[row] as usize);
+        let (largest, sum) = dispatch!(cpu.isa(), simd => {
+            let largest = largest(simd, logits);
+            (largest, sum_exp(simd, logits, largest))
+        });
+        *log_probability = (logits[target] - largest) - sum.ln();
+        let first = || logits[..target].iter().all(|&value| value < largest);
+        *is_greedy = logits[target] == largest && first();
+    });
 }
 
 /// Turns each row of `logits[rows, vocab]` into its softmax, in place.
-pub fn softmax_rows(_cpu: &Cpu, vocab: usize, logits: &mut [f32]) {
-    reference::softmax_rows(vocab, logits);
+pub fn softmax_rows(cpu: &Cpu, vocab: usize, logits: &mut [f32]) {
+    assert!(vocab > 0 && logits.len().is_multiple_of(vocab), "logits: [rows, vocab]");
+    let rows = logits.len() / vocab;
+    let logits = Shares::new(logits);
+    cpu.pool().parallel_for(rows, |row| {
+        // SAFETY: each task has its own row.
+        let logits = unsafe { logits.part(row * vocab..(row + 1) * vocab) };
+        dispatch!(cpu.isa(), simd => softmax(simd, logits, 1.0));
+    });
+}
+
+#[track_caller]
+fn check(vocab: usize, logits: &[f32], targets: &[u32]) {
+    assert!(vocab > 0, "vocab is positive");
+    assert_eq!(logits.len(), targets.len() * vocab, "logits: one row of {vocab} for each target");
+    if let Some(target) = targets.iter().find(|&&id| id != IGNORE && id as usize >= vocab) {
+        panic!("target {target} is beyond a vocabulary of {vocab}");
+    }
+}
+
+/// Replaces a row by its softmax times `scale`; returns its log-sum-exp.
+#[inline(always)]
+fn softmax<S: Simd>(simd: S, row: &mut [f32], scale: f32) -> f32 {
+    let largest = largest(simd, row);
+    let shift = simd.splat(largest);
+    let mut sums = [simd.zero(); 2];
+    for pair in row.chunks_mut(2 * S::LANES) {
+        for (sum, chunk) in sums.iter_mut().zip(pair.chunks_mut(S::LANES)) {
+            let value = simd.exp(simd.sub(simd.read(chunk), shift));
+            simd.write(chunk, value);
+            *sum = simd.add(*sum, masked(simd, value, chunk));
+        }
+    }
+    let sum = simd.sum(simd.add(sums[0], sums[1]));
+    let factor = simd.splat(scale / sum);
+    for chunk in row.chunks_mut(S::LANES) {
+        let value = simd.mul(simd.read(chunk), factor);
+        simd.write(chunk, value);
+    }
+    largest + sum.ln()
+}
+
+#[inline(always)]
+fn sum_exp<S: Simd>(simd: S, row: &[f32], largest: f32) -> f32 {
+    let shift = simd.splat(largest);
+    let mut sums = [simd.zero(); 2];
+    for pair in row.chunks(2 * S::LANES) {
+        for (sum, chunk) in sums.iter_mut().zip(pair.chunks(S::LANES)) {
+            let value = simd.exp(simd.sub(simd.read(chunk), shift));
+            if chunk.len() == S::LANES {
+                *sum = simd.add(*sum, value);
+            } else {
+                // Lanes beyond the row hold exp(0 − largest): keep those of the row alone.
+                let mut kept = [0.0; 16];
+                let kept = &mut kept[..chunk.len()];
+                simd.write(kept, value);
+                *sum = simd.add(*sum, simd.read(kept));
+            }
+        }
+    }
+    simd.sum(simd.add(sums[0], sums[1]))
+}
+
+/// The lanes of a value that were just written to `chunk`, zero elsewhere.
+#[inline(always)]
+fn masked<S: Simd>(simd: S, value: S::V, chunk: &[f32]) -> S::V {
+    if chunk.len() == S::LANES { value } else { simd.read(chunk) }
+}
+
+#[inline(always)]
+fn largest<S: Simd>(simd: S, row: &[f32]) -> f32 {
+    let mut most = [simd.splat(f32::NEG_INFINITY); 4];
+    let blocks = row.chunks_exact(4 * S::LANES);
+    let rest = blocks.remainder();
+    for block in blocks {
+        for (most, chunk) in most.iter_mut().zip(block.chunks_exact(S::LANES)) {
+            *most = simd.max(*most, simd.read(chunk));
+        }
+    }
+    let most = simd.max(simd.max(most[0], most[1]), simd.max(most[2], most[3]));
+    rest.iter().copied().fold(simd.largest(most), f32::max)
 }

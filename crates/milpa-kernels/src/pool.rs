@@ -8,6 +8,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -114,6 +115,20 @@ impl Pool {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+    }
+
+    /// Runs `task` on consecutive ranges of at most `chunk` of `0..length`.
+    ///
+    /// The ranges depend on `length` and `chunk` alone.
+    pub(crate) fn for_ranges<F: Fn(Range<usize>) + Sync>(
+        &self,
+        length: usize,
+        chunk: usize,
+        task: F,
+    ) {
+        self.parallel_for(length.div_ceil(chunk), |index| {
+            task(index * chunk..length.min((index + 1) * chunk));
+        });
     }
 
     /// Offers a loop to the workers.
@@ -245,15 +260,15 @@ impl<'a, T> Shares<'a, T> {
         Self { start: slice.as_mut_ptr(), length: slice.len(), _slice: PhantomData }
     }
 
-    /// Returns the part `[begin, begin + length)`.
+    /// Returns a part of the slice.
     ///
     /// # Safety
     /// No other live part may overlap it.
     #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's contract")]
-    pub(crate) unsafe fn part(&self, begin: usize, length: usize) -> &mut [T] {
-        assert!(begin <= self.length && length <= self.length - begin, "part out of range");
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.length, "part out of range");
         // SAFETY: in range (just checked), and not aliased by the contract.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(begin), length) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
     /// Returns a pointer to the first element.

@@ -1,7 +1,15 @@
 //! Rotary position embedding in the half-split (`rotate_half`) convention, in place.
+//!
+//! RoFormer, arXiv:2104.09864, in the layout of Hugging Face Llama. Frequencies are the caller's (a
+//! context extension scales them before [`tables`]); it knows nothing of sequences, only of the
+//! position of each token.
 
 use crate::cpu::Cpu;
-use crate::reference;
+use crate::pool::Shares;
+use crate::simd::{Simd, dispatch};
+
+/// Elements of a task.
+const TASK: usize = 16 * 1024;
 
 /// Returns the frequency of each pair, `theta^(-2i/head_dim)`, `[head_dim/2]`.
 pub fn inverse_frequencies(head_dim: usize, theta: f64) -> Vec<f64> {
@@ -16,8 +24,11 @@ pub fn tables(frequencies: &[f64], positions: usize) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// Rotates `x[tokens, heads, head_dim]` in place; token `i` stands at `positions[i]`.
+///
+/// Pair `(i, i + head_dim/2)` of each head turns by the angle whose cosine and sine are in row
+/// `positions[token]` of the tables, `[max_t, head_dim/2]` each.
 pub fn rope_forward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     heads: usize,
     head_dim: usize,
     cos: &[f32],
@@ -25,12 +36,12 @@ pub fn rope_forward(
     positions: &[u32],
     x: &mut [f32],
 ) {
-    reference::rope_forward(heads, head_dim, cos, sin, positions, x);
+    rotate(cpu, 1.0, (heads, head_dim), cos, sin, positions, x);
 }
 
 /// Backward of [`rope_forward`]: rotates `dx[tokens, heads, head_dim]` the other way, in place.
 pub fn rope_backward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     heads: usize,
     head_dim: usize,
     cos: &[f32],
@@ -38,5 +49,54 @@ pub fn rope_backward(
     positions: &[u32],
     dx: &mut [f32],
 ) {
-    reference::rope_backward(heads, head_dim, cos, sin, positions, dx);
+    rotate(cpu, -1.0, (heads, head_dim), cos, sin, positions, dx);
+}
+
+fn rotate(
+    cpu: &Cpu,
+    direction: f32,
+    (heads, head_dim): (usize, usize),
+    cos: &[f32],
+    sin: &[f32],
+    positions: &[u32],
+    x: &mut [f32],
+) {
+    let width = heads * head_dim;
+    assert!(head_dim > 0 && head_dim.is_multiple_of(2), "head_dim {head_dim} is even");
+    assert_eq!(x.len(), positions.len() * width, "x: [tokens, heads, head_dim]");
+    assert_eq!(cos.len(), sin.len(), "tables of one length");
+    let half = head_dim / 2;
+    let rows = cos.len() / half;
+    let largest = positions.iter().copied().max().map_or(0, |position| position as usize + 1);
+    assert!(largest <= rows, "position {} is beyond a table of {rows}", largest.wrapping_sub(1));
+    let x = Shares::new(x);
+    cpu.pool().for_ranges(positions.len(), (TASK / width.max(1)).max(1), |tokens| {
+        // SAFETY: each task has its own tokens.
+        let x = unsafe { x.part(tokens.start * width..tokens.end * width) };
+        let positions = &positions[tokens];
+        dispatch!(cpu.isa(), simd => {
+            for (x, &position) in x.chunks_exact_mut(width).zip(positions) {
+                let row = position as usize * half..(position as usize + 1) * half;
+                let (cos, sin) = (&cos[row.clone()], &sin[row]);
+                x.chunks_exact_mut(head_dim).for_each(
+                    #[inline(always)]
+                    |head| rotate_head(simd, direction, cos, sin, head),
+                );
+            }
+        });
+    });
+}
+
+#[inline(always)]
+fn rotate_head<S: Simd>(simd: S, direction: f32, cos: &[f32], sin: &[f32], head: &mut [f32]) {
+    let direction = simd.splat(direction);
+    let (first, second) = head.split_at_mut(cos.len());
+    let chunks = first.chunks_mut(S::LANES).zip(second.chunks_mut(S::LANES));
+    for ((first, second), (cos, sin)) in chunks.zip(cos.chunks(S::LANES).zip(sin.chunks(S::LANES)))
+    {
+        let (a, b, cos) = (simd.read(first), simd.read(second), simd.read(cos));
+        let sin = simd.mul(simd.read(sin), direction);
+        simd.write(first, simd.sub(simd.mul(a, cos), simd.mul(b, sin)));
+        simd.write(second, simd.fma(b, cos, simd.mul(a, sin)));
+    }
 }

@@ -108,10 +108,6 @@ impl ModelConfig {
         if self.vocab_size > MAX_SIZE {
             return fail("vocab_size", format!("is {}; at most {MAX_SIZE}", self.vocab_size));
         }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            let message = format!("is {}, which does not divide heads = {}", self.kv_heads, self.heads);
-            return fail("kv_heads", message);
-        }
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.heads) {
             let message = format!(
                 "is {}, which does not divide hidden_size = {}; change one, or give head_dim",
@@ -119,7 +115,18 @@ impl ModelConfig {
             );
             return fail("heads", message);
         }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let message =
+                format!("is {}, which does not divide heads = {}", self.kv_heads, self.heads);
+            return fail("kv_heads", message);
+        }
         let head_dim = self.head_dim();
+        if self.heads.saturating_mul(head_dim) > MAX_SIZE {
+            return fail(
+                "heads",
+                format!("is {}; heads × head_dim is at most {MAX_SIZE}", self.heads),
+            );
+        }
         if head_dim == 0 || head_dim > 256 || !head_dim.is_multiple_of(2) {
             return fail("head_dim", format!("is {head_dim}; it must be even and at most 256"));
         }
@@ -284,12 +291,10 @@ impl HfConfig<'_> {
             rope_theta: self.rope_theta()?,
             norm_epsilon: self.number("rms_norm_eps")?.unwrap_or(1e-6),
             qk_norm,
-            tie_embeddings: self
-                .field("tie_word_embeddings")
-                .map_or(Ok(false), |value| {
-                    let message = "true or false is expected";
-                    value.as_bool().ok_or_else(|| self.unsupported("tie_word_embeddings", message))
-                })?,
+            tie_embeddings: self.field("tie_word_embeddings").map_or(Ok(false), |value| {
+                let message = "true or false is expected";
+                value.as_bool().ok_or_else(|| self.unsupported("tie_word_embeddings", message))
+            })?,
             init_std: self.number("initializer_range")?.unwrap_or(0.02),
         })
     }
@@ -301,7 +306,8 @@ impl HfConfig<'_> {
             let Some(rope) = self.field(name) else { continue };
             let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str);
             let plain = kind.is_none_or(|kind| kind == "default");
-            if !plain || rope.get("partial_rotary_factor").is_some_and(|f| f.as_f64() != Some(1.0)) {
+            if !plain || rope.get("partial_rotary_factor").is_some_and(|f| f.as_f64() != Some(1.0))
+            {
                 return Err(self.unsupported(name, "only unscaled rotary embedding"));
             }
             theta = rope.get("rope_theta").and_then(Value::as_f64).or(theta);
@@ -380,7 +386,7 @@ mod tests {
     #[test]
     fn counts_match_the_reference_shape() {
         let config = ModelConfig { vocab_size: 8192, qk_norm: false, ..ModelConfig::default() };
-        assert_eq!(config.non_embedding_parameters(), 9_737_088 + 384 - 384);
+        assert_eq!(config.non_embedding_parameters(), 9_737_088);
         assert_eq!(config.parameters(), config.non_embedding_parameters() + 8192 * 384);
         let mflop = config.training_flops_per_token(256) / 1e6;
         assert!((mflop - 80.8).abs() < 0.1, "{mflop}");

@@ -5,7 +5,7 @@
 //! head, v vocabulary. Parameters have the names of Hugging Face's Qwen3 and Llama. Nothing here
 //! knows files, tokenizers or schedules.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use milpa_base::Seed;
 use milpa_tensor::{
@@ -14,6 +14,9 @@ use milpa_tensor::{
 };
 
 use crate::{config::ModelConfig, error::DecoderError};
+
+/// Positions whose rotary angles are computed at the start.
+const FIRST_POSITIONS: usize = 1024;
 
 /// What a parameter is, before it has values.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,7 +114,8 @@ impl<'a> TokenBatch<'a> {
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
-    rope: RopeTable,
+    /// Angles for the positions seen so far; files may claim contexts that are never used.
+    rope: Mutex<RopeTable>,
     embedding: ParameterId,
     layers: Vec<Layer>,
     norm: ParameterId,
@@ -138,6 +142,7 @@ struct Pass<'a> {
     parameters: &'a ParameterStore,
     sequences: usize,
     tokens: usize,
+    rope: RopeTable,
     positions_bt: Arc<[u32]>,
     attention: AttentionOptions,
 }
@@ -160,7 +165,7 @@ impl Decoder {
             let shape = parameters.get(id).shape();
             if shape.lengths() != spec.shape {
                 let message = format!("has shape {shape} instead of {:?}", spec.shape);
-                return Err(DecoderError::Config { key: spec.name, message });
+                return Err(DecoderError::Parameter { name: spec.name, message });
             }
         }
         let layer = |layer: usize| {
@@ -186,15 +191,9 @@ impl Decoder {
         let embedding = find(parameters, "model.embed_tokens.weight")?;
         let head =
             if config.tie_embeddings { embedding } else { find(parameters, "lm_head.weight")? };
-        let device = parameters.device();
         Ok(Self {
             config: config.clone(),
-            rope: RopeTable::new(
-                &**device,
-                config.head_dim(),
-                config.rope_theta,
-                config.context_length,
-            ),
+            rope: Mutex::new(rope_table(config, parameters, FIRST_POSITIONS)),
             embedding,
             layers: (0..config.layers).map(layer).collect::<Result<_, DecoderError>>()?,
             norm: find(parameters, "model.norm.weight")?,
@@ -208,7 +207,12 @@ impl Decoder {
     }
 
     /// Makes an empty cache with room for `capacity` tokens in each of `sequences` sequences.
-    pub fn new_cache(&self, device: &Arc<dyn Device>, sequences: usize, capacity: usize) -> KvCache {
+    pub fn new_cache(
+        &self,
+        device: &Arc<dyn Device>,
+        sequences: usize,
+        capacity: usize,
+    ) -> KvCache {
         let (kv_heads, head_dim) = (self.config.kv_heads, self.config.head_dim());
         KvCache::new(device, self.layers.len(), sequences, capacity, kv_heads, head_dim)
     }
@@ -319,13 +323,12 @@ impl Decoder {
         for (index, layer) in self.layers.iter().enumerate() {
             let norm_d = pass.weight(layer.input_norm);
             let h_btd;
-            (residual_btd, h_btd) = match branch_btd {
-                Some(branch) => tape.add_rms_norm(residual_btd, &branch, &norm_d, epsilon)?,
-                None => {
-                    let h_btd = tape.rms_norm(&residual_btd, &norm_d, epsilon)?;
-                    (residual_btd, h_btd)
-                }
-            };
+            if let Some(branch) = branch_btd {
+                (residual_btd, h_btd) =
+                    tape.add_rms_norm(residual_btd, &branch, &norm_d, epsilon)?;
+            } else {
+                h_btd = tape.rms_norm(&residual_btd, &norm_d, epsilon)?;
+            }
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
             let attended_btd = self.attention(&pass, layer, h_btd, cache)?;
 
@@ -366,8 +369,8 @@ impl Decoder {
             q_bthk = tape.rms_norm(&q_bthk, &pass.weight(q_norm), epsilon)?;
             k_btgk = tape.rms_norm(&k_btgk, &pass.weight(k_norm), epsilon)?;
         }
-        q_bthk = tape.rope(q_bthk, &self.rope, &pass.positions_bt)?;
-        k_btgk = tape.rope(k_btgk, &self.rope, &pass.positions_bt)?;
+        q_bthk = tape.rope(q_bthk, &pass.rope, &pass.positions_bt)?;
+        k_btgk = tape.rope(k_btgk, &pass.rope, &pass.positions_bt)?;
         let out_bthk = match cache {
             Some((cache, index)) => {
                 let scale = pass.attention.scale;
@@ -380,11 +383,7 @@ impl Decoder {
     }
 
     /// `down(silu(gate(h)) · up(h))`.
-    fn feed_forward(
-        pass: &Pass<'_>,
-        layer: &Layer,
-        h_btd: Tensor,
-    ) -> Result<Tensor, DecoderError> {
+    fn feed_forward(pass: &Pass<'_>, layer: &Layer, h_btd: Tensor) -> Result<Tensor, DecoderError> {
         let tape = pass.tape;
         let (w_gate, w_up) = (pass.weight(layer.gate), pass.weight(layer.up));
         let [gate, up] = tape.linear_many(&h_btd, [&w_gate, &w_up])?;
@@ -392,6 +391,16 @@ impl Decoder {
         let inner = tape.swiglu(&gate, &up)?;
         drop((gate, up));
         Ok(tape.linear(&inner, &pass.weight(layer.down))?)
+    }
+
+    /// Angles for at least `positions` positions.
+    fn rope(&self, parameters: &ParameterStore, positions: usize) -> RopeTable {
+        let mut table = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.positions() < positions {
+            let room = positions.next_power_of_two().min(self.config.context_length);
+            *table = rope_table(&self.config, parameters, room);
+        }
+        table.clone()
     }
 
     /// Checks the batch and prepares what all layers share.
@@ -403,18 +412,17 @@ impl Decoder {
         past: usize,
     ) -> Result<Pass<'a>, DecoderError> {
         let (length, tokens) = (batch.tokens_bt.len(), batch.tokens);
-        let invalid = |key: &str, message: String| DecoderError::Config { key: key.to_owned(), message };
         if tokens == 0 || length == 0 || !length.is_multiple_of(tokens) {
             let message = format!("{length} token ids are no sequences of {tokens}");
-            return Err(invalid("batch", message));
+            return Err(DecoderError::Batch(message));
         }
         if tokens > self.config.context_length - past.min(self.config.context_length) {
             let message = format!(
-                "is {}, but a sequence has {} tokens",
-                self.config.context_length,
-                past + tokens
+                "a sequence has {} tokens, but the model takes {}",
+                past + tokens,
+                self.config.context_length
             );
-            return Err(invalid("context_length", message));
+            return Err(DecoderError::Batch(message));
         }
         let sequences = length / tokens;
         let row = past as u32..(past + tokens) as u32;
@@ -422,11 +430,11 @@ impl Decoder {
         let first_key = match batch.documents_bt {
             None => None,
             Some(_) if past > 0 => {
-                return Err(invalid("batch", "a cache holds one document".to_owned()));
+                return Err(DecoderError::Batch("a cache holds one document".to_owned()));
             }
             Some(documents) if documents.len() != length => {
                 let message = format!("{} document numbers for {length} tokens", documents.len());
-                return Err(invalid("batch", message));
+                return Err(DecoderError::Batch(message));
             }
             Some(documents) => {
                 let mut first_key = vec![0; length];
@@ -436,13 +444,19 @@ impl Decoder {
         };
         let scale = 1.0 / (self.config.head_dim() as f32).sqrt();
         let attention = AttentionOptions { scale, first_key };
-        Ok(Pass { tape, parameters, sequences, tokens, positions_bt, attention })
+        let rope = self.rope(parameters, past + tokens);
+        Ok(Pass { tape, parameters, sequences, tokens, rope, positions_bt, attention })
     }
 }
 
+fn rope_table(config: &ModelConfig, parameters: &ParameterStore, positions: usize) -> RopeTable {
+    let positions = positions.min(config.context_length);
+    RopeTable::new(&**parameters.device(), config.head_dim(), config.rope_theta, positions)
+}
+
 fn find(parameters: &ParameterStore, name: &str) -> Result<ParameterId, DecoderError> {
-    parameters.id(name).ok_or_else(|| DecoderError::Config {
-        key: name.to_owned(),
+    parameters.id(name).ok_or_else(|| DecoderError::Parameter {
+        name: name.to_owned(),
         message: "is missing among the weights".to_owned(),
     })
 }

@@ -49,6 +49,17 @@ pub enum DecoderError {
         /// What is supported.
         message: String,
     },
+    /// A parameter is missing or has another shape.
+    #[error("parameter {name} {message}")]
+    Parameter {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Tokens that the decoder cannot take as they are.
+    #[error("{0}")]
+    Batch(String),
     /// The tokenizer cannot be read.
     #[error(transparent)]
     Tokens(#[from] TokensError),

@@ -290,8 +290,7 @@ mod tests {
             ControlFlow::Continue(())
         };
         let mut writer = Writer::new(&request, &mut on_piece);
-        let stopped =
-            pushed.iter().any(|bytes| matches!(writer.push(bytes, None), Step::Stopped));
+        let stopped = pushed.iter().any(|bytes| matches!(writer.push(bytes, None), Step::Stopped));
         if !stopped {
             let _ = writer.finish();
         }

@@ -47,7 +47,9 @@ pub enum GgufType {
 
 impl GgufType {
     fn from_number(number: u32) -> Option<Self> {
-        [Self::F32, Self::F16, Self::Q8_0, Self::Bf16].into_iter().find(|kind| *kind as u32 == number)
+        [Self::F32, Self::F16, Self::Q8_0, Self::Bf16]
+            .into_iter()
+            .find(|kind| *kind as u32 == number)
     }
 
     /// Bytes of a row of `values` values; `None` if no whole number of blocks fits.
@@ -343,7 +345,9 @@ impl<'a> Reader<'a> {
         shape.reverse();
         let number = self.u32()?;
         let kind = GgufType::from_number(number).ok_or_else(|| {
-            format!("the tensor {name:?} is of ggml type {number}; F32, F16, BF16 and Q8_0 are read")
+            format!(
+                "the tensor {name:?} is of ggml type {number}; F32, F16, BF16 and Q8_0 are read"
+            )
         })?;
         let offset = self.u64()?;
         Ok(Description { name, shape, kind, offset })

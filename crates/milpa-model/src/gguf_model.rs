@@ -62,8 +62,8 @@ pub fn write_gguf(
     describe_tokenizer(&mut writer, config, tokenizer, description)?;
     let mut ids = Vec::new();
     for spec in parameter_specs(config) {
-        let missing = || DecoderError::Config {
-            key: spec.name.clone(),
+        let missing = || DecoderError::Parameter {
+            name: spec.name.clone(),
             message: "is missing among the weights".to_owned(),
         };
         let id = parameters.id(&spec.name).ok_or_else(missing)?;
@@ -98,7 +98,8 @@ pub fn read_gguf(
         let name = gguf_name(&spec.name).unwrap_or_default();
         let tensor = reader.tensor(&name)?;
         if tensor.shape != spec.shape {
-            let message = format!("{name} has shape {:?} instead of {:?}", tensor.shape, spec.shape);
+            let message =
+                format!("{name} has shape {:?} instead of {:?}", tensor.shape, spec.shape);
             return Err(reader.malformed(message));
         }
         let heads = permuted_heads(&config, &spec.name);
@@ -397,7 +398,8 @@ impl Reader<'_> {
         };
         config.check()?;
         if config.layers > tensors.len() {
-            let message = format!("it claims {} layers in {} tensors", config.layers, tensors.len());
+            let message =
+                format!("it claims {} layers in {} tensors", config.layers, tensors.len());
             return Err(self.malformed(message));
         }
         Ok(config)
@@ -455,8 +457,7 @@ impl Reader<'_> {
         let adds_bos = self.file.metadata().get("tokenizer.ggml.add_bos_token");
         let adds_bos = adds_bos == Some(&GgufValue::Bool(true));
         let bos = token("tokenizer.ggml.bos_token_id")?.filter(|_| adds_bos);
-        let parts =
-            TokenizerParts { tokens, merges, special, user_defined, pre_split, eos, bos };
+        let parts = TokenizerParts { tokens, merges, special, user_defined, pre_split, eos, bos };
         Ok(Tokenizer::from_parts(&parts)?)
     }
 

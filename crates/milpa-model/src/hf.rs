@@ -71,7 +71,8 @@ pub fn read_hf_weights(
     let mut parameters = ParameterStore::new(Arc::clone(device));
     let specs = parameter_specs(config);
     for spec in &specs {
-        let found = files.iter().find_map(|(path, file)| Some((*path, file.tensor(&spec.name).ok()?)));
+        let found =
+            files.iter().find_map(|(path, file)| Some((*path, file.tensor(&spec.name).ok()?)));
         let (path, tensor) = found.ok_or_else(|| {
             let place = if files.len() == 1 { files[0].0 } else { dir };
             malformed(place, format!("it has no tensor {:?}", spec.name))
@@ -139,7 +140,7 @@ fn write_all(parameters: &ParameterStore, out: &mut dyn Write) -> io::Result<()>
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
     let mut offset = 0;
-    for parameter in parameters.iter() {
+    for parameter in parameters {
         let end = offset + parameter.shape().elements() * size_of::<f32>();
         let entry = json!({
             "dtype": "F32",
@@ -153,7 +154,7 @@ fn write_all(parameters: &ParameterStore, out: &mut dyn Write) -> io::Result<()>
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    for parameter in parameters.iter() {
+    for parameter in parameters {
         let mut values = vec![0.0; parameter.data().len()];
         parameters.device().download(parameter.data(), &mut values);
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -43,30 +43,28 @@ impl LocalModel {
     /// Opens the model at `path` (a folder with `config.json`, a folder that holds one `.gguf`, or
     /// a `.gguf` file) on `threads` threads of the CPU.
     pub fn open(path: &Path, threads: usize) -> Result<Self, DecoderError> {
-        Self::open_on(path, Arc::new(CpuDevice::new(threads)))
+        let device: Arc<dyn Device> = Arc::new(CpuDevice::new(threads));
+        Self::open_on(path, &device)
     }
 
     /// Opens the model at `path` on a device.
-    pub fn open_on(path: &Path, device: Arc<dyn Device>) -> Result<Self, DecoderError> {
-        match gguf_path(path)? {
-            Some(file) => Self::open_gguf(&file, device),
-            None => {
-                let tokenizer = Tokenizer::open(path)?;
-                Self::open_with_tokenizer(path, tokenizer, device)
-            }
+    pub fn open_on(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
+        if let Some(file) = gguf_path(path)? {
+            return Self::open_gguf(&file, device);
         }
+        Self::open_with_tokenizer(path, Tokenizer::open(path)?, device)
     }
 
     /// Opens a folder with `config.json` and safetensors whose tokenizer is elsewhere.
     pub fn open_with_tokenizer(
         path: &Path,
         tokenizer: Tokenizer,
-        device: Arc<dyn Device>,
+        device: &Arc<dyn Device>,
     ) -> Result<Self, DecoderError> {
         let config = read_hf_config(path)?;
         let files = weight_files(path)?;
         let hash = hash_files(&files)?;
-        let parameters = read_hf_weights(path, &config, &device)?;
+        let parameters = read_hf_weights(path, &config, device)?;
         Self::from_parts(&name_of(path), hash, &config, parameters, tokenizer)
     }
 
@@ -101,10 +99,10 @@ impl LocalModel {
         Ok(Self { info, device, parameters, decoder, tokenizer, chat_template })
     }
 
-    fn open_gguf(path: &Path, device: Arc<dyn Device>) -> Result<Self, DecoderError> {
+    fn open_gguf(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
         let hash = hash_files(&[path.to_owned()])?;
         let file = GgufFile::open(path)?;
-        let (config, parameters, tokenizer) = read_gguf(&file, &device)?;
+        let (config, parameters, tokenizer) = read_gguf(&file, device)?;
         let text = |key: &str| file.metadata().get(key).and_then(GgufValue::as_str);
         let name = text("general.name").map_or_else(|| name_of(path), str::to_owned);
         let mut model = Self::from_parts(&name, hash, &config, parameters, tokenizer)?;

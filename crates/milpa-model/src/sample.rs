@@ -40,7 +40,9 @@ impl Sampler {
             drawn: 0,
             seen: vec![false; vocab_size],
         };
-        prompt.iter().for_each(|&token| sampler.see(token));
+        for &token in prompt {
+            sampler.see(token);
+        }
         Ok(sampler)
     }
 
@@ -70,41 +72,59 @@ impl Sampler {
         }
     }
 
-    /// The token at `point` of the cumulative distribution, most probable first.
+    /// The token at `point` of the cumulative distribution of the candidates.
     fn pick(&self, logits: &[f32], point: f64) -> u32 {
+        let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let temperature = f64::from(self.settings.temperature);
+        let weight =
+            |token: u32| ((f64::from(logits[token as usize]) - largest) / temperature).exp();
+        let candidates = self.candidates(logits, &weight);
+        let mass: f64 = candidates.iter().map(|&token| weight(token)).sum();
+        let mut left = point * mass;
+        for &token in &candidates {
+            left -= weight(token);
+            if left < 0.0 {
+                return token;
+            }
+        }
+        candidates.last().copied().unwrap_or(0)
+    }
+
+    /// The tokens that top-k and, among those, top-p leave.
+    fn candidates(&self, logits: &[f32], weight: &dyn Fn(u32) -> f64) -> Vec<u32> {
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let rank = |a: &u32, b: &u32| {
-            logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
-        };
+        let rank =
+            |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
         let k = self.settings.top_k;
         if k > 0 && k < order.len() {
             order.select_nth_unstable_by(k - 1, rank);
             order.truncate(k);
         }
-        order.sort_unstable_by(rank);
-        let temperature = f64::from(self.settings.temperature);
-        let Some(&first) = order.first() else { return 0 };
-        let largest = f64::from(logits[first as usize]);
-        let weight = |token: &u32| ((f64::from(logits[*token as usize]) - largest) / temperature).exp();
-        let total: f64 = order.iter().map(weight).sum();
-        // The smallest set of tokens whose mass reaches top_p.
-        let mut mass = 0.0;
-        let kept = order
-            .iter()
-            .position(|token| {
-                mass += weight(token) / total;
-                mass >= f64::from(self.settings.top_p)
-            })
-            .map_or(order.len(), |last| last + 1);
-        let kept_mass: f64 = order[..kept].iter().map(weight).sum();
-        let mut left = point * kept_mass;
-        for token in &order[..kept] {
-            left -= weight(token);
-            if left < 0.0 {
-                return *token;
-            }
+        if self.settings.top_p >= 1.0 {
+            order.sort_unstable();
+            return order;
         }
-        order[kept - 1]
+        let wanted = f64::from(self.settings.top_p) * order.iter().map(|&t| weight(t)).sum::<f64>();
+        // The smallest set of tokens whose mass reaches top_p is small as a rule: sort only as many
+        // of the most probable ones as it takes.
+        let mut sorted = 64;
+        loop {
+            sorted = sorted.min(order.len());
+            if sorted < order.len() {
+                order.select_nth_unstable_by(sorted, rank);
+            }
+            order[..sorted].sort_unstable_by(rank);
+            let mut mass = 0.0;
+            let last = order[..sorted].iter().position(|&token| {
+                mass += weight(token);
+                mass >= wanted
+            });
+            if last.is_some() || sorted == order.len() {
+                order.truncate(last.map_or(sorted, |last| last + 1));
+                return order;
+            }
+            sorted *= 4;
+        }
     }
 }
 

@@ -224,10 +224,7 @@ fn score_batch(
     let results = rows.iter().enumerate().map(|(index, row)| {
         let scored = row.scored.clone().map(|at| index * tokens + at - 1);
         RowResult {
-            log_likelihood: scored
-                .clone()
-                .map(|at| f64::from(scores.log_probabilities[at]))
-                .sum(),
+            log_likelihood: scored.clone().map(|at| f64::from(scores.log_probabilities[at])).sum(),
             is_greedy: scored.clone().all(|at| scores.is_greedy[at]),
         }
     });

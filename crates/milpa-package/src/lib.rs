@@ -1,1 +1,20 @@
-//! Checkpoint to a measured bundle that can be served
+//! Checkpoint to a measured bundle: a Hugging Face folder, its quantised GGUF files and a model
+//! card, as one artifact that other machines can serve.
+//!
+//! It composes what `milpa-model` and `milpa-tokens` write, measures what quantising costs, and
+//! refuses a tokenizer that is not the one the checkpoint was trained with. It trains and
+//! evaluates nothing: numbers of an evaluation are handed to it as data.
+
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod card;
+mod config;
+mod error;
+
+pub use bundle::{
+    Job, MEASUREMENTS_FILE, MeasureTexts, OpenModel, bundle_name, gguf_file, package,
+};
+pub use card::Measurement;
+pub use config::{MeasureConfig, PackageConfig, Quantisation};
+pub use error::PackageError;

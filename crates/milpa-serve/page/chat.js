@@ -354,7 +354,9 @@ function showMeta(message, outcome) {
   message.showMeta = () => {
     copy.textContent = say("copy");
     const parts = [];
-    if (outcome.tokens !== null) parts.push(say("tokens", { n: number(outcome.tokens) }));
+    if (outcome.tokens !== null) {
+      parts.push(say(outcome.tokens === 1 ? "oneToken" : "tokens", { n: number(outcome.tokens) }));
+    }
     if (outcome.tokens > 1 && outcome.seconds > 0) {
       // The clock starts at the first token.
       const speed = (outcome.tokens - 1) / outcome.seconds;
@@ -418,7 +420,8 @@ async function answer() {
   }, 3000);
   find("status").textContent = say("writing");
   goToEnd();
-  const messages = state.messages.slice();
+  // A model that only continues text begins afresh with each beginning.
+  const messages = isBase() ? state.messages.slice(-1) : state.messages.slice();
   const isCurrent = () => message.isConnected;
   let text = "";
   let pieces = 0;

@@ -1,7 +1,7 @@
 //! How a conversation becomes the text that the model continues: a chat template and what it is
 //! told of the tokenizer.
 
-use milpa_tokens::{ChatTemplate, Message, RenderOptions};
+use milpa_tokens::{ChatTemplate, Message, RenderOptions, Tokenizer};
 
 /// A conversation rendered for the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,14 @@ impl ChatFormat {
         let is = |name| ChatTemplate::named(name).is_some_and(|named| named == template);
         let name = ["continuation", "chatml"].into_iter().find(|name| is(name)).unwrap_or("custom");
         Self { template, options, name }
+    }
+
+    /// The format of a model with this tokenizer: the chat template given, else the one beside the
+    /// tokenizer, else plain continuation.
+    pub fn for_model(tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Self {
+        let template = template.or_else(|| tokenizer.chat_template()).cloned();
+        let template = template.unwrap_or_else(ChatTemplate::continuation);
+        Self::new(template, RenderOptions::for_reply(tokenizer))
     }
 
     /// The format's name as shown in `/v1/models`: `chatml`, `custom`, or `continuation` for a

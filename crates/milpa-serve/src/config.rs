@@ -61,7 +61,7 @@ impl Default for ServeConfig {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(30),
-            request_timeout: Duration::from_secs(600),
+            request_timeout: Duration::from_mins(10),
             shutdown_grace: Duration::from_secs(10),
         }
     }

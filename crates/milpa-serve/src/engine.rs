@@ -87,17 +87,16 @@ impl Engine {
         let arrived = Instant::now();
         let deadline = arrived + limit;
         let in_flight = GaugeGuard::new(&self.metrics, |metrics| &metrics.in_flight);
-        let turn = match self.turn.clone().try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => {
-                let waiting = GaugeGuard::new(&self.metrics, |metrics| &metrics.waiting);
-                if self.metrics.waiting.load(Relaxed) > self.max_queue as i64 {
-                    return Err(Refusal::Busy { retry_after: self.expected_wait() });
-                }
-                let turn = timeout_at(deadline, self.turn.clone().acquire_owned()).await;
-                drop(waiting);
-                turn.map_err(|_| Refusal::TimedOut)?.expect("the semaphore is never closed")
+        let turn = if let Ok(turn) = self.turn.clone().try_acquire_owned() {
+            turn
+        } else {
+            let waiting = GaugeGuard::new(&self.metrics, |metrics| &metrics.waiting);
+            if self.metrics.waiting.load(Relaxed) > self.max_queue as i64 {
+                return Err(Refusal::Busy { retry_after: self.expected_wait() });
             }
+            let turn = timeout_at(deadline, self.turn.clone().acquire_owned()).await;
+            drop(waiting);
+            turn.map_err(|_| Refusal::TimedOut)?.expect("the semaphore is never closed")
         };
         let (events, receiver) = mpsc::unbounded_channel();
         let cancel = StopFlag::default();

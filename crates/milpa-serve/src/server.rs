@@ -69,11 +69,11 @@ impl Server {
         self.address
     }
 
-    /// Where a person on this machine opens the chat page.
+    /// Where this machine reaches the server, without a slash at the end; the chat page is there.
     pub fn url(&self) -> String {
         match self.address.ip() {
-            ip if ip.is_unspecified() => format!("http://127.0.0.1:{}/", self.address.port()),
-            _ => format!("http://{}/", self.address),
+            ip if ip.is_unspecified() => format!("http://127.0.0.1:{}", self.address.port()),
+            _ => format!("http://{}", self.address),
         }
     }
 

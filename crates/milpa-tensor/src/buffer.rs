@@ -140,8 +140,7 @@ impl Pool {
             let reused = state.take_free(length);
             let values = reused.as_ref().map_or(length, Vec::len);
             state.stats.live_bytes += values * size_of::<f32>();
-            state.stats.peak_live_bytes =
-                state.stats.peak_live_bytes.max(state.stats.live_bytes);
+            state.stats.peak_live_bytes = state.stats.peak_live_bytes.max(state.stats.live_bytes);
             state.stats.allocations += u64::from(reused.is_none());
             reused
         };
@@ -177,8 +176,7 @@ impl PoolState {
     /// Takes the shortest free memory of at least `length` values that wastes at most an eighth.
     fn take_free(&mut self, length: usize) -> Option<Vec<f32>> {
         let longest = length + length / 8;
-        let (_, list) =
-            self.free.range_mut(length..=longest).find(|(_, list)| !list.is_empty())?;
+        let (_, list) = self.free.range_mut(length..=longest).find(|(_, list)| !list.is_empty())?;
         let values = list.pop()?;
         self.stats.idle_bytes -= values.len() * size_of::<f32>();
         Some(values)

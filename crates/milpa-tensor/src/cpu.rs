@@ -385,8 +385,8 @@ fn view(matrix: Matrix<'_>) -> Mat<'_> {
     Mat::new(&matrix.buffer.f32()[matrix.offset..], matrix.stride)
 }
 
-fn view_mut(matrix: MatrixMut<'_>) -> MatMut<'_> {
-    MatMut::new(&mut matrix.buffer.f32_mut()[matrix.offset..], matrix.stride)
+fn view_mut(MatrixMut { buffer, offset, stride }: MatrixMut<'_>) -> MatMut<'_> {
+    MatMut::new(&mut buffer.f32_mut()[offset..], stride)
 }
 
 fn attention_inputs<'a>(

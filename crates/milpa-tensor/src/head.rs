@@ -155,7 +155,11 @@ pub(crate) struct GradTarget<'a> {
 }
 
 impl<'a> Head<'a> {
-    pub(crate) fn new(device: &'a dyn Device, x: (&'a Buffer, usize), w: (&'a Buffer, usize)) -> Self {
+    pub(crate) fn new(
+        device: &'a dyn Device,
+        x: (&'a Buffer, usize),
+        w: (&'a Buffer, usize),
+    ) -> Self {
         let ((x_nd, dim), (w_vd, vocab)) = (x, w);
         Self { device, x_nd, w_vd, rows: x_nd.len() / dim, dim, vocab }
     }

@@ -458,7 +458,9 @@ impl Operation {
                 let mut factors = vec![0.0; targets.len()];
                 device.download(&dout, &mut factors);
                 // The kernel differentiates −log p.
-                factors.iter_mut().for_each(|factor| *factor = -*factor);
+                for factor in &mut factors {
+                    *factor = -*factor;
+                }
                 head_backward(device, inputs, targets, &factors, gradients);
             }
         }

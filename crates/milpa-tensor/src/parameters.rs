@@ -99,6 +99,24 @@ impl Parameter {
     }
 }
 
+impl<'a> IntoIterator for &'a ParameterStore {
+    type Item = &'a Parameter;
+    type IntoIter = std::slice::Iter<'a, Parameter>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a mut ParameterStore {
+    type Item = &'a mut Parameter;
+    type IntoIter = std::slice::IterMut<'a, Parameter>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
+    }
+}
+
 fn unshared<'a>(name: &str, data: &'a mut Arc<Buffer>) -> Result<&'a mut Buffer, TensorError> {
     Arc::get_mut(data).ok_or_else(|| TensorError::Parameter {
         name: name.to_owned(),

@@ -17,7 +17,7 @@ use milpa_kernels::Accumulate;
 use crate::{
     buffer::{Buffer, DType},
     cache::KvCache,
-    device::{Device, KeyValues},
+    device::Device,
     error::TensorError,
     head::{Head, LossRows, LossSummary, RowScores, check_targets},
     operation::{AttentionOptions, Operation, RopeTable, attention_shape, head_backward},
@@ -105,10 +105,10 @@ struct Record {
 #[derive(Debug)]
 pub struct Tape {
     device: Arc<dyn Device>,
-    records: bool,
+    recording: bool,
     round: Cell<u64>,
     values: Cell<usize>,
-    tape: RefCell<Vec<Record>>,
+    records: RefCell<Vec<Record>>,
 }
 
 impl Tape {
@@ -122,9 +122,9 @@ impl Tape {
         Self::new(device, false)
     }
 
-    fn new(device: Arc<dyn Device>, records: bool) -> Self {
+    fn new(device: Arc<dyn Device>, recording: bool) -> Self {
         let round = Cell::new(ROUNDS.fetch_add(1, Ordering::Relaxed));
-        Self { device, records, round, values: Cell::new(0), tape: RefCell::default() }
+        Self { device, recording, round, values: Cell::new(0), records: RefCell::default() }
     }
 
     /// The device that computes.
@@ -134,7 +134,7 @@ impl Tape {
 
     /// Whether operations are remembered.
     pub fn is_recording(&self) -> bool {
-        self.records
+        self.recording
     }
 
     /// Makes a tensor from host values; it gets no gradient.
@@ -241,7 +241,7 @@ impl Tape {
         let operation = "attention_cached";
         let unsupported =
             |problem: &str| TensorError::Unsupported { operation, problem: problem.to_owned() };
-        if self.records {
+        if self.recording {
             return Err(unsupported("a recording tape cannot use a cache"));
         }
         let past = cache.len();
@@ -260,21 +260,16 @@ impl Tape {
                 );
                 TensorError::Shape { operation, shapes: shapes(), problem }
             })?;
-        if layer >= cache.layers.len() {
+        if layer >= cache.layers() {
             return Err(unsupported("the cache has fewer layers"));
         }
         if shape.queries > cache.capacity() - past {
             return Err(unsupported("the cache is full; make one with room for more tokens"));
         }
-        let (capacity, width) = (cache.capacity(), cache.width());
-        let (keys, values) = &mut cache.layers[layer];
-        let (stride, offset) = (capacity * width, past * width);
-        self.device.append(shape.batch, &k_btgk.buffer, keys, stride, offset);
-        self.device.append(shape.batch, &v_btgk.buffer, values, stride, offset);
+        let (device, queries) = (&*self.device, shape.queries);
+        let keys = cache.append(device, layer, queries, &k_btgk.buffer, &v_btgk.buffer);
         let mut out = self.device.allocate(q_bthk.shape.elements());
-        let mut log_sum_exp =
-            self.device.allocate(shape.batch * shape.heads * shape.queries);
-        let keys = KeyValues { k: keys, v: values, capacity };
+        let mut log_sum_exp = self.device.allocate(shape.batch * shape.heads * shape.queries);
         self.device.attention(&shape, &q_bthk.buffer, keys, None, &mut out, &mut log_sum_exp);
         Ok(self.value(q_bthk.shape, out, false))
     }
@@ -391,15 +386,13 @@ impl Tape {
         parameters: &mut ParameterStore,
         seed: impl FnOnce(&mut Gradients<'_>),
     ) -> Result<(), TensorError> {
-        if !self.records {
+        if !self.recording {
             let problem = "this tape does not record; make it with Tape::recording".to_owned();
             return Err(TensorError::Unsupported { operation: "backward", problem });
         }
         let store = parameters.serial();
-        let foreign = |slot: &Slot| {
-            matches!(slot.source, Source::Parameter { store: other, .. } if other != store)
-        };
-        let mut records = self.tape.borrow_mut();
+        let foreign = |slot: &Slot| matches!(slot.source, Source::Parameter { store: other, .. } if other != store);
+        let mut records = self.records.borrow_mut();
         if let Some(record) = records.iter().find(|record| record.inputs.iter().any(foreign)) {
             let problem = "its parameters are of another store than backward was given".to_owned();
             return Err(TensorError::Unsupported { operation: record.operation.name(), problem });
@@ -431,7 +424,7 @@ impl Tape {
     fn run(&self, operation: Operation, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, TensorError> {
         self.check_inputs(&operation, &inputs)?;
         let shapes = operation.output_shapes(&inputs)?;
-        let needs_grad = self.records && inputs.iter().any(|input| input.needs_grad);
+        let needs_grad = self.recording && inputs.iter().any(|input| input.needs_grad);
         if needs_grad && inputs.iter().any(|input| input.dtype() != DType::F32) {
             let problem = "quantised weights cannot be trained through; use f32 weights";
             let (operation, problem) = (operation.name(), problem.to_owned());
@@ -465,7 +458,7 @@ impl Tape {
                 slot
             };
             let kept = outputs.iter().enumerate().map(keep).collect();
-            self.tape.borrow_mut().push(Record { operation, inputs, outputs: kept, saved });
+            self.records.borrow_mut().push(Record { operation, inputs, outputs: kept, saved });
         }
         Ok(outputs)
     }

@@ -5,6 +5,7 @@
 //! - `tokens special-ids TOKENIZER TEXTS` the same, reading special tokens as such
 //! - `tokens speed TOKENIZER TEXTS…` measures one thread
 //! - `tokens inspect TOKENIZER TEXTS…` prints the report
+//! - `tokens render TEMPLATE MESSAGES` renders a chat template for a JSON list of messages
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, io, path::Path, time::Instant};
@@ -13,7 +14,10 @@ use milpa_base::{
     Silent, StopFlag, TextRecord,
     lines::{Line, LineReader},
 };
-use milpa_tokens::{Context, Tokenizer, TokenizerConfig, inspect_tokenizer, train_tokenizer};
+use milpa_tokens::{
+    ChatTemplate, Context, Message, RenderOptions, Tokenizer, TokenizerConfig, inspect_tokenizer,
+    train_tokenizer,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -72,9 +76,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut records = read_all(texts)?.into_iter().map(Ok);
             println!("{}", inspect_tokenizer(&tokenizer, &mut records, &context)?);
         }
+        ["render", template, messages] => {
+            let template = ChatTemplate::new(&std::fs::read_to_string(template)?)?;
+            let messages: Vec<Message> = serde_json::from_slice(&std::fs::read(messages)?)?;
+            let options = RenderOptions {
+                add_generation_prompt: true,
+                bos_token: "<s>".to_owned(),
+                eos_token: "</s>".to_owned(),
+                guarded: Vec::new(),
+            };
+            println!("{}", serde_json::to_string(&template.render(&messages, &options)?)?);
+        }
         _ => {
             return Err(
-                "train, ids, special-ids, speed or inspect; see the head of the file".into()
+                "train, ids, special-ids, speed, inspect or render; see the head of the file"
+                    .into(),
             );
         }
     }

@@ -1,30 +1,20 @@
 //! Chat templates: Jinja as Hugging Face tokenizers carry it, rendered within limits.
 //!
-//! A template comes with a model and is not trusted: it cannot load other templates, and its
-//! instructions and its output are bounded. Settings follow transformers (`trim_blocks`,
+//! A template comes with a model and is not trusted: it cannot load other templates, and what it
+//! computes and allocates is bounded (`template_guard.rs`). Settings follow transformers (`trim_blocks`,
 //! `lstrip_blocks`, loop controls, `raise_exception`, Python's methods of strings and mappings);
 //! the date is not given, so the same conversation always renders to the same text. It knows
 //! nothing of models.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
-use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, Value, context,
-    syntax::SyntaxConfig,
-    value::{Kwargs, ValueKind},
-};
+use minijinja::{Error, Value, context};
 use serde::{Deserialize, Serialize};
 
-use crate::{error::TokensError, python_methods, tokenizer::Tokenizer};
+use crate::{error::TokensError, template_guard, tokenizer::Tokenizer};
 
 /// Longest template that is accepted: fifty times the longest published one.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
-/// Instructions that one rendering may take.
-const FUEL: u64 = 5_000_000;
-/// Deepest nesting of macros and recursive loops.
-const RECURSION_LIMIT: usize = 64;
-/// Longest text that one rendering may give.
-const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
 const CHATML: &str = "\
 {%- for message in messages -%}
@@ -104,7 +94,7 @@ impl ChatTemplate {
     /// A template that is too long or is no Jinja.
     pub fn new(source: &str) -> Result<Self, TokensError> {
         let template = Self::unchecked(source);
-        template.environment()?;
+        template_guard::check(&template.prepared()?).map_err(explain)?;
         Ok(template)
     }
 
@@ -148,8 +138,8 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<String, TokensError> {
-        let environment = self.environment()?;
-        let template = environment.get_template(NAME).map_err(explain)?;
+        let source = self.prepared()?;
+        let input_bytes = messages.iter().map(|m| m.role.len() + m.content.len()).sum::<usize>();
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| {
@@ -167,44 +157,22 @@ impl ChatTemplate {
             tools => (),
             documents => (),
         };
-        let mut output = Bounded(Vec::new());
-        let rendered = template.render_captured_to(context, &mut output);
-        if output.0.len() > MAX_OUTPUT_BYTES {
-            return Err(TokensError::Template(format!(
-                "its text grew beyond {MAX_OUTPUT_BYTES} bytes"
-            )));
-        }
-        rendered.map_err(explain)?;
-        String::from_utf8(output.0).map_err(|error| TokensError::Template(error.to_string()))
+        template_guard::render(&source, context, input_bytes as u64).map_err(explain)
     }
 
-    fn environment(&self) -> Result<Environment<'static>, TokensError> {
+    /// The text that is compiled.
+    fn prepared(&self) -> Result<String, TokensError> {
         if self.source.len() > MAX_TEMPLATE_BYTES {
             return Err(TokensError::Template(format!(
                 "it has {} bytes; at most {MAX_TEMPLATE_BYTES} are read",
                 self.source.len()
             )));
         }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(explain)?);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION_LIMIT);
-        environment.set_unknown_method_callback(python_methods::call);
-        environment.add_filter("tojson", to_json);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
         // Jinja reads every kind of line end as a newline.
         let source = self.source.replace("\r\n", "\n").replace('\r', "\n");
-        let source = plain_generation_blocks(&source);
-        environment.add_template_owned(NAME, source).map_err(explain)?;
-        Ok(environment)
+        Ok(plain_generation_blocks(&source))
     }
 }
-
-const NAME: &str = "chat_template";
 
 /// The reason in one line, with the template's line where it is known.
 #[expect(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
@@ -248,101 +216,6 @@ fn plain_generation_blocks(source: &str) -> String {
     }
     plain.push_str(rest);
     plain
-}
-
-/// `json.dumps` as transformers calls it: no HTML escapes, Python's separators, optional indent.
-#[expect(clippy::needless_pass_by_value, reason = "minijinja hands filters their arguments so")]
-fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Accepted and without effect: the order of keys is the conversation's, text stays Unicode.
-    let _: Option<Value> = options.get("ensure_ascii")?;
-    let _: Option<Value> = options.get("separators")?;
-    let _: Option<Value> = options.get("sort_keys")?;
-    options.assert_all_used()?;
-    let mut text = String::new();
-    write_json(value, indent.map(|indent| indent.min(16)), 0, &mut text)?;
-    Ok(text)
-}
-
-fn write_json(
-    value: &Value,
-    indent: Option<usize>,
-    depth: usize,
-    text: &mut String,
-) -> Result<(), Error> {
-    let too_deep = || Error::new(ErrorKind::InvalidOperation, "the value is nested too deeply");
-    if depth > RECURSION_LIMIT || text.len() > MAX_OUTPUT_BYTES {
-        return Err(too_deep());
-    }
-    let line = |text: &mut String, depth: usize| {
-        if let Some(indent) = indent {
-            text.push('\n');
-            text.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    };
-    let separator = if indent.is_some() { "," } else { ", " };
-    match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable => {
-            text.push('[');
-            let mut empty = true;
-            for item in value.try_iter()? {
-                if !std::mem::take(&mut empty) {
-                    text.push_str(separator);
-                }
-                line(text, depth + 1);
-                write_json(&item, indent, depth + 1, text)?;
-            }
-            if !empty {
-                line(text, depth);
-            }
-            text.push(']');
-        }
-        ValueKind::Map => {
-            text.push('{');
-            let mut empty = true;
-            for key in value.try_iter()? {
-                if !std::mem::take(&mut empty) {
-                    text.push_str(separator);
-                }
-                line(text, depth + 1);
-                text.push_str(&quote(&key.to_string()));
-                text.push_str(": ");
-                write_json(&value.get_item(&key)?, indent, depth + 1, text)?;
-            }
-            if !empty {
-                line(text, depth);
-            }
-            text.push('}');
-        }
-        ValueKind::String => text.push_str(&quote(value.as_str().unwrap_or_default())),
-        ValueKind::None | ValueKind::Undefined => text.push_str("null"),
-        ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
-        // Numbers are written as JSON writes them.
-        _ => text.push_str(&value.to_string()),
-    }
-    Ok(())
-}
-
-fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// Takes text up to the bound and one piece beyond it, so that passing it can be told.
-struct Bounded(Vec<u8>);
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = (MAX_OUTPUT_BYTES + 1).saturating_sub(self.0.len());
-        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        if self.0.len() > MAX_OUTPUT_BYTES {
-            return Err(io::Error::other("the text is too long"));
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -445,11 +318,48 @@ mod tests {
 
     #[test]
     fn endless_and_swollen_templates_are_stopped() {
-        let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
-        check_error(loops, "fuel");
+        check_error(
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+            "fuel",
+        );
         check_error("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion");
-        let long = format!("{{% for a in range(9000) %}}{}{{% endfor %}}", "x".repeat(9000));
-        check_error(&long, "grew beyond");
+        let long = format!("{{% for a in range(90000) %}}{}{{% endfor %}}", "x".repeat(90000));
+        check_error(&long, "fuel");
+        let grow = |step: &str| {
+            format!(
+                "{{% set ns = namespace(x='ab') %}}{{% for i in range(99) %}}{{% set ns.x = {step} \
+                 %}}{{% endfor %}}"
+            )
+        };
+        for step in [
+            "ns.x + ns.x",
+            "ns.x ~ ns.x",
+            "ns.x * 9",
+            "ns.x | replace('a', ns.x)",
+            "ns.x.replace('a', ns.x)",
+            "[ns.x, ns.x] | join",
+            "''.join([ns.x, ns.x])",
+            "[ns.x, ns.x]",
+            "(ns.x, ns.x)",
+            "{'a': ns.x, 'b': ns.x}",
+            "ns.x | indent(99999999, true)",
+            "[ns.x, ns.x] | tojson",
+            "[ns.x, ns.x] | string",
+        ] {
+            let error = ChatTemplate::new(&grow(step))
+                .unwrap()
+                .render(&conversation(), &options())
+                .unwrap_err()
+                .to_string();
+            let bounded = ["handles more text", "nested too deeply"];
+            assert!(bounded.iter().any(|part| error.contains(part)), "{step}: {error}");
+        }
+        let captured = "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set y %}{{ ns.x \
+                        }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}";
+        check_error(captured, "handles more text");
+        check_error("{{ [1] | batch(99999999, 'x') }}", "filter batch is not available");
+        check_error("{{ [[1]] | map('batch', 99999999) }}", "filter batch is not available");
+        check_error(&format!("{{{{ {} 1 }}}}", "2 * ".repeat(9)), "products");
         check_error(&"x".repeat(MAX_TEMPLATE_BYTES + 1), "at most");
     }
 }

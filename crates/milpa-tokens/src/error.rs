@@ -71,6 +71,11 @@ pub enum TokensError {
     /// There was nothing to train on or to encode.
     #[error("there is no text in {0}; check the corpus: it may have dropped every document")]
     NoText(&'static str),
+    /// A corpus of more sources than there can be open files.
+    #[error(
+        "the corpus has more than {0} sources; give documents of the same kind the same source"
+    )]
+    TooManySources(usize),
     /// The tokenizer has no token that ends a document.
     #[error(
         "the tokenizer has no end-of-text token, so documents cannot be told apart; \

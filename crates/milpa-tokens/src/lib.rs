@@ -21,6 +21,7 @@ mod pre_split;
 mod python_methods;
 mod shards;
 mod stream;
+mod template_guard;
 mod token_file;
 mod tokenizer;
 mod tokenizer_file;

@@ -1,32 +1,38 @@
 //! Python's methods of strings and mappings that chat templates call: `strip`, `split`, `items`, …
 //!
-//! Semantics are those of Python 3 for the arguments that templates use. A text that would grow
-//! beyond a bound is an error.
+//! Semantics are those of Python 3 for the arguments that templates use. The caller has charged the
+//! operands to the budget; methods whose text can be longer than those charge the rest.
 
 use minijinja::{
-    Error, ErrorKind, State, Value,
+    Error, ErrorKind, Value,
     value::{Rest, ValueKind, from_args},
 };
 
-/// Longest text that a method may give.
-const MAX_TEXT_BYTES: usize = 16 << 20;
+use crate::template_guard::Budget;
 
 /// Calls `method` of `value`.
 pub(crate) fn call(
-    _: &mut State<'_, '_>,
+    budget: &Budget,
     value: &Value,
     method: &str,
     arguments: &[Value],
 ) -> Result<Value, Error> {
     match value.kind() {
-        ValueKind::String => of_string(value.as_str().unwrap_or_default(), method, arguments),
+        ValueKind::String => {
+            of_string(budget, value.as_str().unwrap_or_default(), method, arguments)
+        }
         ValueKind::Map => of_map(value, method, arguments),
         ValueKind::Seq => of_sequence(value, method, arguments),
         _ => Err(Error::from(ErrorKind::UnknownMethod)),
     }
 }
 
-fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+fn of_string(
+    budget: &Budget,
+    text: &str,
+    method: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
     let cut = |from_start: bool, from_end: bool| -> Result<Value, Error> {
         let (set,): (Option<&str>,) = from_args(arguments)?;
         let inside = |c: char| set.map_or(c.is_whitespace(), |set| set.contains(c));
@@ -83,7 +89,7 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Err
         }
         "replace" => {
             let (from, to, most): (&str, &str, Option<usize>) = from_args(arguments)?;
-            replace(text, from, to, most)
+            replace(budget, text, from, to, most)
         }
         "count" => {
             let (wanted,): (&str,) = from_args(arguments)?;
@@ -99,43 +105,36 @@ fn of_string(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Err
         }
         "join" => {
             let (parts,): (Value,) = from_args(arguments)?;
-            join(text, &parts)
+            join(budget, text, &parts)
         }
         _ => Err(Error::from(ErrorKind::UnknownMethod)),
     }
 }
 
-fn too_long() -> Error {
-    Error::new(ErrorKind::InvalidOperation, "a text of the template grew too long")
-}
-
-pub(crate) fn join(separator: &str, parts: &Value) -> Result<Value, Error> {
+pub(crate) fn join(budget: &Budget, separator: &str, parts: &Value) -> Result<Value, Error> {
     let mut text = String::new();
     for (index, part) in parts.try_iter()?.enumerate() {
         if index > 0 {
+            budget.charge(separator.len() as u64)?;
             text.push_str(separator);
         }
         match part.as_str() {
             Some(part) => text.push_str(part),
             None => text.push_str(&part.to_string()),
         }
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(too_long());
-        }
     }
     Ok(Value::from(text))
 }
 
 pub(crate) fn replace(
+    budget: &Budget,
     text: &str,
     from: &str,
     to: &str,
     most: Option<usize>,
 ) -> Result<Value, Error> {
     let count = text.matches(from).take(most.unwrap_or(usize::MAX)).count();
-    if text.len().saturating_add(count.saturating_mul(to.len())) > MAX_TEXT_BYTES {
-        return Err(too_long());
-    }
+    budget.charge((count as u64).saturating_mul(to.len() as u64))?;
     Ok(Value::from(text.replacen(from, to, count)))
 }
 

@@ -135,10 +135,7 @@ fn encode_split(
             ids.push(eos_id);
             if !sources.contains_key(&record.source) {
                 if sources.len() == MAX_SOURCES {
-                    return Err(TokensError::Loader(format!(
-                        "the corpus has more than {MAX_SOURCES} sources; give documents of the \
-                         same kind the same source"
-                    )));
+                    return Err(TokensError::TooManySources(MAX_SOURCES));
                 }
                 let stem = file_stem(split, &record.source);
                 sources.insert(

@@ -133,12 +133,17 @@ pub enum Command {
         /// Evaluation whose numbers go into the model card
         #[arg(long, value_name = "DIR")]
         evaluation: Option<PathBuf>,
+        /// Corpus on whose held-out text the quantised file is compared with the f32 weights
+        #[arg(long, value_name = "DIR")]
+        corpus: Option<PathBuf>,
         /// Folder of the bundle
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
     /// Talk to a model in the terminal
-    #[command(after_help = "Examples\n  milpa chat runs/novelas/bundle\n  milpa chat model.gguf --prompt 'Era una tarde'")]
+    #[command(
+        after_help = "Examples\n  milpa chat runs/novelas/bundle\n  milpa chat model.gguf --prompt 'Era una tarde'"
+    )]
     Chat {
         /// A bundle, a checkpoint or a .gguf file
         model: PathBuf,
@@ -263,7 +268,9 @@ pub enum EvalCommand {
         out: PathBuf,
     },
     /// Bits per byte on any JSONL of texts
-    #[command(after_help = "Example\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json")]
+    #[command(
+        after_help = "Example\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json"
+    )]
     Perplexity {
         /// A bundle, a checkpoint or a .gguf file
         #[arg(long, value_name = "DIR")]

@@ -61,7 +61,9 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Corpus(command) => match command {
             CorpusCommand::Build { recipe, out } => {
                 let manifest = corpus::build(context, &context.recipe(&recipe)?, &out)?;
-                context.show(&manifest, || milpa_corpus::stats(&out).map(|stats| stats.to_string()).unwrap_or_default())
+                context.show(&manifest, || {
+                    milpa_corpus::stats(&out).map(|stats| stats.to_string()).unwrap_or_default()
+                })
             }
             CorpusCommand::Why { corpus, document } => corpus::why(context, &corpus, &document),
             CorpusCommand::Stats { corpus } => corpus::stats(context, &corpus),
@@ -81,7 +83,8 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             }
         },
         Command::Train { recipe, tokenizer, tokens, out } => {
-            let summary = train::train(context, &context.recipe(&recipe)?, &tokenizer, &tokens, &out)?;
+            let summary =
+                train::train(context, &context.recipe(&recipe)?, &tokenizer, &tokens, &out)?;
             context.show(&summary, || train::describe(&summary))
         }
         Command::Eval(command) => match command {
@@ -98,16 +101,15 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 eval::choice(context, &model, &task, &data, limit)
             }
         },
-        Command::Package { recipe, checkpoint, tokenizer, evaluation, out } => {
+        Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, out } => {
             let recipe = context.recipe(&recipe)?;
-            let manifest = package::package(
-                context,
-                &recipe,
-                &checkpoint,
-                &tokenizer,
-                evaluation.as_deref(),
-                &out,
-            )?;
+            let inputs = package::Inputs {
+                checkpoint: &checkpoint,
+                tokenizer: &tokenizer,
+                evaluation: evaluation.as_deref(),
+                corpus: corpus.as_deref(),
+            };
+            let manifest = package::package(context, &recipe, &inputs, &out)?;
             context.show(&manifest, || context::describe(&manifest, &out))
         }
         Command::Chat { model, prompt, sampling } => {

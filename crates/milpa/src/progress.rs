@@ -71,7 +71,8 @@ impl Task {
             let rate = self.done as f64 / elapsed.as_secs_f64();
             text += &format!(", {}/s", si((rate * 10.0).round() / 10.0));
             if let Some(total) = self.total {
-                text += &format!(", eta {}", duration(total.saturating_sub(self.done) as f64 / rate));
+                text +=
+                    &format!(", eta {}", duration(total.saturating_sub(self.done) as f64 / rate));
             }
         }
         text
@@ -86,8 +87,13 @@ impl Progress for Terminal {
         }
         let bar = self.interactive.then(|| {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(8));
-            let template = if total.is_some() { "  {prefix} [{bar:24}] {msg}" } else { "  {prefix} {spinner} {msg}" };
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let template = if total.is_some() {
+                "  {prefix} [{bar:24}] {msg}"
+            } else {
+                "  {prefix} {spinner} {msg}"
+            };
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style.progress_chars("=> "));
             bar.set_prefix(task.to_owned());
             bar

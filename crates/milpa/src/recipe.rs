@@ -11,7 +11,7 @@ use milpa_corpus::CorpusConfig;
 use milpa_eval::EvalConfig;
 use milpa_model::ModelConfig;
 use milpa_package::PackageConfig;
-use milpa_tokens::{TokensConfig, TokenizerConfig};
+use milpa_tokens::{TokenizerConfig, TokensConfig};
 use milpa_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 
@@ -89,11 +89,17 @@ pub fn load(given: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<L
         anyhow::bail!(bad("train.sequence_length", &message));
     }
     if let Some(mixture) = &recipe.train.mixture {
-        let names: Vec<&str> = recipe.corpus.sources.iter().map(|source| source.name.as_str()).collect();
+        let names: Vec<&str> =
+            recipe.corpus.sources.iter().map(|source| source.name.as_str()).collect();
         if let Some(unknown) = mixture.0.keys().find(|name| !names.contains(&name.as_str())) {
-            let near = config::nearest(unknown, &names)
-                .map_or_else(|| format!("the sources are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
-            anyhow::bail!(bad("train.mixture", &format!("no source is called `{unknown}`; {near}")));
+            let near = config::nearest(unknown, &names).map_or_else(
+                || format!("the sources are {}", names.join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            );
+            anyhow::bail!(bad(
+                "train.mixture",
+                &format!("no source is called `{unknown}`; {near}")
+            ));
         }
     }
     let base = path.parent().unwrap_or(Path::new(""));

@@ -216,15 +216,13 @@ impl Runner<'_> {
                 train::train(context, recipe, &tokenizer_dir, &tokens_dir, &train_dir).map(drop)
             },
         )?;
-        let mut inputs = BTreeMap::from([
-            ("checkpoint".to_owned(), checkpoint),
-            ("corpus".to_owned(), corpus),
-        ]);
+        let mut inputs =
+            BTreeMap::from([("checkpoint".to_owned(), checkpoint), ("corpus".to_owned(), corpus)]);
         for (name, digest) in eval::input_hashes(&recipe.eval)? {
             inputs.insert(name, digest);
         }
         let evaluation_dir = folders.evaluation();
-        let evaluation = self.stage(
+        self.stage(
             "eval",
             Kind::Evaluation,
             &evaluation_dir,
@@ -241,33 +239,35 @@ impl Runner<'_> {
             },
         )?;
         let bundle_dir = folders.bundle();
+        let measurements = package::measurements_hash(&eval::read_report(&evaluation_dir)?);
         self.stage(
             "package",
             Kind::Bundle,
             &bundle_dir,
             format!(
-                "milpa package {given} --checkpoint {} --tokenizer {} --evaluation {} --out {}",
+                "milpa package {given} --checkpoint {} --tokenizer {} --evaluation {} --corpus {} \
+                 --out {}",
                 shown(&folders.checkpoint()),
                 shown(&tokenizer_dir),
                 shown(&evaluation_dir),
+                shown(&corpus_dir),
                 shown(&bundle_dir)
             ),
             &recipe.package,
             BTreeMap::from([
                 ("checkpoint".to_owned(), checkpoint),
                 ("tokenizer".to_owned(), tokenizer),
-                ("evaluation".to_owned(), evaluation),
+                ("measurements".to_owned(), measurements),
+                ("corpus".to_owned(), corpus),
             ]),
             |context, recipe| {
-                package::package(
-                    context,
-                    recipe,
-                    &folders.checkpoint(),
-                    &tokenizer_dir,
-                    Some(&evaluation_dir),
-                    &bundle_dir,
-                )
-                .map(drop)
+                let inputs = package::Inputs {
+                    checkpoint: &folders.checkpoint(),
+                    tokenizer: &tokenizer_dir,
+                    evaluation: Some(&evaluation_dir),
+                    corpus: Some(&corpus_dir),
+                };
+                package::package(context, recipe, &inputs, &bundle_dir).map(drop)
             },
         )?;
         if self.rebuilt > 0 || !folders.report().exists() {

@@ -120,9 +120,18 @@ pub enum BlockKind {
     Code,
 }
 
+/// Whether `<noscript>` is read: some sites put their whole text there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noscript {
+    /// Pass it over, as a browser does.
+    Skip,
+    /// Read it like any other element.
+    Read,
+}
+
 /// Parses a page.
-pub fn parse(html: &str) -> Page {
-    let sink = Sink(RefCell::new(Builder::new()));
+pub fn parse(html: &str, noscript: Noscript) -> Page {
+    let sink = Sink(RefCell::new(Builder::new(noscript)));
     let options = TokenizerOpts::default();
     let tokenizer = Tokenizer::new(sink, options);
     let input = BufferQueue::default();
@@ -168,10 +177,11 @@ struct Builder {
     in_title: bool,
     /// Words seen so far end in a space.
     at_space: bool,
+    noscript: Noscript,
 }
 
 impl Builder {
-    fn new() -> Self {
+    fn new(noscript: Noscript) -> Self {
         let root = Element { parent: ROOT, tag: ElementTag::Body, hint: Hint::None };
         Self {
             page: Page { elements: vec![root], ..Page::default() },
@@ -183,6 +193,7 @@ impl Builder {
             lists: 0,
             in_title: false,
             at_space: true,
+            noscript,
         }
     }
 
@@ -231,14 +242,14 @@ impl Builder {
         }
         let raw = match name {
             "script" => Some(RawKind::ScriptData),
-            "style" | "xmp" | "iframe" | "noembed" | "noframes" | "noscript" => {
-                Some(RawKind::Rawtext)
-            }
+            "noscript" if self.noscript == Noscript::Skip => Some(RawKind::Rawtext),
+            "style" | "xmp" | "iframe" | "noembed" | "noframes" => Some(RawKind::Rawtext),
             "title" | "textarea" => Some(RawKind::Rcdata),
             _ => None,
         };
         // In foreign content a self-closing tag has no end tag.
-        if tag.self_closing && raw.is_none() && (self.skipping() || matches!(name, "svg" | "math")) {
+        if tag.self_closing && raw.is_none() && (self.skipping() || matches!(name, "svg" | "math"))
+        {
             return TokenSinkResult::Continue;
         }
         if name == "title" && !self.stack.iter().any(|open| open.name == "svg") {
@@ -249,7 +260,8 @@ impl Builder {
             // Raw text must still not be taken for content; its own end tag pops nothing.
             return raw.map_or(TokenSinkResult::Continue, TokenSinkResult::RawData);
         }
-        let skipped = self.skipping() || is_skipped(name) || is_hidden(tag);
+        let noscript = name == "noscript" && self.noscript == Noscript::Skip;
+        let skipped = self.skipping() || noscript || is_skipped(name) || is_hidden(tag);
         let element = if inline || skipped {
             self.element()
         } else {
@@ -391,7 +403,8 @@ impl Builder {
     }
 
     fn count_words(&mut self, text: &str) {
-        let words = text.split_whitespace().filter(|w| w.chars().any(char::is_alphanumeric)).count();
+        let words =
+            text.split_whitespace().filter(|w| w.chars().any(char::is_alphanumeric)).count();
         self.block.words += words as u32;
         if self.links > 0 {
             self.block.link_words += words as u32;
@@ -410,7 +423,8 @@ impl Builder {
         let mut block = std::mem::take(&mut self.block);
         self.at_space = true;
         let code = self.page.elements[block.element].tag == ElementTag::Pre;
-        let trimmed = if code { block.text.trim_matches('\n').trim_end() } else { block.text.trim() };
+        let trimmed =
+            if code { block.text.trim_matches('\n').trim_end() } else { block.text.trim() };
         if trimmed.is_empty() {
             return;
         }
@@ -459,11 +473,48 @@ fn is_cell(name: &str) -> bool {
 fn is_inline(name: &str) -> bool {
     matches!(
         name,
-        "a" | "abbr" | "acronym" | "b" | "bdi" | "bdo" | "big" | "cite" | "code" | "data" | "del"
-            | "dfn" | "em" | "font" | "i" | "ins" | "kbd" | "label" | "mark" | "nobr" | "q" | "s"
-            | "samp" | "small" | "span" | "strike" | "strong" | "sub" | "sup" | "time" | "tt" | "u"
-            | "var" | "ruby" | "rb" | "rt" | "rp" | "picture" | "svg" | "math" | "button"
-            | "script" | "style" | "noscript"
+        "a" | "abbr"
+            | "acronym"
+            | "b"
+            | "bdi"
+            | "bdo"
+            | "big"
+            | "cite"
+            | "code"
+            | "data"
+            | "del"
+            | "dfn"
+            | "em"
+            | "font"
+            | "i"
+            | "ins"
+            | "kbd"
+            | "label"
+            | "mark"
+            | "nobr"
+            | "q"
+            | "s"
+            | "samp"
+            | "small"
+            | "span"
+            | "strike"
+            | "strong"
+            | "sub"
+            | "sup"
+            | "time"
+            | "tt"
+            | "u"
+            | "var"
+            | "ruby"
+            | "rb"
+            | "rt"
+            | "rp"
+            | "picture"
+            | "svg"
+            | "math"
+            | "button"
+            | "script"
+            | "style"
     )
 }
 
@@ -471,10 +522,32 @@ fn is_inline(name: &str) -> bool {
 fn is_skipped(name: &str) -> bool {
     matches!(
         name,
-        "script" | "style" | "noscript" | "template" | "svg" | "math" | "iframe" | "object"
-            | "canvas" | "audio" | "video" | "select" | "option" | "datalist" | "button"
-            | "textarea" | "head" | "title" | "dialog" | "map" | "applet" | "xmp" | "noembed"
-            | "noframes" | "menu" | "rp" | "rt"
+        "script"
+            | "style"
+            | "template"
+            | "svg"
+            | "math"
+            | "iframe"
+            | "object"
+            | "canvas"
+            | "audio"
+            | "video"
+            | "select"
+            | "option"
+            | "datalist"
+            | "button"
+            | "textarea"
+            | "head"
+            | "title"
+            | "dialog"
+            | "map"
+            | "applet"
+            | "xmp"
+            | "noembed"
+            | "noframes"
+            | "menu"
+            | "rp"
+            | "rt"
     )
 }
 
@@ -527,24 +600,113 @@ fn tag_of(name: &str) -> ElementTag {
 
 /// Words of class and id that name what is not the page's text (English, Spanish, Portuguese).
 const BOILERPLATE_WORDS: &[&str] = &[
-    "nav", "navbar", "navigation", "navigator", "topnav", "subnav", "menu", "submenu", "megamenu",
-    "dropdown", "footer", "colophon", "sidebar", "sidenav", "breadcrumb", "breadcrumbs", "cookie",
-    "cookies", "consent", "gdpr", "share", "sharing", "sharedaddy", "social", "addtoany",
-    "advert", "advertisement", "ads", "adsbygoogle", "sponsor", "sponsored", "promo", "newsletter",
-    "subscribe", "subscription", "signup", "popup", "modal", "overlay", "lightbox", "pagination",
-    "pager", "paginator", "login", "toolbar", "related", "recommended", "recommendations",
-    "outbrain", "taboola", "skip", "sitemap", "masthead", "copyright", "legalnotice", "byline",
-    "tagcloud", "printonly", "noprint", "banner", "offcanvas", "searchform",
-    "pie", "rodape", "navegacion", "navegacao", "migas", "compartir", "compartilhar",
-    "relacionados", "relacionadas", "publicidad", "publicidade", "boletin", "anuncio", "anuncios",
-    "suscripcion", "suscribete", "cabecera", "cabecalho", "piepagina",
+    "nav",
+    "navbar",
+    "navigation",
+    "navigator",
+    "topnav",
+    "subnav",
+    "menu",
+    "submenu",
+    "megamenu",
+    "dropdown",
+    "footer",
+    "colophon",
+    "sidebar",
+    "sidenav",
+    "breadcrumb",
+    "breadcrumbs",
+    "cookie",
+    "cookies",
+    "consent",
+    "gdpr",
+    "share",
+    "sharing",
+    "sharedaddy",
+    "social",
+    "addtoany",
+    "advert",
+    "advertisement",
+    "ads",
+    "adsbygoogle",
+    "sponsor",
+    "sponsored",
+    "promo",
+    "newsletter",
+    "subscribe",
+    "subscription",
+    "signup",
+    "popup",
+    "modal",
+    "overlay",
+    "lightbox",
+    "pagination",
+    "pager",
+    "paginator",
+    "login",
+    "toolbar",
+    "related",
+    "recommended",
+    "recommendations",
+    "outbrain",
+    "taboola",
+    "skip",
+    "sitemap",
+    "masthead",
+    "copyright",
+    "legalnotice",
+    "byline",
+    "tagcloud",
+    "printonly",
+    "noprint",
+    "banner",
+    "offcanvas",
+    "searchform",
+    "pie",
+    "rodape",
+    "navegacion",
+    "navegacao",
+    "migas",
+    "compartir",
+    "compartilhar",
+    "relacionados",
+    "relacionadas",
+    "publicidad",
+    "publicidade",
+    "boletin",
+    "anuncio",
+    "anuncios",
+    "suscripcion",
+    "suscribete",
+    "cabecera",
+    "cabecalho",
+    "piepagina",
 ];
 
 /// Words of class and id that name the page's text.
 const CONTENT_WORDS: &[&str] = &[
-    "article", "articlebody", "content", "contents", "post", "entry", "story", "body", "text",
-    "main", "markdown", "prose", "contenido", "conteudo", "noticia", "materia", "nota", "cuerpo",
-    "corpo", "texto", "articulo", "artigo",
+    "article",
+    "articlebody",
+    "content",
+    "contents",
+    "post",
+    "entry",
+    "story",
+    "body",
+    "text",
+    "main",
+    "markdown",
+    "prose",
+    "contenido",
+    "conteudo",
+    "noticia",
+    "materia",
+    "nota",
+    "cuerpo",
+    "corpo",
+    "texto",
+    "articulo",
+    "artigo",
 ];
 
 fn hint_of(name: &str, tag: &Tag, inside_main: bool) -> Hint {

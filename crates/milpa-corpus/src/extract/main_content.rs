@@ -55,7 +55,9 @@ fn choose_with(page: &Page, strictness: Strictness) -> Vec<usize> {
                 BlockKind::Code => Class::Good,
                 _ if density > 0.5 => Class::Bad,
                 _ if block.words >= 12 && density < 0.34 => Class::Good,
-                _ if block.words >= 6 && density < 0.2 && ends_a_sentence(&block.text) => Class::Good,
+                _ if block.words >= 6 && density < 0.2 && ends_a_sentence(&block.text) => {
+                    Class::Good
+                }
                 _ => Class::Short,
             }
         })
@@ -90,8 +92,10 @@ fn is_kept_short(page: &Page, classes: &[Class], candidates: &[usize], place: us
     let before = candidates[..place].iter().rev().take(NEAR).take_while(|at| !bad(at));
     match page.blocks[candidates[place]].kind {
         BlockKind::Heading(1) => true,
-        BlockKind::Heading(_) => candidates[place + 1..].iter().take(3).any(|at| good(&at))
-            || after.clone().any(|at| good(&at)),
+        BlockKind::Heading(_) => {
+            candidates[place + 1..].iter().take(3).any(|at| good(&at))
+                || after.clone().any(|at| good(&at))
+        }
         _ => after.clone().any(|at| good(&at)) || before.clone().any(|at| good(&at)),
     }
 }
@@ -152,15 +156,24 @@ fn main_element(page: &Page, classes: &[Class]) -> usize {
             best = at;
         }
     }
-    // Then down as long as one child holds nearly all of it.
-    let mut at = best;
+    // Then down as long as one child holds nearly all of it. Tables and rows are only passed
+    // through: a cell with nearly all text is a layout, a row is part of a table.
+    let (mut at, mut settled) = (best, best);
     for child in best + 1..page.elements.len() {
-        let holds = weight[child] as f64 >= 0.9 * weight[at].max(1) as f64;
-        if page.elements[child].parent == at && holds && is_container(page.elements[child].tag) {
+        let tag = page.elements[child].tag;
+        let holds = weight[child] as f64 >= 0.8 * weight[at].max(1) as f64;
+        if page.elements[child].parent == at && holds && (is_container(tag) || is_table_part(tag)) {
             at = child;
+            if is_container(tag) || tag == ElementTag::Cell {
+                settled = child;
+            }
         }
     }
-    at
+    settled
+}
+
+fn is_table_part(tag: ElementTag) -> bool {
+    matches!(tag, ElementTag::Table | ElementTag::Row | ElementTag::Cell)
 }
 
 fn is_container(tag: ElementTag) -> bool {

@@ -46,9 +46,9 @@ fn push_line(out: &mut String, text: &str) {
 
 fn separator(before: BlockKind, after: BlockKind) -> &'static str {
     match (before, after) {
-        (BlockKind::Item(_), BlockKind::Item(_)) => "\n",
         (BlockKind::Cell { row: a }, BlockKind::Cell { row: b }) if a == b => " | ",
-        (BlockKind::Cell { .. }, BlockKind::Cell { .. }) => "\n",
+        (BlockKind::Item(_), BlockKind::Item(_))
+        | (BlockKind::Cell { .. }, BlockKind::Cell { .. }) => "\n",
         _ => "\n\n",
     }
 }

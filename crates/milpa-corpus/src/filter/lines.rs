@@ -20,7 +20,8 @@ impl Filter for Lines {
         // A heading is short by nature and well written without a full stop.
         let body: Vec<&&str> = view.lines.iter().filter(|line| !line.starts_with('#')).collect();
         let ended = body.iter().filter(|line| ends_a_sentence(line)).count();
-        let is_short = |line: &&&&str| line.chars().take(SHORT_LINE_CHARS).count() < SHORT_LINE_CHARS;
+        let is_short =
+            |line: &&&&str| line.chars().take(SHORT_LINE_CHARS).count() < SHORT_LINE_CHARS;
         let short = body.iter().filter(is_short).count();
         let what = "share of lines that end a sentence";
         Verdict::below(Reason::Lines, what, share(ended, body.len()), t.min_sentence_lines)
@@ -42,9 +43,8 @@ fn ends_a_sentence(line: &str) -> bool {
 
 /// Removes short lines with a phrase of the list of notices; returns how many.
 pub(super) fn clean(text: &mut String) -> usize {
-    let is_notice = |line: &str| {
-        line.chars().nth(MAX_NOTICE_CHARS).is_none() && blocklist::is_notice(line)
-    };
+    let is_notice =
+        |line: &str| line.chars().nth(MAX_NOTICE_CHARS).is_none() && blocklist::is_notice(line);
     let removed = text.lines().filter(|line| is_notice(line)).count();
     if removed > 0 {
         let kept: Vec<&str> = text.lines().filter(|line| !is_notice(line)).collect();
@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn notices_are_removed_and_text_stays() {
-        let mut text = "El río crece.\nUsamos cookies para mejorar tu experiencia.\nBaja.".to_owned();
+        let mut text =
+            "El río crece.\nUsamos cookies para mejorar tu experiencia.\nBaja.".to_owned();
         assert_eq!(clean(&mut text), 1);
         assert_eq!(text, "El río crece.\nBaja.");
         let long = format!("Una ley sobre cookies: usamos cookies{}.", " y más".repeat(60));

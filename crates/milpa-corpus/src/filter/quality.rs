@@ -48,7 +48,8 @@ impl Filter for Prose {
                 line.matches('#').count() + line.matches('…').count() + line.matches("...").count()
             })
             .sum();
-        let bullets = view.lines.iter().filter(|l| l.starts_with(['-', '•', '*', '·', '●'])).count();
+        let bullets =
+            view.lines.iter().filter(|l| l.starts_with(['-', '•', '*', '·', '●'])).count();
         let ellipses = view.lines.iter().filter(|l| l.ends_with('…') || l.ends_with("...")).count();
         let lines = view.lines.len();
         above("symbols per word", share(symbols, view.words.len()), t.max_symbols_per_word)

@@ -255,10 +255,8 @@ mod tests {
     #[test]
     fn overrides_apply_from_general_to_special() {
         let one = |value| ThresholdOverrides { min_words: Some(value), ..Default::default() };
-        let overrides = BTreeMap::from([
-            ("default".to_owned(), one(7.0)),
-            ("quz".to_owned(), one(3.0)),
-        ]);
+        let overrides =
+            BTreeMap::from([("default".to_owned(), one(7.0)), ("quz".to_owned(), one(3.0))]);
         let table = ThresholdTable::new(&overrides);
         let least = |language| table.of(language, Preset::Web).min_words;
         assert_eq!(["spa", "quz", "quy"].map(least), [7.0, 3.0, 7.0]);

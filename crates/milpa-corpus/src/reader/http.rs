@@ -32,7 +32,9 @@ pub fn parse(bytes: &[u8], max: u64) -> Result<Response, (Reason, String)> {
         .strip_prefix("HTTP/")
         .and_then(|rest| rest.split_ascii_whitespace().nth(1))
         .and_then(|code| code.parse().ok())
-        .ok_or_else(|| (Reason::MalformedRecord, format!("not a status line: {status_line:.80}")))?;
+        .ok_or_else(|| {
+            (Reason::MalformedRecord, format!("not a status line: {status_line:.80}"))
+        })?;
     let (mut content_type, mut chunked, mut encodings) = (String::new(), false, Vec::new());
     for line in lines {
         let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
@@ -68,8 +70,7 @@ pub fn media_type(value: &str) -> (String, Option<String>) {
     let charset = parts.find_map(|part| {
         let (name, value) = part.split_once('=')?;
         let value = value.trim().trim_matches(['"', '\'']);
-        (name.trim().eq_ignore_ascii_case("charset") && !value.is_empty())
-            .then(|| value.to_owned())
+        (name.trim().eq_ignore_ascii_case("charset") && !value.is_empty()).then(|| value.to_owned())
     });
     (mime, charset)
 }
@@ -169,14 +170,16 @@ mod tests {
     #[test]
     fn encodings_are_undone_within_the_bound() {
         let gzip = |bytes: &[u8]| {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(bytes).unwrap();
             encoder.finish().unwrap()
         };
-        let head = b"HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Type: text/html;charset=X\n\n";
+        let head =
+            b"HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Type: text/html;charset=X\n\n";
         check(&[&head[..], &gzip(b"hola")].concat(), "hola");
         check(&[&head[..], b"plain"].concat(), "plain");
-        let bomb = parse(&[&head[..], &gzip(&[0; 100_000])].concat(), 1000).unwrap_err();
+        let bomb = parse(&[&head[..], &gzip(&vec![0; 100_000])].concat(), 1000).unwrap_err();
         assert_eq!(bomb.0, Reason::TooLarge);
         let cut = gzip(&(0..999u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
         let cut = parse(&[&head[..], &cut[..40]].concat(), 10_000).unwrap_err();

@@ -31,7 +31,11 @@ impl Reader for JsonlReader {
                 Ok(Some(Line::Whole(line))) if line.trim_ascii().is_empty() => {}
                 Ok(Some(Line::Whole(line))) => {
                     let body = Body::Json(line.to_vec());
-                    return Ok(Some(Item::Record(RawRecord { offset, body, ..RawRecord::default() })));
+                    return Ok(Some(Item::Record(RawRecord {
+                        offset,
+                        body,
+                        ..RawRecord::default()
+                    })));
                 }
                 Ok(Some(Line::TooLong { bytes })) => {
                     let detail = format!("a line of {bytes} bytes; at most {}", self.max_record);

@@ -74,7 +74,12 @@ impl WarcReader {
         for count in 0.. {
             let (line, long) = self.input.line(MAX_LINE)?;
             if line.is_empty() {
-                return Ok(problem(Reason::TruncatedStream, offset, "it ends in a header", &headers));
+                return Ok(problem(
+                    Reason::TruncatedStream,
+                    offset,
+                    "it ends in a header",
+                    &headers,
+                ));
             }
             if long || count >= MAX_HEADERS {
                 self.resync()?;
@@ -184,12 +189,14 @@ impl WarcReader {
             return Ok(Content::Whole(content));
         }
         let follows = match self.input.peek(16) {
+            Ok(bytes) if bytes.starts_with(&BOUNDARY[..4]) => return Ok(Content::Whole(content)),
             Ok(bytes) => bytes.trim_ascii_start().to_vec(),
             // Damage behind a whole record is the next record's problem.
             Err(Fault::Io(error)) => return Err(Fault::Io(error)),
             Err(_) => Vec::new(),
         };
-        if follows.is_empty() || follows.starts_with(b"WARC/") {
+        // At the end of a cut file only a part of the mark may be left.
+        if b"WARC/".starts_with(&follows[..follows.len().min(5)]) {
             return Ok(Content::Whole(content));
         }
         if let Some(at) = find(&content, BOUNDARY) {
@@ -216,7 +223,8 @@ impl WarcReader {
             if bytes.is_empty() {
                 break;
             }
-            let line = bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1);
+            let line =
+                bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1);
             let count = (line as u64).min(left) as usize;
             blank = bytes[..count].ends_with(b"\n") && bytes[..count].trim_ascii().is_empty();
             self.input.consume(count);
@@ -311,13 +319,14 @@ impl ArcLine {
         let count = fields.len();
         let is_date = |field: &str| field.len() == 14 && field.bytes().all(|b| b.is_ascii_digit());
         // From the right, because a URL may hold spaces: version 1 has 5 fields, version 2 has 10.
-        let date_at =
-            [3, 8].into_iter().filter_map(|back| count.checked_sub(back)).find(|&at| {
-                at >= 2 && is_date(fields[at])
-            })?;
+        let date_at = [3, 8]
+            .into_iter()
+            .filter_map(|back| count.checked_sub(back))
+            .find(|&at| at >= 2 && is_date(fields[at]))?;
         let url = fields[..date_at - 1].join(" ");
         let scheme = url.split(':').next()?;
-        if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphanumeric()) || scheme == url {
+        if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphanumeric()) || scheme == url
+        {
             return None;
         }
         Some(Self {

@@ -45,7 +45,7 @@ impl Reply {
                 "finish_reason": finish_reason,
             }),
         };
-        let mut answer = self.envelope(Value::Array(vec![choice]), false);
+        let mut answer = self.envelope(&[choice], false);
         answer["usage"] = usage(generation);
         answer
     }
@@ -55,7 +55,7 @@ impl Reply {
         match self.endpoint {
             Endpoint::Completion => None,
             Endpoint::Chat => {
-                Some(self.chunk(json!({"role": "assistant", "content": ""}), Value::Null, None))
+                Some(self.chunk(json!({"role": "assistant", "content": ""}), &Value::Null, None))
             }
         }
     }
@@ -63,22 +63,22 @@ impl Reply {
     /// The chunk of one piece. `offset` counts the characters sent so far.
     pub(crate) fn piece(&self, piece: &Piece, offset: &mut usize) -> Value {
         let logprobs = self.logprobs(std::slice::from_ref(piece), offset);
-        self.chunk(json!({"content": piece.text}), logprobs, None)
+        self.chunk(json!({"content": piece.text}), &logprobs, None)
     }
 
     /// The last chunks of a stream: why it ended, and what it used if that was asked for.
     pub(crate) fn closing(&self, generation: &Generation) -> Vec<Value> {
         let reason = finish_reason(generation.finish_reason);
-        let mut chunks = vec![self.chunk(json!({}), Value::Null, Some(reason))];
+        let mut chunks = vec![self.chunk(json!({}), &Value::Null, Some(reason))];
         if self.include_usage {
-            let mut chunk = self.envelope(json!([]), true);
+            let mut chunk = self.envelope(&[], true);
             chunk["usage"] = usage(generation);
             chunks.push(chunk);
         }
         chunks
     }
 
-    fn chunk(&self, mut delta: Value, logprobs: Value, finish_reason: Option<&str>) -> Value {
+    fn chunk(&self, mut delta: Value, logprobs: &Value, finish_reason: Option<&str>) -> Value {
         let choice = match self.endpoint {
             Endpoint::Chat => json!({
                 "index": 0,
@@ -99,14 +99,14 @@ impl Reply {
                 })
             }
         };
-        let mut chunk = self.envelope(Value::Array(vec![choice]), true);
+        let mut chunk = self.envelope(&[choice], true);
         if self.include_usage {
             chunk["usage"] = Value::Null;
         }
         chunk
     }
 
-    fn envelope(&self, choices: Value, is_chunk: bool) -> Value {
+    fn envelope(&self, choices: &[Value], is_chunk: bool) -> Value {
         let object = match (self.endpoint, is_chunk) {
             (Endpoint::Completion, _) => "text_completion",
             (Endpoint::Chat, false) => "chat.completion",

@@ -76,11 +76,9 @@ fn normed(x: &[f64], w: &[f64], epsilon: f32) -> Vec<f64> {
 
 #[test]
 fn embedding() {
-    for (vocab, dim, ids, tokens) in [
-        (7, 3, vec![2, 2, 6, 0], 4),
-        (1, 1, vec![0], 1),
-        (33, 17, vec![32, 5, 5, 5, 0, 31], 2),
-    ] {
+    for (vocab, dim, ids, tokens) in
+        [(7, 3, vec![2, 2, 6, 0], 4), (1, 1, vec![0], 1), (33, 17, vec![32, 5, 5, 5, 0, 31], 2)]
+    {
         check(
             "embedding",
             &[&[vocab, dim]],
@@ -119,7 +117,9 @@ fn one_linear_layer() {
 #[test]
 fn norms() {
     // The last two are QK-norm: several heads in a row.
-    for (shape, dim) in [(vec![3, 5], 5), (vec![1, 33], 33), (vec![2, 3, 4, 6], 6), (vec![5, 48], 16)] {
+    for (shape, dim) in
+        [(vec![3, 5], 5), (vec![1, 33], 33), (vec![2, 3, 4, 6], 6), (vec![5, 48], 16)]
+    {
         check(
             "rms_norm",
             &[&shape, &[dim]],
@@ -146,7 +146,8 @@ fn norms() {
 
 #[test]
 fn rotary_positions() {
-    for (heads, dim, positions) in [(1, 2, vec![3]), (3, 6, vec![0, 1, 9, 2]), (2, 48, vec![5, 0])] {
+    for (heads, dim, positions) in [(1, 2, vec![3]), (3, 6, vec![0, 1, 9, 2]), (2, 48, vec![5, 0])]
+    {
         let tokens = positions.len();
         let (cos, sin) = rope::tables(&rope::inverse_frequencies(dim, 1e4), 10);
         let wide = |table: &[f32]| table.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
@@ -183,8 +184,15 @@ fn attention() {
             first.into()
         });
         let scale = 0.7_f32;
-        let shape =
-            AttentionShape { batch, queries: tokens, past: 0, heads, kv_heads, head_dim: dim, scale };
+        let shape = AttentionShape {
+            batch,
+            queries: tokens,
+            past: 0,
+            heads,
+            kv_heads,
+            head_dim: dim,
+            scale,
+        };
         check(
             "attention",
             &[
@@ -216,34 +224,23 @@ fn attention() {
 #[test]
 fn swiglu_and_add() {
     for shape in [vec![1], vec![3, 7], vec![2, 3, 33]] {
-        check(
-            "swiglu",
-            &[&shape, &shape],
-            &|tape, x| Ok(vec![tape.swiglu(&x[0], &x[1])?]),
-            &|x| {
-                let mut out = vec![0.0; x[0].len()];
-                reference::swiglu_forward(&x[0], &x[1], &mut out);
-                vec![out]
-            },
-        );
-        check(
-            "add",
-            &[&shape, &shape],
-            &|tape, x| Ok(vec![tape.add(&x[0], &x[1])?]),
-            &|x| vec![x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect()],
-        );
+        check("swiglu", &[&shape, &shape], &|tape, x| Ok(vec![tape.swiglu(&x[0], &x[1])?]), &|x| {
+            let mut out = vec![0.0; x[0].len()];
+            reference::swiglu_forward(&x[0], &x[1], &mut out);
+            vec![out]
+        });
+        check("add", &[&shape, &shape], &|tape, x| Ok(vec![tape.add(&x[0], &x[1])?]), &|x| {
+            vec![x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect()]
+        });
     }
 }
 
 #[test]
 fn chosen_rows() {
     let rows = [4, 0, 4, 1];
-    check(
-        "select_rows",
-        &[&[5, 3]],
-        &|tape, x| Ok(vec![tape.select_rows(&x[0], &rows)?]),
-        &|x| vec![rows.iter().flat_map(|&row| x[0][row as usize * 3..][..3].to_vec()).collect()],
-    );
+    check("select_rows", &[&[5, 3]], &|tape, x| Ok(vec![tape.select_rows(&x[0], &rows)?]), &|x| {
+        vec![rows.iter().flat_map(|&row| x[0][row as usize * 3..][..3].to_vec()).collect()]
+    });
 }
 
 /// Log-probabilities of the targets of rows of logits.
@@ -272,7 +269,9 @@ fn losses_at_the_head() {
         check(
             "linear_cross_entropy",
             &shapes,
-            &|tape, x| Ok(vec![tape.linear_cross_entropy(&x[0], &x[1], &LossRows::mean(&targets))?]),
+            &|tape, x| {
+                Ok(vec![tape.linear_cross_entropy(&x[0], &x[1], &LossRows::mean(&targets))?])
+            },
             &|x| {
                 let sum: f64 = log_probabilities(x, dim, vocab, &targets).iter().sum();
                 vec![vec![-sum / counted]]

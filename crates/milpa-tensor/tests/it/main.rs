@@ -1,6 +1,8 @@
 //! Behaviour of the tape: gradients against finite differences in double precision and against
 //! PyTorch, memory, threads, and bad calls.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod behaviour;
 mod finite_differences;
 mod golden;

@@ -39,9 +39,7 @@ fn check(name: &str, shapes: &[&[usize]], outputs: usize, run: &Run<'_>) {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    check("linear", &[&[70, 129], &[65, 129]], 1, &|tape, x| {
-        Ok(vec![tape.linear(&x[0], &x[1])?])
-    });
+    check("linear", &[&[70, 129], &[65, 129]], 1, &|tape, x| Ok(vec![tape.linear(&x[0], &x[1])?]));
     check("norms", &[&[200, 48], &[200, 48], &[48]], 2, &|tape, x| {
         let (sum, y) = tape.add_rms_norm(x[0].clone(), &x[1], &x[2], 1e-5)?;
         Ok(vec![sum, y])
@@ -53,13 +51,9 @@ fn threads_do_not_change_a_bit() {
         let options = AttentionOptions { scale: 0.2, first_key: None };
         Ok(vec![tape.attention(&q, &x[1], &x[1], &options)?])
     });
-    check("swiglu", &[&[300, 50], &[300, 50]], 1, &|tape, x| {
-        Ok(vec![tape.swiglu(&x[0], &x[1])?])
-    });
+    check("swiglu", &[&[300, 50], &[300, 50]], 1, &|tape, x| Ok(vec![tape.swiglu(&x[0], &x[1])?]));
     let ids: Vec<u32> = (0..400).map(|i| i * 7 % 31).collect();
-    check("embedding", &[&[31, 40]], 1, &|tape, x| {
-        Ok(vec![tape.embedding(&x[0], &ids, 100)?])
-    });
+    check("embedding", &[&[31, 40]], 1, &|tape, x| Ok(vec![tape.embedding(&x[0], &ids, 100)?]));
     let targets: Vec<u32> = (0..150).map(|i| i * 11 % 301).collect();
     check("loss", &[&[150, 40], &[301, 40]], 2, &|tape, x| {
         let loss = tape.linear_cross_entropy(&x[0], &x[1], &LossRows::mean(&targets))?;

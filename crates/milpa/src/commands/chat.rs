@@ -39,8 +39,7 @@ pub fn chat(
         bail!("--top-p is {}; it is above 0 and at most 1", sampling.top_p);
     }
     let model = open(context, path)?;
-    let template =
-        model.tokenizer().chat_template().cloned().unwrap_or_else(ChatTemplate::continuation);
+    let template = model.chat_template().cloned().unwrap_or_else(ChatTemplate::continuation);
     let continues = template == ChatTemplate::continuation();
     if let Some(prompt) = prompt {
         let mut messages = vec![message("user", prompt)];
@@ -50,7 +49,11 @@ pub fn chat(
         "{} ({} tokens of context). {}An empty line ends.",
         model.info().name,
         model.info().context_length,
-        if continues { "It continues the text you begin; it has not learnt to answer. " } else { "" }
+        if continues {
+            "It continues the text you begin; it has not learnt to answer. "
+        } else {
+            ""
+        }
     ));
     let mut messages = Vec::new();
     let mut lines = std::io::stdin().lock().lines();
@@ -110,8 +113,11 @@ fn reply(
     }
     let mut failed = None;
     let generation = model.generate(&request, &mut |piece| {
-        let written =
-            if stream { write!(stdout, "{}", piece.text).and_then(|()| stdout.flush()) } else { Ok(()) };
+        let written = if stream {
+            write!(stdout, "{}", piece.text).and_then(|()| stdout.flush())
+        } else {
+            Ok(())
+        };
         if let Err(error) = written {
             failed = Some(error);
         }

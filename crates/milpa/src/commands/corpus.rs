@@ -21,8 +21,8 @@ pub fn build(context: &Context, recipe: &Loaded, out: &Path) -> Result<Manifest>
 
 /// Says what became of a document.
 pub fn why(context: &Context, corpus: &Path, document: &str) -> Result<()> {
-    let fate = milpa_corpus::why(corpus, document)?;
-    context.show(&fate, || fate.to_string())
+    let fates = milpa_corpus::why(corpus, document)?;
+    context.show(&fates, || fates.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 /// Shows documents and bytes by source and language, and what was dropped.

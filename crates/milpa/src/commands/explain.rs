@@ -78,12 +78,8 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
 fn artifact(context: &Context, dir: &Path) -> Result<()> {
     let (manifest, digest) = Manifest::read_with_digest(dir)?;
     context.show(&manifest, || {
-        let mut text = format!(
-            "{} {} made by {}\n",
-            manifest.kind,
-            digest.short(),
-            manifest.producer
-        );
+        let mut text =
+            format!("{} {} made by {}\n", manifest.kind, digest.short(), manifest.producer);
         for (name, input) in &manifest.inputs {
             text += &format!("from      {name} {}\n", input.short());
         }
@@ -94,7 +90,8 @@ fn artifact(context: &Context, dir: &Path) -> Result<()> {
             text += &format!("licence   {licence}\n");
         }
         for file in &manifest.files {
-            text += &format!("file      {} {} bytes {}\n", file.blake3.short(), file.bytes, file.path);
+            text +=
+                &format!("file      {} {} bytes {}\n", file.blake3.short(), file.bytes, file.path);
         }
         text
     })

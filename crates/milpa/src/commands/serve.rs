@@ -4,7 +4,7 @@ use std::{net::ToSocketAddrs, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use milpa_base::TextModel;
-use milpa_serve::{ApiKey, ServeConfig, Server, TemplateFormat};
+use milpa_serve::{ApiKey, ChatFormat, ServeConfig, Server};
 
 use crate::{commands::chat, context::Context};
 
@@ -13,11 +13,10 @@ const KEY_VARIABLE: &str = "MILPA_API_KEY";
 
 /// Serves a model until it is stopped.
 pub fn serve(context: &Context, model: &Path, bind: &str, key_file: Option<&Path>) -> Result<()> {
-    let address = bind
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut addresses| addresses.next())
-        .with_context(|| format!("{bind:?} is no address with a port, such as 127.0.0.1:8080"))?;
+    let address =
+        bind.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).with_context(
+            || format!("{bind:?} is no address with a port, such as 127.0.0.1:8080"),
+        )?;
     let key = match key_file {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -31,14 +30,14 @@ pub fn serve(context: &Context, model: &Path, bind: &str, key_file: Option<&Path
     }
     let config = ServeConfig {
         bind: address,
-        api_key: key.map(ApiKey::new).transpose()?,
+        api_key: key.map(|key| key.parse::<ApiKey>()).transpose()?,
         ..ServeConfig::default()
     };
     config.validate()?;
     let opened = chat::open(context, model)?;
-    let format = TemplateFormat::new(opened.tokenizer());
+    let format = ChatFormat::for_model(opened.tokenizer(), opened.chat_template());
     let name = opened.info().name.clone();
-    let server = Server::bind(config, Arc::new(opened), Arc::new(format))?;
+    let server = Server::bind(config, Arc::new(opened), format)?;
     context.progress.say(&format!(
         "serving {name}\n  chat page   {url}/\n  API         {url}/v1 (OpenAI-compatible)\n  metrics     {url}/metrics\nCtrl-C ends it",
         url = server.url()

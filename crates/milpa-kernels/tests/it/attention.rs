@@ -1,0 +1,158 @@
+//! Attention: training shapes, document masks, caches, strided views.
+
+use milpa_kernels::attention::{
+    self, AttentionGrads, AttentionInputs, AttentionShape, document_starts,
+};
+use milpa_kernels::{Heads, HeadsMut, reference};
+use proptest::prelude::*;
+
+use crate::common::{Random, check, doubles};
+
+/// Sums of up to a few hundred probabilities-weighted values below 1, through an exponential that is
+/// good to 2·10⁻⁷ and scores that are rounded to 10⁻⁶: 10⁻⁵ leaves a factor of some ten.
+const TOLERANCE: (f64, f64) = (2e-5, 2e-5);
+
+/// A case; `pad` is room between tokens, as in a fused QKV buffer.
+#[derive(Debug)]
+struct Case {
+    shape: AttentionShape,
+    pad: usize,
+    documents: bool,
+    /// Factor on queries: large ones make the softmax nearly one-hot.
+    sharpness: f32,
+}
+
+impl Case {
+    fn run(&self) {
+        let shape = &self.shape;
+        let (keys, dim) = (shape.past + shape.queries, shape.head_dim);
+        let (q_stride, kv_stride) = (shape.heads * dim + self.pad, shape.kv_heads * dim + self.pad);
+        let mut random = Random((keys * 31 + dim * 7 + shape.heads) as u64);
+        let q_len = shape.batch * shape.queries * q_stride;
+        let kv_len = shape.batch * keys * kv_stride;
+        let q: Vec<f32> = random.reals(q_len).iter().map(|q| q * self.sharpness).collect();
+        let (k, v, dout) = (random.reals(kv_len), random.reals(kv_len), random.reals(q_len));
+        let first: Option<Vec<u32>> = self.documents.then(|| {
+            let mut id = 0;
+            let mut next = || {
+                id += u32::from(random.below(9) == 0);
+                id
+            };
+            let ids: Vec<u32> = (0..shape.batch * keys).map(|_| next()).collect();
+            let mut starts = vec![0; ids.len()];
+            document_starts(&ids, keys, &mut starts);
+            let queries = starts.chunks_exact(keys).flat_map(|starts| &starts[shape.past..]);
+            queries.copied().collect()
+        });
+        let statistics = shape.batch * shape.heads * shape.queries;
+        let (q64, k64, v64, dout64) = (doubles(&q), doubles(&k), doubles(&v), doubles(&dout));
+        let inputs64 = AttentionInputs {
+            q: Heads::strided(&q64, q_stride, shape.queries * q_stride),
+            k: Heads::strided(&k64, kv_stride, keys * kv_stride),
+            v: Heads::strided(&v64, kv_stride, keys * kv_stride),
+            first_key: first.as_deref(),
+        };
+        let view = |data| HeadsMut::strided(data, q_stride, shape.queries * q_stride);
+        let kv_view = |data| HeadsMut::strided(data, kv_stride, keys * kv_stride);
+        let (mut out, mut lse) = (vec![0.0; q_len], vec![0.0; statistics]);
+        reference::attention_forward(shape, &inputs64, view(&mut out), &mut lse);
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q_len], vec![0.0; kv_len], vec![0.0; kv_len]);
+        let out_view = Heads::strided(&out, q_stride, shape.queries * q_stride);
+        let dout_view = Heads::strided(&dout64, q_stride, shape.queries * q_stride);
+        let grads =
+            AttentionGrads { dq: view(&mut dq), dk: kv_view(&mut dk), dv: kv_view(&mut dv) };
+        reference::attention_backward(shape, &inputs64, out_view, &lse, dout_view, grads);
+
+        let expected = [out, lse, dq, dk, dv];
+        let scale = f64::from(self.sharpness.max(1.0));
+        let tolerance = (TOLERANCE.0 * scale, TOLERANCE.1 * scale);
+        check(&format!("{self:?}"), &expected, tolerance, |cpu| {
+            let inputs = AttentionInputs {
+                q: Heads::strided(&q, q_stride, shape.queries * q_stride),
+                k: Heads::strided(&k, kv_stride, keys * kv_stride),
+                v: Heads::strided(&v, kv_stride, keys * kv_stride),
+                first_key: first.as_deref(),
+            };
+            // The rows' own elements begin as NaN: nothing old may be read.
+            let nans = |length, stride: usize, width| -> Vec<f32> {
+                let own = |at: usize| if at % stride < width { f32::NAN } else { 0.0 };
+                (0..length).map(own).collect()
+            };
+            let (q_width, kv_width) = (shape.heads * dim, shape.kv_heads * dim);
+            let view = |data| HeadsMut::strided(data, q_stride, shape.queries * q_stride);
+            let kv_view = |data| HeadsMut::strided(data, kv_stride, keys * kv_stride);
+            let (mut out, mut lse) = (nans(q_len, q_stride, q_width), vec![f32::NAN; statistics]);
+            attention::forward(cpu, shape, &inputs, view(&mut out), &mut lse);
+            let mut dq = nans(q_len, q_stride, q_width);
+            let (mut dk, mut dv) =
+                (nans(kv_len, kv_stride, kv_width), nans(kv_len, kv_stride, kv_width));
+            let grads =
+                AttentionGrads { dq: view(&mut dq), dk: kv_view(&mut dk), dv: kv_view(&mut dv) };
+            let out_view = Heads::strided(&out, q_stride, shape.queries * q_stride);
+            let dout_view = Heads::strided(&dout, q_stride, shape.queries * q_stride);
+            attention::backward(cpu, shape, &inputs, out_view, &lse, dout_view, grads);
+            vec![out, lse, dq, dk, dv]
+        });
+    }
+}
+
+fn shape([batch, queries, past, heads, kv_heads, head_dim]: [usize; 6]) -> AttentionShape {
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    AttentionShape { batch, queries, past, heads, kv_heads, head_dim, scale }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn any_shape(
+        batch in 1_usize..3, queries in 1_usize..70, past in 0_usize..40, kv_heads in 1_usize..3,
+        group in 1_usize..4, head_dim in 1_usize..70, pad in 0_usize..4, documents in any::<bool>(),
+        sharp in any::<bool>(),
+    ) {
+        let shape = shape([batch, queries, past, kv_heads * group, kv_heads, head_dim]);
+        let sharpness = if sharp { 30.0 } else { 1.0 };
+        Case { shape, pad, documents, sharpness }.run();
+    }
+}
+
+#[test]
+fn several_key_blocks_and_large_heads() {
+    for (sizes, documents) in [
+        ([1, 450, 0, 2, 1, 48], false),
+        ([1, 450, 0, 2, 1, 48], true),
+        ([2, 33, 400, 4, 2, 64], true),
+        ([1, 20, 0, 1, 1, 256], false),
+        ([1, 600, 0, 1, 1, 16], false),
+    ] {
+        Case { shape: shape(sizes), pad: 0, documents, sharpness: 1.0 }.run();
+    }
+}
+
+#[test]
+fn decoding_against_a_cache() {
+    for queries in 1..=8 {
+        for group in [1, 3, 9] {
+            let shape = shape([2, queries, 300, 2 * group, 2, 48]);
+            Case { shape, pad: 0, documents: queries % 2 == 0, sharpness: 3.0 }.run();
+        }
+    }
+}
+
+#[test]
+fn document_starts_follow_the_ids() {
+    let mut starts = [9; 8];
+    document_starts(&[7, 7, 3, 3, 5, 5, 5, 7], 4, &mut starts);
+    assert_eq!(starts, [0, 0, 2, 2, 0, 0, 0, 3]);
+}
+
+#[test]
+#[should_panic(expected = "is after its query")]
+fn a_first_key_beyond_the_query_is_refused() {
+    let cpu = milpa_kernels::Cpu::detect(1);
+    let shape = shape([1, 2, 0, 1, 1, 4]);
+    let data = [0.0; 8];
+    let view = Heads::dense(&data, 2, 1, 4);
+    let inputs = AttentionInputs { q: view, k: view, v: view, first_key: Some(&[0, 2]) };
+    let (mut out, mut lse) = ([0.0; 8], [0.0; 2]);
+    attention::forward(&cpu, &shape, &inputs, HeadsMut::dense(&mut out, 2, 1, 4), &mut lse);
+}

@@ -1,0 +1,11 @@
+//! Every kernel against its scalar twin in double precision, on every instruction set of this machine
+//! and on one, two and three threads; and every twin's backward against finite differences.
+
+mod attention;
+mod common;
+mod formats;
+mod gemm;
+mod gradients;
+mod layers;
+mod loss;
+mod optim;

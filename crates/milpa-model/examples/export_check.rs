@@ -1,0 +1,138 @@
+//! Writes random models of both architectures, with what they compute, for
+//! `reference/model_export_check.py`:
+//!
+//! `cargo run --release -p milpa-model --example export_check -- DIR`
+
+#![allow(clippy::print_stdout, reason = "an example talks to its user")]
+
+use std::{error::Error, fs, path::Path, sync::Arc};
+
+use milpa_base::{Seed, Silent, StopFlag, TextRecord};
+use milpa_model::{
+    CpuDevice, Decoder, Device, GgufDescription, GgufFile, ModelConfig, ParameterStore, TokenBatch,
+    new_parameters, read_gguf, weights_bytes, write_gguf, write_hf_model,
+};
+use milpa_tensor::Tape;
+use milpa_tokens::{ChatTemplate, Context, Tokenizer, TokenizerConfig, train_tokenizer};
+use serde_json::json;
+
+const TEXTS: [&str; 6] = [
+    "La milpa da maíz, frijol y calabaza. ¿Cuánto cuesta? $1.250,00 en 2024.",
+    "O milho cresce na roça; não há feijão às terças-feiras.",
+    "Sara chakrapi wiñan, ñuqanchikpas llamk'anchik.",
+    "Avati okakuaa kokuépe, g̃uarani ñe'ẽ pohýi.",
+    "  tabs\tand\r\nlines\n\n\n  end  🌽👩‍🌾",
+    "<|im_start|>user\nHola<|im_end|>\n",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let dir = std::env::args().nth(1).ok_or("give the folder to write to")?;
+    for (name, qk_norm) in [("qwen3", true), ("llama", false)] {
+        let dir = Path::new(&dir).join(name);
+        fs::create_dir_all(&dir)?;
+        write_model(&dir, qk_norm)?;
+        println!("wrote {}", dir.display());
+    }
+    Ok(())
+}
+
+fn write_model(dir: &Path, qk_norm: bool) -> Result<(), Box<dyn Error>> {
+    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(2));
+    let tokenizer = tokenizer()?;
+    let config = ModelConfig {
+        hidden_size: 96,
+        layers: 3,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: qk_norm.then_some(48),
+        ffn_size: 160,
+        // Rounded up, so that some embeddings have no token.
+        vocab_size: tokenizer.vocab_size().next_multiple_of(64),
+        context_length: 128,
+        rope_theta: if qk_norm { 1e6 } else { 1e4 },
+        norm_epsilon: if qk_norm { 1e-6 } else { 1e-5 },
+        qk_norm,
+        tie_embeddings: qk_norm,
+        init_std: 0.15,
+    };
+    let mut parameters = new_parameters(&config, Seed(11), &device)?;
+    roughen_norms(&mut parameters)?;
+    write_hf_model(dir, &config, &parameters, tokenizer.eos_id(), tokenizer.bos_id())?;
+    let template = ChatTemplate::chatml();
+    tokenizer.write_files(dir, &template)?;
+    let description = GgufDescription {
+        name: format!("check-{}", if qk_norm { "qwen3" } else { "llama" }),
+        licence: Some("MIT OR Apache-2.0".to_owned()),
+        source_hash: Some(milpa_base::hash_bytes(&weights_bytes(&parameters))),
+        languages: vec!["es".to_owned(), "gn".to_owned()],
+        chat_template: Some(template.source().to_owned()),
+    };
+    let gguf = dir.join("model-Q8_0.gguf");
+    write_gguf(&gguf, &config, &parameters, &tokenizer, &description)?;
+    let (gguf_config, gguf_parameters, _) = read_gguf(&GgufFile::open(&gguf)?, &device)?;
+
+    let tokens: Vec<u32> = (0..config.context_length as u64)
+        .map(|i| (Seed(3).u64_at(i) % tokenizer.vocab_size() as u64) as u32)
+        .collect();
+    let texts: Vec<_> = TEXTS
+        .iter()
+        .map(|text| {
+            let (plain, special) = (tokenizer.encode(text), tokenizer.encode_with_special(text));
+            json!({ "text": text, "plain": plain, "special": special })
+        })
+        .collect();
+    let expected = json!({
+        "tokens": tokens,
+        "logits": logits(&config, &parameters, &tokens)?,
+        "gguf_logits": logits(&gguf_config, &gguf_parameters, &tokens)?,
+        "texts": texts,
+        "eos": tokenizer.eos_id(),
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "head_dim": config.head_dim(),
+        "source_hash": description.source_hash.map(|hash| hash.to_string()),
+    });
+    fs::write(dir.join("expected.json"), expected.to_string())?;
+    Ok(())
+}
+
+/// Gives norms values other than one, so that a forgotten norm is seen.
+fn roughen_norms(parameters: &mut ParameterStore) -> Result<(), Box<dyn Error>> {
+    let norms: Vec<_> = parameters
+        .iter()
+        .filter(|parameter| parameter.shape().lengths().len() == 1)
+        .filter_map(|parameter| parameters.id(parameter.name()))
+        .collect();
+    for id in norms {
+        let seed = Seed(id.index() as u64);
+        let values: Vec<f32> = (0..parameters.get(id).shape().elements() as u64)
+            .map(|i| 1.0 + 0.3 * seed.normal_at(i) as f32)
+            .collect();
+        parameters.write(id, &values)?;
+    }
+    Ok(())
+}
+
+fn logits(
+    config: &ModelConfig,
+    parameters: &ParameterStore,
+    tokens: &[u32],
+) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
+    let decoder = Decoder::new(config, parameters)?;
+    let tape = Tape::inference(Arc::clone(parameters.device()));
+    let batch = TokenBatch::new(tokens, tokens.len());
+    let hidden = decoder.forward_hidden(&tape, parameters, &batch)?;
+    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+    let logits = tape.read(&decoder.logits(&tape, parameters, &hidden, &rows)?);
+    Ok(logits.chunks(config.vocab_size).map(<[f32]>::to_vec).collect())
+}
+
+fn tokenizer() -> Result<Tokenizer, Box<dyn Error>> {
+    let mut records = (0..60).map(|i: usize| {
+        let text = TEXTS[i % 5].to_owned();
+        Ok(TextRecord { id: i.to_string(), source: "check".to_owned(), text })
+    });
+    let config = TokenizerConfig { vocab_size: 400, ..TokenizerConfig::default() };
+    let context = Context { threads: 1, progress: &Silent, stop: &StopFlag::default() };
+    Ok(train_tokenizer(&config, &mut records, &context)?.tokenizer)
+}

@@ -1,0 +1,101 @@
+//! Twenty training steps against PyTorch (`reference/engine_train20.py`).
+
+use std::sync::Arc;
+
+use milpa_base::seed::splitmix64;
+use milpa_model::{Decoder, LossRows, ModelConfig, ParameterStore, TokenBatch, parameter_specs};
+use milpa_tensor::{AdamW, Buffer, clip_factor};
+
+use crate::{device, golden};
+
+const VOCAB: usize = 256;
+const TOKENS: usize = 32;
+const SEQUENCES: usize = 2;
+const STEPS: usize = 20;
+
+/// The number `i` of stream `seed`, in [0, 1) with 24 bits.
+fn uniform(seed: u64, i: u64) -> f64 {
+    (splitmix64((seed << 32) + i) >> 40) as f64 / f64::from(1 << 24)
+}
+
+fn losses(threads: usize) -> (Vec<f64>, Vec<f64>) {
+    let config = ModelConfig {
+        hidden_size: 64,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: None,
+        ffn_size: 128,
+        vocab_size: VOCAB,
+        context_length: TOKENS,
+        rope_theta: 1e4,
+        norm_epsilon: 1e-5,
+        qk_norm: false,
+        tie_embeddings: true,
+        init_std: 0.02,
+    };
+    let device = device(threads);
+    let mut store = ParameterStore::new(Arc::clone(&device));
+    for (number, spec) in parameter_specs(&config).into_iter().enumerate() {
+        let elements = spec.shape.iter().product::<usize>() as u64;
+        let random = |i| (2.0 * uniform(1000 + number as u64, i) - 1.0) * 3.0_f64.sqrt() * 0.02;
+        let matrix = spec.init_std.is_some();
+        let values: Vec<f32> =
+            (0..elements).map(|i| if matrix { random(i) as f32 } else { 1.0 }).collect();
+        store.add(&spec.name, &spec.shape, &values, matrix).unwrap();
+    }
+    let decoder = Decoder::new(&config, &store).unwrap();
+    let mut moments: Vec<[Buffer; 2]> = store
+        .iter()
+        .map(|p| [0, 1].map(|_| device.upload(&vec![0.0; p.shape().elements()])))
+        .collect();
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    for step in 0..STEPS {
+        let count = SEQUENCES * TOKENS;
+        let stream: Vec<u32> = (0..=count as u64)
+            .map(|i| (VOCAB as f64 * uniform(1999, (step * count) as u64 + i).powi(3)) as u32)
+            .collect();
+        let batch = TokenBatch::new(&stream[..count], TOKENS);
+        let rows = LossRows::mean(&stream[1..]);
+        let summary = decoder.loss_and_gradients(&mut store, &batch, &rows).unwrap();
+        losses.push(summary.loss);
+        let norm = store.grad_norm();
+        norms.push(norm);
+        for (parameter, [first, second]) in store.iter_mut().zip(&mut moments) {
+            let settings = AdamW {
+                learning_rate: 1e-3,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: if parameter.decay() { 0.1 } else { 0.0 },
+                step: step as u64 + 1,
+            };
+            let (weights, gradient) = parameter.step().unwrap().unwrap();
+            let factor = clip_factor(norm, 1.0);
+            device.adamw_step(&settings, factor, weights, gradient, first, second);
+        }
+        store.clear_grads();
+    }
+    (losses, norms)
+}
+
+#[test]
+fn twenty_steps_follow_pytorch() {
+    let file: serde_json::Value = serde_json::from_slice(&golden("train20.json")).unwrap();
+    let list = |name: &str| -> Vec<f64> {
+        file[name].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
+    };
+    let (losses, norms) = losses(2);
+    assert_eq!(list("losses").len(), STEPS);
+    for (step, (found, expect)) in losses.iter().zip(list("losses")).enumerate() {
+        assert!((found - expect).abs() < 1e-4, "loss of step {step}: {found} instead of {expect}");
+    }
+    for (step, (found, expect)) in norms.iter().zip(list("gradient_norms")).enumerate() {
+        assert!((found - expect).abs() < 1e-3, "norm of step {step}: {found} instead of {expect}");
+    }
+}
+
+#[test]
+fn threads_do_not_change_the_curve() {
+    assert_eq!(losses(1), losses(3));
+}

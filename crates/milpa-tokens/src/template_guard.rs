@@ -1,0 +1,465 @@
+//! Renders Jinja with a bound on what it allocates.
+//!
+//! minijinja bounds instructions (fuel) and recursion, but `x ~ x` thirty times is a gigabyte for a
+//! hundred instructions. So every instruction that can make a value grow (`+`, `~`, `*`, slices,
+//! lists, maps, filters) is replaced one for one by a call that charges its operands' size to a
+//! budget first; text that is written is charged by the formatter, methods by `python_methods`.
+//! Filters that are not listed here are refused.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, State, Value, context, escape_formatter,
+    machinery::{self, CodeGenerator, Instruction, Instructions, Token},
+    syntax::SyntaxConfig,
+    value::{Kwargs, Rest, ValueKind},
+};
+
+use crate::python_methods;
+
+/// Instructions that one rendering may take.
+const FUEL: u64 = 500_000;
+/// Deepest nesting of macros and recursive loops.
+const RECURSION_LIMIT: usize = 64;
+/// Bytes that one rendering may handle besides [`INPUT_FACTOR`] times its messages.
+const BUDGET: u64 = 64 << 20;
+/// How often a template may handle its messages: concatenations handle both operands.
+const INPUT_FACTOR: u64 = 64;
+/// Bytes of plain template text that all instructions together could write.
+const PLAIN_TEXT_LIMIT: u64 = 1 << 30;
+/// What an item of a list or map costs besides its text.
+const ITEM_COST: u64 = 32;
+/// Deepest nesting of values.
+const MAX_DEPTH: usize = 64;
+/// Products in a template: the compiler works out constant ones, each at most 100 MB.
+const MAX_PRODUCTS: usize = 8;
+const NAME: &str = "chat_template";
+
+/// Filters that may be used, and the name of the call that stands for each; no variable of a
+/// template can have such a name.
+const FILTERS: [(&str, &str); 38] = [
+    ("abs", "|abs"),
+    ("attr", "|attr"),
+    ("bool", "|bool"),
+    ("capitalize", "|capitalize"),
+    ("count", "|count"),
+    ("d", "|d"),
+    ("default", "|default"),
+    ("dictsort", "|dictsort"),
+    ("e", "|e"),
+    ("escape", "|escape"),
+    ("first", "|first"),
+    ("float", "|float"),
+    ("indent", "|indent"),
+    ("int", "|int"),
+    ("items", "|items"),
+    ("join", "|join"),
+    ("last", "|last"),
+    ("length", "|length"),
+    ("list", "|list"),
+    ("lower", "|lower"),
+    ("map", "|map"),
+    ("max", "|max"),
+    ("min", "|min"),
+    ("reject", "|reject"),
+    ("rejectattr", "|rejectattr"),
+    ("replace", "|replace"),
+    ("reverse", "|reverse"),
+    ("round", "|round"),
+    ("safe", "|safe"),
+    ("select", "|select"),
+    ("selectattr", "|selectattr"),
+    ("sort", "|sort"),
+    ("string", "|string"),
+    ("title", "|title"),
+    ("tojson", "|tojson"),
+    ("trim", "|trim"),
+    ("unique", "|unique"),
+    ("upper", "|upper"),
+];
+
+fn guarded_filter(name: &str) -> Option<(&'static str, &'static str)> {
+    FILTERS.into_iter().find(|(filter, _)| *filter == name)
+}
+
+/// Bytes that a rendering may still handle; clones share the count.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget(Arc<AtomicU64>);
+
+impl Budget {
+    fn new(bytes: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(bytes)))
+    }
+
+    /// Takes `bytes` from the budget.
+    pub(crate) fn charge(&self, bytes: u64) -> Result<(), Error> {
+        let left = self.0.load(Ordering::Relaxed);
+        if bytes > left {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "the template handles more text than its limit allows",
+            ));
+        }
+        self.0.store(left - bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Charges what `values` would take when written out, shared parts as often as they appear.
+    pub(crate) fn charge_values(&self, values: &[Value]) -> Result<(), Error> {
+        values.iter().try_for_each(|value| self.charge_value(value, 0))
+    }
+
+    fn charge_value(&self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply"));
+        }
+        self.charge(ITEM_COST)?;
+        match value.kind() {
+            ValueKind::String => self.charge(value.as_str().map_or(0, str::len) as u64),
+            ValueKind::Bytes => self.charge(value.as_bytes().map_or(0, <[u8]>::len) as u64),
+            ValueKind::Seq => {
+                value.try_iter()?.try_for_each(|item| self.charge_value(&item, depth + 1))
+            }
+            ValueKind::Map => value.try_iter()?.try_for_each(|key| {
+                self.charge_value(&key, depth + 1)?;
+                self.charge_value(&value.get_item(&key)?, depth + 1)
+            }),
+            // Ranges and loops: made of numbers, or read once.
+            ValueKind::Iterable => self.charge(value.len().unwrap_or(0) as u64 * ITEM_COST),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks that `source` is a template that can be rendered.
+pub(crate) fn check(source: &str) -> Result<(), Error> {
+    compile(source).map(drop)
+}
+
+/// Renders `source`; `input_bytes` is the length of the texts in `context`.
+pub(crate) fn render(source: &str, context: Value, input_bytes: u64) -> Result<String, Error> {
+    let (instructions, blocks) = compile(source)?;
+    let budget = Budget::new(BUDGET.saturating_add(input_bytes.saturating_mul(INPUT_FACTOR)));
+    let longest = blocks.values().chain([&instructions]).map(longest_plain_text).max().unwrap_or(0);
+    let mut environment = environment(&budget);
+    environment.set_fuel(Some(FUEL.min(PLAIN_TEXT_LIMIT / longest.max(1))));
+    let mut text = String::new();
+    {
+        let mut output = machinery::make_string_output(&mut text);
+        machinery::eval(
+            &environment,
+            &instructions,
+            context,
+            &blocks,
+            &mut output,
+            AutoEscape::None,
+        )?;
+    }
+    Ok(text)
+}
+
+type Compiled<'s> = (Instructions<'s>, BTreeMap<&'s str, Instructions<'s>>);
+
+/// Compiles a template and puts guarded calls in the place of what can grow.
+fn compile(source: &str) -> Result<Compiled<'_>, Error> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    let mut products = 0;
+    for token in machinery::tokenize(source, false, syntax.clone()) {
+        products += usize::from(matches!(token?.0, Token::Mul));
+    }
+    if products > MAX_PRODUCTS {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("it has more than {MAX_PRODUCTS} products"),
+        ));
+    }
+    let tree = machinery::parse(source, NAME, syntax)?;
+    let mut generator = CodeGenerator::new(NAME, source);
+    generator.compile_stmt(&tree);
+    let (mut instructions, mut blocks) = generator.finish();
+    guard(&mut instructions)?;
+    for block in blocks.values_mut() {
+        guard(block)?;
+    }
+    Ok((instructions, blocks))
+}
+
+fn guard(instructions: &mut Instructions<'_>) -> Result<(), Error> {
+    let narrow = |count: usize| {
+        u16::try_from(count)
+            .map_err(|_| Error::new(ErrorKind::InvalidOperation, "a list is too long"))
+    };
+    for index in 0.. {
+        let Some(instruction) = instructions.get_mut(index) else { break };
+        let (name, count) = match *instruction {
+            Instruction::Add => ("+", Some(2)),
+            Instruction::StringConcat => ("~", Some(2)),
+            Instruction::Mul => ("*", Some(2)),
+            Instruction::Slice => ("[:]", Some(4)),
+            Instruction::BuildList(count) => ("[]", count.map(narrow).transpose()?),
+            Instruction::BuildTuple(count) => ("()", count.map(narrow).transpose()?),
+            Instruction::BuildMap(pairs) => ("{}", Some(narrow(pairs * 2)?)),
+            Instruction::ApplyFilter(filter, count, _) => {
+                let (_, name) = guarded_filter(filter).ok_or_else(|| unknown_filter(filter))?;
+                (name, count)
+            }
+            _ => continue,
+        };
+        *instruction = Instruction::CallFunction(name, count);
+    }
+    Ok(())
+}
+
+fn unknown_filter(name: &str) -> Error {
+    Error::new(ErrorKind::UnknownFilter, format!("the filter {name} is not available"))
+}
+
+fn longest_plain_text(instructions: &Instructions<'_>) -> u64 {
+    (0..)
+        .map_while(|index| instructions.get(index))
+        .map(|instruction| match instruction {
+            Instruction::EmitRaw(text) => text.len() as u64,
+            _ => 0,
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+/// The environment with everything that a template may call.
+fn environment(budget: &Budget) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_recursion_limit(RECURSION_LIMIT);
+    let own = budget.clone();
+    environment.set_unknown_method_callback(move |_, value, method, arguments| {
+        own.charge_values(std::slice::from_ref(value))?;
+        own.charge_values(arguments)?;
+        python_methods::call(&own, value, method, arguments)
+    });
+    let own = budget.clone();
+    environment.set_formatter(move |output, state, value| {
+        own.charge_value(value, 0)?;
+        escape_formatter(output, state, value)
+    });
+    // In Jinja, none and undefined cannot be iterated over.
+    environment.add_test("iterable", |value: &Value| {
+        use ValueKind::{Iterable, Map, Seq, String};
+        matches!(value.kind(), Seq | Map | Iterable | String)
+    });
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    for (name, work) in [
+        ("+", add as fn(&Budget, &[Value]) -> Result<Value, Error>),
+        ("~", |_, parts| Ok(parts.iter().map(Value::to_string).collect::<String>().into())),
+        ("*", multiply),
+        ("[:]", slice),
+        ("[]", |_, items| Ok(Value::from(items.to_vec()))),
+        ("()", |_, items| Ok(Value::from(minijinja::value::Tuple::from(items.to_vec())))),
+        ("{}", |_, items| {
+            let pairs = items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+            Ok(pairs.collect())
+        }),
+    ] {
+        let own = budget.clone();
+        environment.add_function(name, move |operands: Rest<Value>| -> Result<Value, Error> {
+            own.charge_values(&operands)?;
+            work(&own, &operands)
+        });
+    }
+    for (name, call) in FILTERS {
+        let own = budget.clone();
+        environment.add_function(
+            call,
+            move |state: &mut State<'_, '_>,
+                  operands: Rest<Value>,
+                  options: Kwargs|
+                  -> Result<Value, Error> {
+                let mut operands = operands.0;
+                if options.args().next().is_some() {
+                    operands.push(Value::from(options));
+                }
+                own.charge_values(&operands)?;
+                if let ("map", Some(inner)) = (name, operands.get(1).and_then(|v| v.as_str()))
+                    && guarded_filter(inner).is_none()
+                {
+                    return Err(unknown_filter(inner));
+                }
+                state.apply_filter(name, &operands)
+            },
+        );
+    }
+    let own = budget.clone();
+    environment
+        .add_filter("tojson", move |value: &Value, options: Kwargs| to_json(&own, value, &options));
+    let own = budget.clone();
+    environment.add_filter(
+        "join",
+        move |parts: &Value, separator: Option<&str>, options: Kwargs| {
+            let attribute: Option<&str> = options.get("attribute")?;
+            options.assert_all_used()?;
+            let picked = match attribute {
+                Some(name) => parts
+                    .try_iter()?
+                    .map(|part| part.get_attr(name))
+                    .collect::<Result<Value, _>>()?,
+                None => parts.clone(),
+            };
+            python_methods::join(&own, separator.unwrap_or_default(), &picked)
+        },
+    );
+    let own = budget.clone();
+    environment.add_filter("replace", move |text: &str, from: &str, to: &str| {
+        python_methods::replace(&own, text, from, to, None)
+    });
+    let own = budget.clone();
+    environment.add_filter(
+        "indent",
+        move |text: &str, width: Option<usize>, first: Option<bool>, options: Kwargs| {
+            let width = width.or(options.get("width")?).unwrap_or(4);
+            let first = first.or(options.get("first")?).unwrap_or(false);
+            options.assert_all_used()?;
+            indent(&own, text, width, first)
+        },
+    );
+    environment
+}
+
+/// Works out an expression over `a`, `b`, `c` and `d` as minijinja does.
+fn evaluate(expression: &str, operands: &[Value]) -> Result<Value, Error> {
+    let operand = |index: usize| operands.get(index).cloned().unwrap_or_default();
+    Environment::new()
+        .compile_expression(expression)?
+        .eval(context! { a => operand(0), b => operand(1), c => operand(2), d => operand(3) })
+}
+
+fn add(_: &Budget, operands: &[Value]) -> Result<Value, Error> {
+    match operands {
+        [a, b] if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) => {
+            Ok(Value::from(format!("{a}{b}")))
+        }
+        _ => evaluate("a + b", operands),
+    }
+}
+
+fn multiply(budget: &Budget, operands: &[Value]) -> Result<Value, Error> {
+    if let [a, b] = operands {
+        let count = a.as_usize().or(b.as_usize()).unwrap_or(0) as u64;
+        for value in [a, b] {
+            let length = match value.kind() {
+                ValueKind::String => value.as_str().map_or(0, str::len),
+                ValueKind::Seq | ValueKind::Iterable => {
+                    value.len().unwrap_or(0).saturating_mul(ITEM_COST as usize)
+                }
+                _ => 0,
+            };
+            budget.charge(count.saturating_mul(length as u64))?;
+        }
+    }
+    evaluate("a * b", operands)
+}
+
+fn slice(_: &Budget, operands: &[Value]) -> Result<Value, Error> {
+    evaluate("a[b:c:d]", operands)
+}
+
+fn indent(budget: &Budget, text: &str, width: usize, first: bool) -> Result<Value, Error> {
+    let lines = text.split('\n').count() as u64;
+    budget.charge(lines.saturating_mul(width as u64))?;
+    let margin = " ".repeat(width);
+    let mut indented = String::new();
+    for (index, line) in text.split('\n').enumerate() {
+        if index > 0 {
+            indented.push('\n');
+        }
+        // Jinja leaves the first line and blank lines as they are.
+        if !line.is_empty() && (index > 0 || first) {
+            indented.push_str(&margin);
+        }
+        indented.push_str(line);
+    }
+    Ok(Value::from(indented))
+}
+
+/// `json.dumps` as transformers calls it: no HTML escapes, Python's separators, optional indent.
+fn to_json(budget: &Budget, value: &Value, options: &Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // Accepted and without effect: the order of keys is the conversation's, text stays Unicode.
+    let _: Option<Value> = options.get("ensure_ascii")?;
+    let _: Option<Value> = options.get("separators")?;
+    let _: Option<Value> = options.get("sort_keys")?;
+    options.assert_all_used()?;
+    let mut text = String::new();
+    write_json(budget, value, indent.map(|indent| indent.min(16)), 0, &mut text)?;
+    Ok(text)
+}
+
+fn write_json(
+    budget: &Budget,
+    value: &Value,
+    indent: Option<usize>,
+    depth: usize,
+    text: &mut String,
+) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply"));
+    }
+    let line = |text: &mut String, depth: usize| -> Result<(), Error> {
+        if let Some(indent) = indent {
+            budget.charge((indent * depth) as u64)?;
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+        Ok(())
+    };
+    let separator = if indent.is_some() { "," } else { ", " };
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            text.push('[');
+            let mut empty = true;
+            for item in value.try_iter()? {
+                if !std::mem::take(&mut empty) {
+                    text.push_str(separator);
+                }
+                line(text, depth + 1)?;
+                write_json(budget, &item, indent, depth + 1, text)?;
+            }
+            if !empty {
+                line(text, depth)?;
+            }
+            text.push(']');
+        }
+        ValueKind::Map => {
+            text.push('{');
+            let mut empty = true;
+            for key in value.try_iter()? {
+                if !std::mem::take(&mut empty) {
+                    text.push_str(separator);
+                }
+                line(text, depth + 1)?;
+                text.push_str(&quote(&key.to_string()));
+                text.push_str(": ");
+                write_json(budget, &value.get_item(&key)?, indent, depth + 1, text)?;
+            }
+            if !empty {
+                line(text, depth)?;
+            }
+            text.push('}');
+        }
+        ValueKind::String => text.push_str(&quote(value.as_str().unwrap_or_default())),
+        ValueKind::None | ValueKind::Undefined => text.push_str("null"),
+        ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
+        // Numbers are written as JSON writes them.
+        _ => text.push_str(&value.to_string()),
+    }
+    Ok(())
+}
+
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,116 @@
+//! `milpa eval`: the recipe's suite, bits per byte of any texts, one multiple-choice task.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+use milpa_base::{
+    Bytes, Digest, Kind, Seed, TextModel, config::Location, hash_bytes, manifest::Verify,
+    open_artifact,
+};
+use milpa_corpus::{Split, read_split};
+use milpa_eval::{
+    EvalConfig, EvalReport, PerplexityConfig, RunInfo, TaskEntry, Watch, perplexity as measure,
+};
+
+use crate::{commands::chat, context::Context, recipe::Loaded, run::hash_path};
+
+fn watch(context: &Context) -> Watch<'_> {
+    Watch { progress: &context.progress, stop: &context.stop }
+}
+
+/// Hashes of the files that an evaluation reads beside the model and the corpus.
+pub fn input_hashes(config: &EvalConfig) -> Result<BTreeMap<String, Digest>> {
+    let mut hashes = BTreeMap::new();
+    for entry in &config.tasks {
+        let name = &entry.task.written;
+        if entry.is_file() {
+            hashes.insert(format!("task {name}"), hash_path(&entry.task.path)?);
+        }
+        if let Some(data) = &entry.data {
+            hashes.insert(format!("data of {name}: {}", data.written), hash_path(&data.path)?);
+        }
+    }
+    Ok(hashes)
+}
+
+/// Measures everything in the recipe's `[eval]` table.
+pub fn suite(
+    context: &Context,
+    recipe: &Loaded,
+    model: &Path,
+    corpus: &Path,
+    out: &Path,
+) -> Result<()> {
+    let (_, corpus_digest) = open_artifact(corpus, Kind::Corpus, Verify::Contents)?;
+    let mut model = chat::open(context, model)?;
+    model.rename(&recipe.recipe.name);
+    let config = &recipe.recipe.eval;
+    let info = RunInfo {
+        command_line: context.command_line(),
+        seed: recipe.recipe.seed.derive("evaluation"),
+    };
+    let mut held_out = read_split(corpus, Split::Validation)?;
+    let evaluation = milpa_eval::run(&model, config, Some(&mut held_out), &info, watch(context))?;
+    let mut inputs = input_hashes(config)?;
+    inputs.insert("corpus".to_owned(), corpus_digest);
+    inputs.insert("model".to_owned(), hash_bytes(model.info().hash.as_bytes()));
+    evaluation.write(out, config, inputs)?;
+    Ok(())
+}
+
+/// Reads the report of an evaluation folder.
+pub fn read_report(dir: &Path) -> Result<EvalReport> {
+    Ok(milpa_eval::read_report(dir)?)
+}
+
+/// Bits per byte on the texts of a JSONL file.
+pub fn perplexity(
+    context: &Context,
+    model: &Path,
+    data: &Path,
+    field: &str,
+    max_bytes: Option<Bytes>,
+) -> Result<()> {
+    let model = chat::open(context, model)?;
+    let mut records = milpa_eval::read_jsonl_texts(data, field)?;
+    let config = PerplexityConfig {
+        max_bytes_per_source: max_bytes.unwrap_or(PerplexityConfig::default().max_bytes_per_source),
+    };
+    let defaults = EvalConfig::default();
+    let resampling = milpa_eval::multiple_choice::Resampling {
+        replicates: defaults.bootstrap_replicates,
+        seed: Seed(0),
+    };
+    let report = measure(&model, &mut records, &config, resampling, watch(context))?;
+    for (reason, skipped) in &records.skips().0 {
+        context.progress.say(&format!(
+            "skipped {} lines: {reason} (first at {:?})",
+            skipped.count, skipped.first_lines
+        ));
+    }
+    context.show(&report, || report.to_string())
+}
+
+/// One multiple-choice task.
+pub fn choice(
+    context: &Context,
+    model: &Path,
+    task: &Path,
+    data: &Path,
+    limit: Option<usize>,
+) -> Result<()> {
+    let model = chat::open(context, model)?;
+    let config = EvalConfig {
+        perplexity: PerplexityConfig::default(),
+        tasks: vec![TaskEntry {
+            task: Location::plain(task),
+            data: Some(Location::plain(data)),
+            limit,
+            style: milpa_eval::PromptStyle::default(),
+        }],
+        ..EvalConfig::default()
+    };
+    let info = RunInfo { command_line: context.command_line(), seed: Seed(0) };
+    let evaluation = milpa_eval::run(&model, &config, None, &info, watch(context))?;
+    context.show(&evaluation.report, || evaluation.report.to_string())
+}

@@ -1,0 +1,105 @@
+//! `milpa package`: checkpoint and tokenizer to a bundle, with measured numbers on its card.
+
+use std::path::Path;
+
+use anyhow::Result;
+use milpa_base::{Digest, Kind, Manifest, TextModel, hash_bytes, manifest::Verify, open_artifact};
+use milpa_corpus::{Split, read_split};
+use milpa_eval::EvalReport;
+use milpa_model::LocalModel;
+use milpa_package::{Job, MeasureTexts, Measurement, PackageError};
+
+use crate::{commands::eval, context::Context, recipe::Loaded};
+
+/// What a bundle is made from.
+pub struct Inputs<'a> {
+    /// The checkpoint.
+    pub checkpoint: &'a Path,
+    /// The tokenizer that it was trained with.
+    pub tokenizer: &'a Path,
+    /// The evaluation whose numbers go onto the card.
+    pub evaluation: Option<&'a Path>,
+    /// The corpus on whose validation split the quantised file is compared with the f32 weights.
+    pub corpus: Option<&'a Path>,
+}
+
+/// Makes the recipe's bundle.
+pub fn package(
+    context: &Context,
+    recipe: &Loaded,
+    inputs: &Inputs<'_>,
+    out: &Path,
+) -> Result<Manifest> {
+    context.check_stop()?;
+    let config = &recipe.recipe.package;
+    let measurements = match inputs.evaluation {
+        Some(dir) => measurements(&eval::read_report(dir)?),
+        None => Vec::new(),
+    };
+    let texts = match inputs.corpus {
+        Some(corpus) => held_out(corpus, config.measure.max_bytes.0)?,
+        None => Vec::new(),
+    };
+    let open = |path: &Path| -> Result<Box<dyn TextModel>, PackageError> {
+        Ok(Box::new(LocalModel::open(path, context.threads)?))
+    };
+    let job = Job {
+        config,
+        name: &recipe.recipe.name,
+        checkpoint: inputs.checkpoint,
+        tokenizer: inputs.tokenizer,
+        measurements: &measurements,
+        texts: (!texts.is_empty()).then_some(MeasureTexts {
+            name: "held-out text",
+            texts: &texts,
+            open: &open,
+        }),
+        threads: context.threads,
+        progress: &context.progress,
+    };
+    Ok(milpa_package::package(&job, out)?)
+}
+
+/// Leading parts of the validation documents, the same share of each, up to `max_bytes` in all.
+fn held_out(corpus: &Path, max_bytes: u64) -> Result<Vec<String>> {
+    open_artifact(corpus, Kind::Corpus, Verify::Contents)?;
+    let documents: Vec<String> = read_split(corpus, Split::Validation)?
+        .map(|record| record.map(|record| record.text))
+        .collect::<std::io::Result<_>>()?;
+    let each = (max_bytes as usize / documents.len().max(1)).max(256);
+    Ok(documents
+        .into_iter()
+        .map(|text| text[..text.floor_char_boundary(each)].to_owned())
+        .collect())
+}
+
+/// Hash of the numbers that go onto the card. The report itself holds times and would make the
+/// bundle out of date for no reason.
+pub fn measurements_hash(report: &EvalReport) -> Digest {
+    hash_bytes(format!("{:?}", measurements(report)).as_bytes())
+}
+
+fn measurements(report: &EvalReport) -> Vec<Measurement> {
+    let mut measurements = Vec::new();
+    for source in report.perplexity.iter().flat_map(|perplexity| &perplexity.sources) {
+        measurements.push(Measurement {
+            measure: "bits per byte".to_owned(),
+            on: format!("held-out {}", source.source),
+            weights: None,
+            value: source.bits_per_byte,
+            interval: source.interval.as_ref().map(|interval| (interval.low, interval.high)),
+        });
+    }
+    for task in &report.tasks {
+        for metric in &task.metrics {
+            measurements.push(Measurement {
+                measure: format!("{} (guessing: {:.3})", metric.metric.name(), task.chance),
+                on: format!("{} v{}, n = {}", task.task, task.version, metric.n),
+                weights: None,
+                value: metric.value,
+                interval: Some((metric.interval.low, metric.interval.high)),
+            });
+        }
+    }
+    measurements
+}

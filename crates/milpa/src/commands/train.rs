@@ -1,0 +1,126 @@
+//! `milpa train`, and the plan that comes before it.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Result;
+use milpa_base::{Bytes, ConfigError, Kind, Tokens, manifest::Verify, open_artifact, units::si};
+use milpa_kernels::{Cpu, peak};
+use milpa_model::{CpuDevice, Device};
+use milpa_plan::{Machine, Plan, plan};
+use milpa_tokens::{Split, TokenDataset, Tokenizer};
+use milpa_train::{Job, Summary, model_shape, train_shape};
+
+use crate::{commands::doctor, context::Context, recipe::Loaded};
+
+/// Share of the peak that training a small model on a CPU reaches here, for the time shown in
+/// advance; the true one is shown at each step.
+const EXPECTED_UTILISATION: f64 = 0.6;
+
+/// What this machine reached just now.
+pub struct MeasuredPeak {
+    /// Instruction set used.
+    pub instructions: String,
+    /// f32 fused multiply-adds, all threads.
+    pub f32_flops_per_second: f64,
+    /// Reading main memory, all threads.
+    pub memory_bytes_per_second: f64,
+}
+
+/// Measures the peak in about a second.
+pub fn measure_peak(context: &Context) -> MeasuredPeak {
+    let cpu = Cpu::detect(context.threads);
+    let measured = peak::measure(&cpu);
+    MeasuredPeak {
+        instructions: cpu.isa().name().to_owned(),
+        f32_flops_per_second: measured.f32_gflops * 1e9,
+        memory_bytes_per_second: measured.read_gbytes * 1e9,
+    }
+}
+
+/// Plans the recipe's training on this machine and refuses what cannot work.
+pub fn check_plan(
+    context: &Context,
+    recipe: &Loaded,
+    tokens_available: Option<Tokens>,
+) -> Result<Plan> {
+    let peak = measure_peak(context);
+    plan_on(recipe, peak.f32_flops_per_second, tokens_available)
+}
+
+fn plan_on(recipe: &Loaded, peak: f64, tokens_available: Option<Tokens>) -> Result<Plan> {
+    let (config, model) = (&recipe.recipe.train, &recipe.recipe.model);
+    let machine = Machine {
+        peak_flops_per_second: peak,
+        memory: doctor::memory().1.unwrap_or(Bytes(u64::MAX)),
+        expected_utilisation: EXPECTED_UTILISATION,
+    };
+    let model = model.with_vocab_size(recipe.recipe.tokenizer.vocab_size)?;
+    let shape = train_shape(config);
+    let plan = plan(&model_shape(&model), &shape, &machine, tokens_available);
+    plan.check(&shape).map_err(|error| {
+        let text = std::fs::read_to_string(&recipe.path).unwrap_or_default();
+        let key = match error {
+            milpa_plan::PlanError::TooLittleMemory { .. } => "model.hidden_size",
+            milpa_plan::PlanError::TooLittleText { .. } => "train.batch_size",
+        };
+        let error: ConfigError =
+            milpa_base::config::invalid_value(&text, &recipe.path, key, &error.to_string());
+        error
+    })?;
+    Ok(plan)
+}
+
+/// Trains the recipe's model, or goes on where a cut run stopped.
+pub fn train(
+    context: &Context,
+    recipe: &Loaded,
+    tokenizer: &Path,
+    tokens: &Path,
+    out: &Path,
+) -> Result<Summary> {
+    open_artifact(tokenizer, Kind::Tokenizer, Verify::Contents)?;
+    let (manifest, _) = open_artifact(tokens, Kind::Tokens, Verify::Contents)?;
+    let tokenizer = Tokenizer::open(tokenizer)?;
+    let dataset = TokenDataset::open(tokens, &tokenizer)?;
+    let peak = measure_peak(context);
+    let available = Tokens(dataset.total_tokens(Split::Train));
+    let plan = plan_on(recipe, peak.f32_flops_per_second, Some(available))?;
+    for line in plan.to_string().lines() {
+        context.progress.say(&format!("  {line}"));
+    }
+    let model = recipe.recipe.model.with_vocab_size(tokenizer.vocab_size())?;
+    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(context.threads));
+    let job = Job {
+        config: &recipe.recipe.train,
+        model: &model,
+        tokenizer: &tokenizer,
+        dataset: &dataset,
+        seed: recipe.recipe.seed,
+        licences: manifest.licences,
+        device,
+        peak_flops_per_second: peak.f32_flops_per_second,
+    };
+    Ok(milpa_train::train(&job, out, &context.progress, &context.stop)?)
+}
+
+/// The summary for people.
+pub fn describe(summary: &Summary) -> String {
+    let validation: Vec<String> = summary
+        .validation_bits_per_byte
+        .iter()
+        .map(|(source, bits)| format!("{source} {bits:.3}"))
+        .collect();
+    let epochs: Vec<String> =
+        summary.epochs.iter().map(|(source, epochs)| format!("{source} {epochs:.2}")).collect();
+    format!(
+        "steps       {}\ntokens      {} (epochs: {})\nspeed       {:.0} tokens/s (median)\n\
+         loss        {:.4} nats per token\nvalidation  {} bits per byte\ncheckpoint  {}",
+        summary.steps,
+        si(summary.tokens as f64),
+        epochs.join(", "),
+        summary.median_tokens_per_second,
+        summary.final_loss.unwrap_or(f64::NAN),
+        validation.join(", "),
+        summary.checkpoint.display(),
+    )
+}

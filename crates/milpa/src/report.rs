@@ -1,0 +1,144 @@
+//! The report of a run for people: one self-contained HTML page with its plots.
+//!
+//! It reads what the stages wrote (statistics, metrics, evaluation, manifests) and computes
+//! nothing new.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+use anyhow::Result;
+use milpa_base::{
+    Manifest,
+    plot::escape,
+    units::{binary_bytes, duration, si},
+    write_file_atomic,
+};
+
+use crate::{
+    commands::eval,
+    recipe::Loaded,
+    run::{Folders, Stamp},
+};
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--ink:#1d2a22;--soft:#5b6a60;--line:#d9dfd8;--paper:#fbfcf9;--accent:#2f6b3c}
+@media(prefers-color-scheme:dark){:root{--ink:#e3e9e2;--soft:#9aa79d;--line:#334038;--paper:#141a16;--accent:#8fc79b}}
+body{margin:0 auto;max-width:52rem;padding:2rem 1.2rem 4rem;font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
+h1{font-size:1.7rem;margin:0}h2{font-size:1.15rem;margin:2.4rem 0 .6rem;color:var(--accent)}
+p.sub{color:var(--soft);margin:.2rem 0 1.4rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.7rem}
+.card{border:1px solid var(--line);border-radius:.5rem;padding:.7rem .9rem}
+.card b{display:block;font-size:1.35rem}.card span{color:var(--soft);font-size:.85rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.92rem;width:100%}
+th,td{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+svg{max-width:100%;height:auto;color:inherit}
+pre,code{font:.86rem/1.5 ui-monospace,monospace}pre{white-space:pre-wrap;word-break:break-word;border-left:3px solid var(--line);padding-left:.8rem;margin:.4rem 0}
+blockquote{margin:.5rem 0 1rem;padding-left:.9rem;border-left:3px solid var(--accent)}
+";
+
+/// Writes `report.html` into the run folder.
+pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp>) -> Result<()> {
+    let evaluation = eval::read_report(&folders.evaluation())?;
+    let metrics = milpa_train::read_metrics(&folders.train())?;
+    let name = escape(&recipe.recipe.name);
+    let mut page = format!(
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>\
+         <meta name='viewport' content='width=device-width,initial-scale=1'>\
+         <title>{name} · milpa</title><style>{STYLE}</style></head><body>\
+         <h1>{name}</h1><p class='sub'>A run of milpa {}: what went in, what came out, and how to get it again.</p>",
+        env!("CARGO_PKG_VERSION")
+    );
+
+    page += "<div class='cards'>";
+    let mut card = |value: String, label: &str| {
+        let _ = write!(
+            page,
+            "<div class='card'><b>{}</b><span>{}</span></div>",
+            escape(&value),
+            escape(label)
+        );
+    };
+    if let Some(perplexity) = &evaluation.perplexity {
+        card(format!("{:.3}", perplexity.bits_per_byte), "bits per byte, held-out text");
+    }
+    if let Some(parameters) = evaluation.model.parameters {
+        card(si(parameters as f64), "parameters");
+    }
+    if let Some(milpa_train::Metric::Step { tokens, .. }) =
+        metrics.iter().rfind(|metric| matches!(metric, milpa_train::Metric::Step { .. }))
+    {
+        card(si(*tokens as f64), "tokens trained on");
+    }
+    if let Some(stamp) = stamps.get("train") {
+        card(duration(stamp.seconds), "training");
+    }
+    page += "</div>";
+
+    page += "<h2>Corpus</h2>";
+    if let Ok(stats) = milpa_corpus::stats(&folders.corpus()) {
+        let _ = write!(page, "<div class='wide'><pre>{}</pre></div>", escape(&stats.to_string()));
+    }
+    page += "<p>Why a document was kept or dropped: ";
+    let _ = write!(
+        page,
+        "<code>milpa corpus why {} ID-OR-URL</code></p>",
+        escape(&folders.corpus().display().to_string())
+    );
+
+    page += "<h2>Training</h2>";
+    if let Ok(curve) = std::fs::read_to_string(folders.train().join("loss.svg")) {
+        page += &curve;
+    }
+
+    page += "<h2>Evaluation</h2>";
+    for (_, svg) in evaluation.plots() {
+        page += &svg;
+    }
+    let _ = write!(page, "<div class='wide'><pre>{}</pre></div>", escape(&evaluation.to_string()));
+
+    if !evaluation.samples.is_empty() {
+        page += "<h2>Samples</h2>";
+        for sample in &evaluation.samples {
+            let _ = write!(
+                page,
+                "<blockquote><b>{}</b>{}</blockquote>",
+                escape(&sample.prompt),
+                escape(&sample.text).replace('\n', "<br>")
+            );
+        }
+    }
+
+    page += "<h2>Artifacts</h2><div class='wide'><table><tr><th>stage</th><th class='n'>time</th>\
+             <th class='n'>size</th><th>identity</th></tr>";
+    for (stage, dir) in [
+        ("corpus", folders.corpus()),
+        ("tokenizer", folders.tokenizer()),
+        ("tokens", folders.tokens()),
+        ("train", folders.checkpoint()),
+        ("eval", folders.evaluation()),
+        ("package", folders.bundle()),
+    ] {
+        page += &artifact_row(stage, &dir, stamps.get(stage));
+    }
+    page += "</table></div><h2>The same again</h2>";
+    for stage in ["corpus", "tokenizer", "tokens", "train", "eval", "package"] {
+        if let Some(stamp) = stamps.get(stage) {
+            let _ = write!(page, "<pre>$ {}</pre>", escape(&stamp.command));
+        }
+    }
+    page += "</body></html>\n";
+    write_file_atomic(&folders.report(), page.as_bytes())?;
+    Ok(())
+}
+
+fn artifact_row(stage: &str, dir: &Path, stamp: Option<&Stamp>) -> String {
+    let (size, identity) = Manifest::read_with_digest(dir).map_or_else(
+        |error| (String::new(), error.to_string()),
+        |(manifest, digest)| (binary_bytes(manifest.total_bytes()), digest.short()),
+    );
+    format!(
+        "<tr><td>{stage}</td><td class='n'>{}</td><td class='n'>{size}</td><td><code>{}</code></td></tr>",
+        stamp.map(|stamp| duration(stamp.seconds)).unwrap_or_default(),
+        escape(&identity)
+    )
+}
