@@ -183,6 +183,14 @@ class Browser:
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600,
         })
 
+    def slow_network(self, bytes_per_second):
+        """Lets answers trickle in, however fast the model is; -1 takes the brake off."""
+        self.devtools("Network.enable", {})
+        self.devtools("Network.emulateNetworkConditions", {
+            "offline": False, "latency": 0,
+            "downloadThroughput": bytes_per_second, "uploadThroughput": -1,
+        })
+
     def open(self, url):
         self.command("POST", "/url", {"url": url})
 
@@ -341,6 +349,7 @@ class Checks:
               const texts = document.querySelectorAll('.message.assistant .text');
               if (texts.length) window.lengths.push(texts[texts.length - 1].textContent.length);
             }).observe(document.getElementById('log'), {childList: true, subtree: true})""")
+        browser.slow_network(20_000)
         browser.type("#input", "Había una vez, en un pueblo de la sierra,")
         if self.name.startswith("phone"):
             browser.click("#send")
@@ -352,9 +361,9 @@ class Checks:
                    lambda: browser.count('.message.assistant[data-state="done"]') == 1, 120)
         text = browser.text(".message.assistant .text")
         assert text.strip(), "the answer is empty"
-        # A fast model's pieces share network packets, so only few steps may be seen.
+        browser.slow_network(-1)
         lengths = sorted(set(browser.script("return window.lengths")) - {0})
-        assert len(lengths) > 1, f"the text did not come in pieces: {lengths}"
+        assert len(lengths) > 2, f"the text did not come in pieces: {lengths}"
         assert browser.text(".message.user .text").startswith("Había una vez")
         assert "tokens/s" in browser.text(".message.assistant .meta"), "no speed is shown"
         assert browser.is_visible("#send") and not browser.is_visible("#stop")
@@ -411,8 +420,9 @@ class Checks:
     def stop(self, browser, max_tokens):
         """The stop button ends the answer and keeps what has come."""
         self.settings(browser, max_tokens, 7)
-        # A fast model would be done before a driver's click: the page clicks for the person as
-        # soon as the first text is there.
+        # A fast model would be done before a driver's click: the text trickles in, and the page
+        # clicks for the person as soon as the first of it is there.
+        browser.slow_network(5_000)
         browser.script("""
             new MutationObserver((_, observer) => {
               const text = document.querySelector('.message.assistant .text');
@@ -427,6 +437,7 @@ class Checks:
         text = browser.text(".message.assistant .text")
         assert text.strip(), "the text that had come is gone"
         assert "Detenido" in browser.text(".message.assistant .meta")
+        browser.slow_network(-1)
         time.sleep(0.5)
         assert browser.text(".message.assistant .text") == text, "text came after the stop"
         assert browser.is_visible("#send") and not browser.is_visible("#stop")

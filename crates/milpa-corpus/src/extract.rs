@@ -9,11 +9,14 @@ pub mod main_content;
 pub mod render;
 
 use blocks::{Noscript, Page};
+use main_content::Strictness;
 
 /// Most attributes that a tag may have. The tokenizer compares each new attribute with those
 /// before it, so a tag of a million attributes would take minutes.
 const MAX_ATTRIBUTES: usize = 1000;
 
+/// With fewer words nothing was found.
+const MIN_WORDS: u32 = 8;
 /// A page with fewer words may have its text where scripts are off.
 const FEW_WORDS: u32 = 30;
 
@@ -37,13 +40,19 @@ pub fn extract(html: &str) -> Result<Extracted, HostileMarkup> {
         return Err(HostileMarkup);
     }
     let mut page = blocks::parse(html, Noscript::Skip);
-    let mut chosen = main_content::choose(&page);
+    let mut chosen = main_content::choose(&page, Strictness::Normal);
     if words(&page, &chosen) < FEW_WORDS && html.contains("<noscript") {
         let other = blocks::parse(html, Noscript::Read);
-        let other_chosen = main_content::choose(&other);
+        let other_chosen = main_content::choose(&other, Strictness::Normal);
         if words(&other, &other_chosen) > 2 * words(&page, &chosen) {
             (page, chosen) = (other, other_chosen);
         }
+    }
+    if words(&page, &chosen) < MIN_WORDS {
+        chosen = main_content::choose(&page, Strictness::Loose);
+    }
+    if words(&page, &chosen) < MIN_WORDS {
+        chosen.clear();
     }
     Ok(Extracted { text: render::render(&page, &chosen), title: page.title })
 }

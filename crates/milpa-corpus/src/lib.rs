@@ -4,7 +4,7 @@
 //! The way of a document, one module per step:
 //! [`reader`] (WARC, JSONL, folders → raw records) → [`charset`] and [`extract`] (bytes and HTML →
 //! text) → [`milpa_text`] (normalisation, language) → [`filter`] (quality, each drop with its
-//! reason) → [`dedup`] → [`split`] → [`shard`] (Parquet). [`build`] runs it; [`stats`] and [`why`]
+//! reason) → [`dedup`] → [`split`] → [`shard`] (Parquet). [`build`] runs it; [`stats()`] and [`why()`]
 //! explain afterwards what happened. It knows nothing of tokenizers or models.
 //!
 //! To add a reader, implement [`reader::Reader`] and name it in [`reader::open`]; to add a filter,

@@ -8,7 +8,7 @@
 //! FlashAttention-2, arXiv:2307.08691; grouped queries, arXiv:2305.13245.
 
 use crate::cpu::Cpu;
-use crate::gemm::{Tile, dot_many, multiply_small, pack_transposed};
+use crate::gemm::{DOT_TILE, Tile, dot_tile, multiply_small, pack_transposed};
 use crate::pool::Shares;
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
@@ -341,29 +341,34 @@ fn decode<S: Simd>(
     let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
     let group = shape.heads / shape.kv_heads;
     let dim = shape.head_dim;
-    let rows = group * shape.queries;
     let (first, end) = shape.block_keys(inputs.first_key, batch, (0, shape.queries));
     let stride = packed_stride(shape.keys());
-    let q_row = |row: usize| {
-        let (token, head) = (row / group, kv_head * group + row % group);
-        let at = batch * inputs.q.batch_stride + token * inputs.q.token_stride + head * dim;
-        &inputs.q.data[at..at + dim]
-    };
-    for key in first..end {
-        let at = batch * inputs.k.batch_stride + key * inputs.k.token_stride + kv_head * dim;
-        let k_row = &inputs.k.data[at..at + dim];
-        let mut row = 0;
-        while row < rows {
-            if rows - row >= 4 {
-                let dots = dot_many::<S, 4>(simd, k_row, std::array::from_fn(|i| q_row(row + i)));
-                (0..4).for_each(|i| scores[(row + i) * stride + key - first] = dots[i]);
-                row += 4;
-            } else {
-                let [dot] = dot_many::<S, 1>(simd, k_row, [q_row(row)]);
-                scores[row * stride + key - first] = dot;
-                row += 1;
+    let k_start = batch * inputs.k.batch_stride + kv_head * dim;
+    let keys = Mat::new(&inputs.k.data[k_start..], inputs.k.token_stride);
+    let q_start = batch * inputs.q.batch_stride + kv_head * group * dim;
+    let mut dots = [0.0; DOT_TILE * DOT_TILE];
+    let mut key = first;
+    while key < end {
+        let key_count = if end - key >= DOT_TILE { DOT_TILE } else { 1 };
+        let key_rows = keys.rows_from(key, key_count, dim);
+        for token in 0..shape.queries {
+            // The heads of a token lie `dim` apart.
+            let heads = Mat::new(&inputs.q.data[q_start + token * inputs.q.token_stride..], dim);
+            let mut head = 0;
+            while head < group {
+                let head_count = if group - head >= DOT_TILE { DOT_TILE } else { 1 };
+                let q_rows = heads.rows_from(head, head_count, dim);
+                dot_tile(simd, dim, (key_rows, key_count), (q_rows, head_count), &mut dots);
+                for i in 0..key_count {
+                    for j in 0..head_count {
+                        let row = (token * group + head + j) * stride;
+                        scores[row + key + i - first] = dots[i * head_count + j];
+                    }
+                }
+                head += head_count;
             }
         }
+        key += key_count;
     }
     let v_start = batch * inputs.v.batch_stride + first * inputs.v.token_stride + kv_head * dim;
     let width = (end - first).next_multiple_of(S::LANES);
@@ -535,8 +540,11 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
             let mut row_dot = [0.0_f32; QUERY_BLOCK];
             for (row, row_dot) in row_dot.iter_mut().enumerate().take(rows) {
                 let (out, dout) = (row_at(&job.out, row), row_at(&job.dout, row));
-                let dout = &job.dout.data[dout..dout + dim];
-                [*row_dot] = dot_many::<S, 1>(simd, &job.out.data[out..out + dim], [dout]);
+                let one = |data| Mat::new(data, dim);
+                let (out, dout) = (one(&job.out.data[out..]), one(&job.dout.data[dout..]));
+                let mut dots = [0.0; DOT_TILE * DOT_TILE];
+                dot_tile(simd, dim, (out, 1), (dout, 1), &mut dots);
+                *row_dot = dots[0];
             }
             let (first, end) = shape.block_keys(inputs.first_key, batch, (start, start + rows));
             for key in (first..end).step_by(KEY_BLOCK) {

@@ -7,8 +7,7 @@ use half::{bf16, f16};
 
 use crate::cpu::Cpu;
 use crate::pool::Shares;
-use crate::q8_0::widen_f16;
-use crate::simd::{Simd, dispatch};
+use crate::simd::{Simd, dispatch, widen_f16};
 
 /// Elements of a task.
 const TASK: usize = 32 * 1024;
@@ -37,13 +36,7 @@ pub fn bf16_to_f32(cpu: &Cpu, bytes: &[u8], out: &mut [f32]) {
 
 /// Reads little-endian f32 values.
 pub fn f32_from_bytes(cpu: &Cpu, bytes: &[u8], out: &mut [f32]) {
-    read::<4>(
-        cpu,
-        bytes,
-        out,
-        #[inline(always)]
-        |four| f32::from_le_bytes(four),
-    );
+    read::<4>(cpu, bytes, out, f32::from_le_bytes);
 }
 
 /// Rounds to little-endian f16 values, ties to even.

@@ -15,7 +15,7 @@ pub enum Isa {
     Scalar,
     /// 128-bit Advanced SIMD of aarch64.
     Neon,
-    /// 256-bit AVX2 with fused multiply-add of x86-64.
+    /// 256-bit AVX2 with FMA and F16C of x86-64.
     Avx2Fma,
     /// 512-bit AVX-512 (F, BW, DQ, VL) of x86-64.
     Avx512,
@@ -44,15 +44,18 @@ impl Isa {
             Self::Scalar => true,
             Self::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2Fma => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2Fma => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
+                    && Self::Avx2Fma.is_available()
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2Fma | Self::Avx512 => false,

@@ -59,22 +59,17 @@ pub fn sum_of_squares(cpu: &Cpu, x: &[f32]) -> f64 {
 
 /// `Σ x`, summed in double precision.
 pub fn sum(cpu: &Cpu, x: &[f32]) -> f64 {
-    reduce(
-        cpu,
-        x.len(),
-        |range| dispatch!(cpu.isa(), simd => accumulate(simd, &x[range], #[inline(always)] |x, _| x)),
-    )
+    reduce(cpu, x.len(), |range| dispatch!(cpu.isa(), simd => sum_part(simd, &x[range])))
 }
 
 /// `Σ x·y`, summed in double precision.
 pub fn dot(cpu: &Cpu, x: &[f32], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len(), "x and y of one length");
-    reduce(cpu, x.len(), |range| {
-        let y = &y[range.clone()];
-        dispatch!(cpu.isa(), simd => {
-            accumulate(simd, &x[range], #[inline(always)] |x, at| x * f64::from(y[at]))
-        })
-    })
+    reduce(
+        cpu,
+        x.len(),
+        |range| dispatch!(cpu.isa(), simd => dot_part(simd, &x[range.clone()], &y[range])),
+    )
 }
 
 fn update(cpu: &Cpu, out: &mut [f32], task: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) {
@@ -125,18 +120,35 @@ fn scale_part<S: Simd>(simd: S, x: &mut [f32], factor: f32) {
     }
 }
 
-/// Sums `term(x[i], i)` in sixteen interleaved double-precision sums, whatever the lanes.
+/// Sums `x·y` in sixteen interleaved double-precision sums, whatever the lanes. A plain loop that
+/// the compiler makes vectors of.
 #[inline(always)]
-fn accumulate<S: Simd>(_simd: S, x: &[f32], term: impl Fn(f64, usize) -> f64) -> f64 {
+fn dot_part<S: Simd>(_simd: S, x: &[f32], y: &[f32]) -> f64 {
     let mut sums = [0.0_f64; 16];
-    let whole = x.len() / 16 * 16;
-    for start in (0..whole).step_by(16) {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum += term(f64::from(x[start + lane]), start + lane);
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
+    for (x, y) in x.iter().zip(y) {
+        for lane in 0..16 {
+            sums[lane] += f64::from(x[lane]) * f64::from(y[lane]);
         }
     }
-    for at in whole..x.len() {
-        sums[at - whole] += term(f64::from(x[at]), at);
+    for (sum, (&x, &y)) in sums.iter_mut().zip(x_rest.iter().zip(y_rest)) {
+        *sum += f64::from(x) * f64::from(y);
+    }
+    sums.iter().sum()
+}
+
+/// As [`dot_part`], of `x` alone.
+#[inline(always)]
+fn sum_part<S: Simd>(_simd: S, x: &[f32]) -> f64 {
+    let mut sums = [0.0_f64; 16];
+    let (x, rest) = x.as_chunks::<16>();
+    for x in x {
+        for lane in 0..16 {
+            sums[lane] += f64::from(x[lane]);
+        }
+    }
+    for (sum, &x) in sums.iter_mut().zip(rest) {
+        *sum += f64::from(x);
     }
     sums.iter().sum()
 }

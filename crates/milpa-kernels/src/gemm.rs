@@ -19,6 +19,9 @@ const K_BLOCK: usize = 512;
 const B_FLOATS: usize = 128 * 1024;
 /// Multiply-adds below which a product is not shared between threads.
 const SMALL_PRODUCT: usize = 256 * 1024;
+/// Groups of row tiles whose part of A, where it is stored by columns, is packed at once: a row of A
+/// then gives whole cache lines in sequence.
+const PACKED_GROUPS: usize = 4;
 /// Rows below which a product streams B once instead of packing it.
 pub(crate) const FEW_ROWS: usize = 8;
 
@@ -175,7 +178,8 @@ fn run<S: Simd>(simd: S, pool: Option<&Pool>, product: &Product<'_>) {
     let task = |task: usize| {
         let rows = part(plan.row_groups, plan.row_tasks, task % plan.row_tasks);
         let columns = part(plan.panels.count, plan.column_tasks, task / plan.row_tasks);
-        let share = Share::new::<S>(&plan, rows, columns);
+        let packs_a = product.a_layout == Layout::Columns;
+        let share = Share::new::<S>(&plan, packs_a, rows, columns);
         with_scratch(share.a_floats + share.b_floats, |scratch| {
             simd.enter(
                 #[inline(always)]
@@ -253,7 +257,12 @@ struct Share {
 
 impl Share {
     #[inline(always)]
-    fn new<S: Simd>(plan: &Plan, groups: (usize, usize), panels: (usize, usize)) -> Self {
+    fn new<S: Simd>(
+        plan: &Plan,
+        packs_a: bool,
+        groups: (usize, usize),
+        panels: (usize, usize),
+    ) -> Self {
         let group = 2 * S::TILE.0;
         let first_vector = plan.panels.start(panels.0);
         let vectors = plan.panels.start(panels.1) - first_vector;
@@ -263,7 +272,11 @@ impl Share {
             end_panel: panels.1,
             first_vector,
             vectors,
-            a_floats: (group * plan.k_block).next_multiple_of(16),
+            a_floats: if packs_a {
+                (PACKED_GROUPS * group * plan.k_block).next_multiple_of(LINE)
+            } else {
+                0
+            },
             b_floats: vectors * S::LANES * plan.k_block,
         }
     }
@@ -310,21 +323,19 @@ fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, sc
         let b_lines = b_ahead.lines().div_ceil(tiles_here);
         for group_row in (first_row..end_row).step_by(group) {
             let group_end = end_row.min(group_row + group);
+            let group_index = (group_row - first_row) / group % PACKED_GROUPS;
             let next_rows = (group_end, group.min(end_row - group_end));
             let mut a_ahead = if packs_a {
-                pack_rows(
-                    simd,
-                    product.a,
-                    k_start,
-                    depth,
-                    (group_row, group_end),
-                    group,
-                    &mut a_packed[..group * depth],
-                );
-                Ahead::new(product.a, (k_start, depth), next_rows.0, next_rows.1)
+                if group_index == 0 {
+                    let rows = (group_row, end_row.min(group_row + PACKED_GROUPS * group));
+                    let to = &mut a_packed[..PACKED_GROUPS * group * depth];
+                    pack_groups(simd, product.a, (k_start, depth), rows, group, to);
+                }
+                Ahead::none()
             } else {
                 Ahead::new(product.a, next_rows, k_start, depth)
             };
+            let a_group = &a_packed[if packs_a { group_index * group * depth } else { 0 }..];
             let a_lines = a_ahead.lines().div_ceil(2 * panels_here);
             for row in (group_row..group_end).step_by(tile_rows) {
                 let rows = tile_rows.min(group_end - row);
@@ -340,7 +351,7 @@ fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, sc
                     // no other task writes these rows and columns of C.
                     unsafe {
                         let (a, a_stride) = if packs_a {
-                            (a_packed.as_ptr().add(row - group_row), group)
+                            (a_group.as_ptr().add(row - group_row), group)
                         } else {
                             let at = row * product.a.stride + k_start;
                             (product.a.data.as_ptr().add(at), product.a.stride)
@@ -380,6 +391,12 @@ struct Ahead {
 }
 
 impl Ahead {
+    #[inline(always)]
+    fn none() -> Self {
+        let next = std::ptr::null();
+        Self { next, stride: 0, lines_per_row: 0, rows_left: 0, line: 0 }
+    }
+
     #[inline(always)]
     fn new(
         from: Mat<'_>,
@@ -463,6 +480,31 @@ fn pack_rows<S: Simd>(
             let out = &mut to[p * width..][..width];
             out[..used].copy_from_slice(row);
             out[used..].fill(0.0);
+        }
+    }
+}
+
+/// Copies `rows` (columns of the stored factor) into panels of `group`, going through memory row by
+/// stored row.
+#[inline(always)]
+fn pack_groups<S: Simd>(
+    simd: S,
+    from: Mat<'_>,
+    (first, depth): (usize, usize),
+    (start, end): (usize, usize),
+    group: usize,
+    to: &mut [f32],
+) {
+    for p in 0..depth {
+        let row = &from.data[(first + p) * from.stride + start..][..end - start];
+        for (index, columns) in row.chunks(group).enumerate() {
+            let out = &mut to[(index * depth + p) * group..][..group];
+            if group == S::LANES && columns.len() == group {
+                simd.write(out, simd.read(columns));
+            } else {
+                out[..columns.len()].copy_from_slice(columns);
+                out[columns.len()..].fill(0.0);
+            }
         }
     }
 }
@@ -664,7 +706,7 @@ fn few_rows_nt(
     let c_stride = c.stride;
     let out = Shares::new(c.data);
     // About 16 thousand products per task: far more than a task costs to hand out.
-    let columns = (16 * 1024 / k.max(1)).clamp(4, 256);
+    let columns = (16 * 1024 / k.max(1)).clamp(4, 256) / DOT_TILE * DOT_TILE;
     let isa = cpu.isa();
     cpu.pool().parallel_for(n.div_ceil(columns), |task| {
         let (start, end) = (task * columns, n.min((task + 1) * columns));
@@ -689,56 +731,91 @@ fn dot_rows<S: Simd>(
     (start, end): (usize, usize),
     out: &mut impl FnMut(usize, usize, f32),
 ) {
-    for column in start..end {
-        let b_row = &b.data[column * b.stride..][..k];
+    let mut column = start;
+    while column < end {
+        let columns = if end - column >= DOT_TILE { DOT_TILE } else { 1 };
         let mut row = 0;
         while row < m {
-            let a_row = |i: usize| &a.data[(row + i) * a.stride..][..k];
-            if m - row >= 4 {
-                let dots = dot_many::<S, 4>(simd, b_row, std::array::from_fn(a_row));
-                (0..4).for_each(|i| out(row + i, column, dots[i]));
-                row += 4;
-            } else {
-                let [dot] = dot_many::<S, 1>(simd, b_row, [a_row(0)]);
-                out(row, column, dot);
-                row += 1;
+            let rows = if m - row >= DOT_TILE { DOT_TILE } else { 1 };
+            let mut dots = [0.0; DOT_TILE * DOT_TILE];
+            let b = b.rows_from(column, columns, k);
+            let a = a.rows_from(row, rows, k);
+            dot_tile(simd, k, (b, columns), (a, rows), &mut dots);
+            for j in 0..columns {
+                for i in 0..rows {
+                    out(row + i, column + j, dots[j * rows + i]);
+                }
             }
+            row += rows;
+        }
+        column += columns;
+    }
+}
+
+/// Rows on either side of a tile of dot products.
+pub(crate) const DOT_TILE: usize = 4;
+
+/// Dot products of each of one or four rows with each of one or four others, `dots[row][other]`.
+///
+/// Each is summed in the same order, whatever the others are.
+#[inline(always)]
+pub(crate) fn dot_tile<S: Simd>(
+    simd: S,
+    k: usize,
+    (rows, row_count): (Mat<'_>, usize),
+    (others, other_count): (Mat<'_>, usize),
+    dots: &mut [f32; DOT_TILE * DOT_TILE],
+) {
+    rows.check("rows", row_count, k);
+    others.check("others", other_count, k);
+    // SAFETY: both views were just checked.
+    unsafe {
+        match (row_count, other_count) {
+            (4, 4) => dots_of::<S, 4, 4>(simd, k, rows, others, dots),
+            (4, 1) => dots_of::<S, 4, 1>(simd, k, rows, others, dots),
+            (1, 4) => dots_of::<S, 1, 4>(simd, k, rows, others, dots),
+            (1, 1) => dots_of::<S, 1, 1>(simd, k, rows, others, dots),
+            _ => unreachable!("a tile of {row_count} by {other_count} dot products"),
         }
     }
 }
 
-/// Dot products of one row with several others.
+/// # Safety
+/// `rows` holds `R` rows and `others` `N` rows of `k`.
 #[inline(always)]
-pub(crate) fn dot_many<S: Simd, const N: usize>(
+unsafe fn dots_of<S: Simd, const R: usize, const N: usize>(
     simd: S,
-    x: &[f32],
-    others: [&[f32]; N],
-) -> [f32; N] {
-    let length = x.len();
-    assert!(others.iter().all(|other| other.len() == length), "rows of one length");
-    let mut sums = [[simd.zero(); 4]; N];
-    let mut at = 0;
-    // SAFETY: every read ends at or before `length`, the length of all rows.
-    unsafe {
-        while at + 4 * S::LANES <= length {
-            for u in 0..4 {
-                let x_now = simd.load(x.as_ptr().add(at + u * S::LANES));
+    k: usize,
+    rows: Mat<'_>,
+    others: Mat<'_>,
+    dots: &mut [f32; DOT_TILE * DOT_TILE],
+) {
+    let (row_start, other_start) = (rows.data.as_ptr(), others.data.as_ptr());
+    let mut sums = [[simd.zero(); N]; R];
+    let whole = k / S::LANES * S::LANES;
+    for at in (0..k).step_by(S::LANES) {
+        let mask = simd.mask((k - at).min(S::LANES));
+        // SAFETY: a full vector ends at or before `k`, and a partial one reads to `k` exactly.
+        unsafe {
+            let load =
+                |from: *const f32, index: usize, stride: usize| from.add(index * stride + at);
+            let mut x = [simd.zero(); N];
+            for i in 0..N {
+                let from = load(other_start, i, others.stride);
+                x[i] = if at < whole { simd.load(from) } else { simd.load_masked(mask, from) };
+            }
+            for r in 0..R {
+                let from = load(row_start, r, rows.stride);
+                let row = if at < whole { simd.load(from) } else { simd.load_masked(mask, from) };
                 for i in 0..N {
-                    let other = simd.load(others[i].as_ptr().add(at + u * S::LANES));
-                    sums[i][u] = simd.fma(x_now, other, sums[i][u]);
+                    sums[r][i] = simd.fma(row, x[i], sums[r][i]);
                 }
             }
-            at += 4 * S::LANES;
-        }
-        while at < length {
-            let mask = simd.mask((length - at).min(S::LANES));
-            let x_now = simd.load_masked(mask, x.as_ptr().add(at));
-            for i in 0..N {
-                let other = simd.load_masked(mask, others[i].as_ptr().add(at));
-                sums[i][0] = simd.fma(x_now, other, sums[i][0]);
-            }
-            at += S::LANES;
         }
     }
-    sums.map(|[s0, s1, s2, s3]| simd.sum(simd.add(simd.add(s0, s1), simd.add(s2, s3))))
+    for r in 0..R {
+        for i in 0..N {
+            dots[r * N + i] = simd.sum(sums[r][i]);
+        }
+    }
 }

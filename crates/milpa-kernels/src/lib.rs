@@ -13,6 +13,14 @@
     reason = "the home of unsafe: SIMD intrinsics, packed panels and disjoint parallel writes; each \
               function states its contract and is tested against a scalar twin"
 )]
+#![allow(
+    clippy::inline_always,
+    reason = "kernels must be inlined into the function that enables their instruction set"
+)]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "views of mutable slices are handed over for the length of a call"
+)]
 
 pub mod activation;
 pub mod attention;

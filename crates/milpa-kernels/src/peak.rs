@@ -84,7 +84,11 @@ fn multiply_add<S: Simd>(simd: S, steps: usize) -> f32 {
             *chain = simd.fma(*chain, factor, addend);
         }
     }
-    simd.sum(chains.into_iter().fold(simd.zero(), |sum, chain| simd.add(sum, chain)))
+    let mut sum = simd.zero();
+    for chain in chains {
+        sum = simd.add(sum, chain);
+    }
+    simd.sum(sum)
 }
 
 #[inline(always)]
@@ -95,7 +99,11 @@ fn add_up<S: Simd>(simd: S, data: &[f32]) -> f32 {
             *sum = simd.add(*sum, simd.read(chunk));
         }
     }
-    simd.sum(sums.into_iter().fold(simd.zero(), |sum, more| simd.add(sum, more)))
+    let mut total = simd.zero();
+    for sum in sums {
+        total = simd.add(total, sum);
+    }
+    simd.sum(total)
 }
 
 #[cfg(test)]

@@ -60,8 +60,10 @@ pub fn dequantize(cpu: &Cpu, bytes: &[u8], out: &mut [f32]) {
 /// Dot product of a Q8_0 row with f32 values.
 pub fn dot(cpu: &Cpu, bytes: &[u8], x: &[f32]) -> f32 {
     assert_eq!(bytes.len(), row_bytes(x.len()), "bytes for {} values", x.len());
-    let [dot] = dispatch!(cpu.isa(), simd => dot_many(simd, bytes, [x]));
-    dot
+    let mut dots = [0.0; 8];
+    let row = Mat::new(x, x.len());
+    dispatch!(cpu.isa(), simd => dots_of::<_, 1, 1>(simd, bytes, row, &mut dots));
+    dots[0]
 }
 
 /// `C[m, n] = A[m, k] · Wᵀ` with `W[n, k]` in Q8_0 (`n` rows of `row_bytes(k)` bytes).
@@ -86,11 +88,8 @@ pub fn matmul_nt(cpu: &Cpu, size: Size, a: Mat<'_>, w: &[u8], c: MatMut<'_>) {
                 // SAFETY: C was checked, and this task alone writes its columns.
                 unsafe { *out.pointer().add(i * stride + j) = value };
             };
-            dispatch!(cpu.isa(), simd => {
-                for j in columns {
-                    few_rows(simd, m, k, a, &w[j * row..(j + 1) * row], |i, value| write(i, j, value));
-                }
-            });
+            let w = &w[columns.start * row..columns.end * row];
+            dispatch!(cpu.isa(), simd => few_rows(simd, (m, k), a, w, columns.start, write));
         });
         return;
     }
@@ -116,27 +115,15 @@ fn quantize_block(x: &[f32], out: &mut [u8]) {
     }
 }
 
-/// Widens an f16 to f32 in integer arithmetic, which inlines everywhere.
 #[inline(always)]
-pub(crate) fn widen_f16(bits: u16) -> f32 {
-    // Shift exponent and fraction into place, then multiply by 2¹¹² to correct the exponent's bias:
-    // this also makes subnormals right.
-    let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
-    // Infinity and NaN come out as 65536 and more: give them the largest exponent.
-    let special = if magnitude >= 65536.0 { 0x7f80_0000 } else { 0 };
-    let sign = u32::from(bits & 0x8000) << 16;
-    f32::from_bits(magnitude.to_bits() | special | sign)
-}
-
-#[inline(always)]
-fn block_scale(block: &[u8]) -> f32 {
-    widen_f16(u16::from_le_bytes([block[0], block[1]]))
+fn block_scale<S: Simd>(simd: S, block: &[u8]) -> S::V {
+    simd.splat_f16(u16::from_le_bytes([block[0], block[1]]))
 }
 
 #[inline(always)]
 fn widen<S: Simd>(simd: S, bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.chunks_exact(BLOCK_BYTES).zip(out.chunks_exact_mut(BLOCK)) {
-        let scale = simd.splat(block_scale(block));
+        let scale = block_scale(simd, block);
         let values = block[2..].as_ptr().cast::<i8>();
         for (index, out) in out.chunks_exact_mut(S::LANES).enumerate() {
             // SAFETY: a block has 32 values, a multiple of the lanes.
@@ -146,57 +133,86 @@ fn widen<S: Simd>(simd: S, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Products of some rows of W with each row of A.
 #[inline(always)]
 fn few_rows<S: Simd>(
     simd: S,
-    m: usize,
-    k: usize,
+    (m, k): (usize, usize),
     a: Mat<'_>,
-    w_row: &[u8],
-    mut out: impl FnMut(usize, f32),
+    w: &[u8],
+    first_column: usize,
+    write: impl Fn(usize, usize, f32),
 ) {
-    let a_row = |i: usize| &a.data[i * a.stride..][..k];
-    let mut i = 0;
-    while i < m {
-        if m - i >= 4 {
-            let dots =
-                dot_many::<S, 4>(simd, w_row, [a_row(i), a_row(i + 1), a_row(i + 2), a_row(i + 3)]);
-            dots.into_iter().enumerate().for_each(|(more, dot)| out(i + more, dot));
-            i += 4;
-        } else {
-            let [dot] = dot_many::<S, 1>(simd, w_row, [a_row(i)]);
-            out(i, dot);
-            i += 1;
+    let row = row_bytes(k);
+    let columns = w.len() / row;
+    let mut column = 0;
+    while column < columns {
+        let count = if columns - column >= 2 { 2 } else { 1 };
+        let w_rows = &w[column * row..(column + count) * row];
+        let mut i = 0;
+        while i < m {
+            let rows = if m - i >= 4 { 4 } else { 1 };
+            let a_rows = a.rows_from(i, rows, k);
+            let mut dots = [0.0; 8];
+            match (count, rows) {
+                (2, 4) => dots_of::<S, 2, 4>(simd, w_rows, a_rows, &mut dots),
+                (2, 1) => dots_of::<S, 2, 1>(simd, w_rows, a_rows, &mut dots),
+                (1, 4) => dots_of::<S, 1, 4>(simd, w_rows, a_rows, &mut dots),
+                _ => dots_of::<S, 1, 1>(simd, w_rows, a_rows, &mut dots),
+            }
+            for j in 0..count {
+                for more in 0..rows {
+                    write(i + more, first_column + column + j, dots[j * rows + more]);
+                }
+            }
+            i += rows;
         }
+        column += count;
     }
 }
 
+/// Dot products of `R` quantised rows with `N` rows of A, `dots[row][row of A]`.
+///
+/// Each is summed in the same order, whatever the others are.
 #[inline(always)]
-fn dot_many<S: Simd, const N: usize>(simd: S, bytes: &[u8], rows: [&[f32]; N]) -> [f32; N] {
-    let blocks = bytes.len() / BLOCK_BYTES;
-    assert!(rows.iter().all(|row| row.len() == blocks * BLOCK), "rows of {blocks} blocks");
-    let mut sums = [[simd.zero(); 2]; N];
-    for (index, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
-        let scale = simd.splat(block_scale(block));
-        let values = block[2..].as_ptr().cast::<i8>();
-        let mut parts = [simd.zero(); N];
+fn dots_of<S: Simd, const R: usize, const N: usize>(
+    simd: S,
+    bytes: &[u8],
+    rows: Mat<'_>,
+    dots: &mut [f32; 8],
+) {
+    let row_length = bytes.len() / R;
+    let blocks = row_length / BLOCK_BYTES;
+    rows.check("rows of A", N, blocks * BLOCK);
+    let mut sums = [[simd.zero(); N]; R];
+    for index in 0..blocks {
+        let mut parts = [[simd.zero(); N]; R];
         for at in (0..BLOCK).step_by(S::LANES) {
-            // SAFETY: a block has 32 values, a multiple of the lanes, and so have the rows at it.
-            unsafe {
-                let value = simd.load_bytes(values.add(at));
+            let mut x = [simd.zero(); N];
+            for i in 0..N {
+                let start = i * rows.stride + index * BLOCK + at;
+                // SAFETY: A was checked to hold N rows of whole blocks, which the lanes divide.
+                x[i] = unsafe { simd.load(rows.data.as_ptr().add(start)) };
+            }
+            for r in 0..R {
+                let values = &bytes[r * row_length + index * BLOCK_BYTES + 2..][..BLOCK];
+                // SAFETY: a block has 32 values, a multiple of the lanes.
+                let value = unsafe { simd.load_bytes(values.as_ptr().cast::<i8>().add(at)) };
                 for i in 0..N {
-                    let x = simd.load(rows[i].as_ptr().add(index * BLOCK + at));
-                    parts[i] = simd.fma(value, x, parts[i]);
+                    parts[r][i] = simd.fma(value, x[i], parts[r][i]);
                 }
             }
         }
-        for i in 0..N {
-            sums[i][index % 2] = simd.fma(parts[i], scale, sums[i][index % 2]);
+        for r in 0..R {
+            let scale = block_scale(simd, &bytes[r * row_length + index * BLOCK_BYTES..]);
+            for i in 0..N {
+                sums[r][i] = simd.fma(parts[r][i], scale, sums[r][i]);
+            }
         }
     }
-    let mut dots = [0.0; N];
-    for i in 0..N {
-        dots[i] = simd.sum(simd.add(sums[i][0], sums[i][1]));
+    for r in 0..R {
+        for i in 0..N {
+            dots[r * N + i] = simd.sum(sums[r][i]);
+        }
     }
-    dots
 }

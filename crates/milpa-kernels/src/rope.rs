@@ -78,10 +78,9 @@ fn rotate(
             for (x, &position) in x.chunks_exact_mut(width).zip(positions) {
                 let row = position as usize * half..(position as usize + 1) * half;
                 let (cos, sin) = (&cos[row.clone()], &sin[row]);
-                x.chunks_exact_mut(head_dim).for_each(
-                    #[inline(always)]
-                    |head| rotate_head(simd, direction, cos, sin, head),
-                );
+                for head in x.chunks_exact_mut(head_dim) {
+                    rotate_head(simd, direction, cos, sin, head);
+                }
             }
         });
     });

@@ -65,6 +65,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `LANES` bytes are readable at `from`.
     unsafe fn load_bytes(self, from: *const i8) -> Self::V;
+    /// Widens an f16 and copies it to all lanes.
+    fn splat_f16(self, bits: u16) -> Self::V;
     /// Transposes `LANES × LANES` floats.
     ///
     /// # Safety
@@ -169,6 +171,18 @@ macro_rules! dispatch {
     };
 }
 pub(crate) use dispatch;
+
+/// Widens an f16 in integer arithmetic, which inlines everywhere.
+#[inline(always)]
+pub(crate) fn widen_f16(bits: u16) -> f32 {
+    // Shift exponent and fraction into place, then multiply by 2¹¹² to correct the exponent's bias:
+    // this also makes subnormals right.
+    let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    // Infinity and NaN come out as 65536 and more: give them the largest exponent.
+    let special = if magnitude >= 65536.0 { 0x7f80_0000 } else { 0 };
+    let sign = u32::from(bits & 0x8000) << 16;
+    f32::from_bits(magnitude.to_bits() | special | sign)
+}
 
 /// Four lanes in plain Rust: the fallback, and (fused) what the compiler turns into NEON.
 #[derive(Clone, Copy)]
@@ -298,6 +312,10 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         Four(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
     }
     #[inline(always)]
+    fn splat_f16(self, bits: u16) -> Four {
+        self.splat(widen_f16(bits))
+    }
+    #[inline(always)]
     unsafe fn transpose(
         self,
         from: *const f32,
@@ -320,23 +338,23 @@ pub(crate) mod x86 {
     use super::Simd;
     use std::arch::x86_64::{
         __m256, __m256i, __m512, __mmask16, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadl_epi64,
-        _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_epi32,
-        _mm256_add_ps, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmpgt_epi32,
-        _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_div_ps,
-        _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_maskload_ps,
-        _mm256_maskstore_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_permute2f128_ps,
-        _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps,
-        _mm256_slli_epi32, _mm256_sqrt_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm256_unpackhi_ps,
-        _mm256_unpacklo_ps, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
-        _mm512_castps512_ps256, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_div_ps,
-        _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-        _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps,
-        _mm512_scalef_ps, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_sqrt_ps, _mm512_storeu_ps,
-        _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-        _mm512_unpacklo_ps,
+        _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehl_ps, _mm_set1_epi16, _mm_shuffle_ps,
+        _mm256_add_epi32, _mm256_add_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
+        _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtph_ps,
+        _mm256_cvtps_epi32, _mm256_div_ps, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
+        _mm256_permute2f128_ps, _mm256_round_ps, _mm256_set1_epi16, _mm256_set1_epi32,
+        _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps, _mm256_slli_epi32, _mm256_sqrt_ps,
+        _mm256_storeu_ps, _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_ps,
+        _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps512_ps256, _mm512_cvtepi8_epi32,
+        _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_div_ps, _mm512_extractf32x8_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+        _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_scalef_ps,
+        _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_sqrt_ps, _mm512_storeu_ps, _mm512_sub_ps,
+        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
-    /// Proof that AVX2 and FMA are present.
+    /// Proof that AVX2, FMA and F16C are present.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(());
 
@@ -345,15 +363,15 @@ pub(crate) mod x86 {
     pub(crate) struct Avx512(());
 
     /// # Safety
-    /// The machine has AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
+    /// The machine has AVX2, FMA and F16C.
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(crate) unsafe fn with_avx2<R>(body: impl FnOnce(Avx2) -> R) -> R {
         body(Avx2(()))
     }
 
     /// # Safety
-    /// The machine has AVX-512 F, BW, DQ and VL, AVX2 and FMA.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    /// The machine has AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     pub(crate) unsafe fn with_avx512<R>(body: impl FnOnce(Avx512) -> R) -> R {
         body(Avx512(()))
     }
@@ -478,6 +496,11 @@ pub(crate) mod x86 {
             unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
         }
         #[inline(always)]
+        fn splat_f16(self, bits: u16) -> __m256 {
+            // SAFETY: as above; F16C is part of what `Avx2` proves.
+            unsafe { _mm256_cvtph_ps(_mm_set1_epi16(bits.cast_signed())) }
+        }
+        #[inline(always)]
         unsafe fn transpose(
             self,
             from: *const f32,
@@ -595,6 +618,11 @@ pub(crate) mod x86 {
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
         }
         #[inline(always)]
+        fn splat_f16(self, bits: u16) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(bits.cast_signed())) }
+        }
+        #[inline(always)]
         unsafe fn transpose(
             self,
             from: *const f32,
@@ -634,6 +662,102 @@ pub(crate) mod x86 {
                     _mm512_storeu_ps(to.add((c + 12) * to_stride), row12);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Simd;
+    use crate::cpu::Isa;
+
+    #[inline(always)]
+    fn each<S: Simd>(simd: S, x: &mut [f32], f: impl Fn(S::V) -> S::V) {
+        for chunk in x.chunks_mut(S::LANES) {
+            let value = f(simd.read(chunk));
+            simd.write(chunk, value);
+        }
+    }
+
+    fn exp(isa: Isa, mut x: Vec<f32>) -> Vec<f32> {
+        dispatch!(isa, simd => each(simd, &mut x, |x| simd.exp(x)));
+        x
+    }
+
+    #[test]
+    fn exponential_is_within_its_bound() {
+        // Steps that hit no pattern of the range reduction, over normal results.
+        let x: Vec<f32> = (0..400_000).map(|i| -87.3 + i as f32 * 4.3997e-4).collect();
+        for isa in Isa::available() {
+            for (&x, &got) in x.iter().zip(&exp(isa, x.clone())) {
+                let expected = f64::from(x).exp();
+                let error = (f64::from(got) - expected).abs() / expected;
+                assert!(error < 2e-7, "{isa}: exp({x}) is {got:e}, off by {error:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn exponential_at_the_ends() {
+        let x = vec![0.0, -0.0, f32::NEG_INFINITY, -1e30, -105.0, f32::INFINITY, 1e30, 89.0, 1.0];
+        for isa in Isa::available() {
+            let got = exp(isa, x.clone());
+            assert_eq!(got[..5], [1.0, 1.0, 0.0, 0.0, 0.0], "{isa}");
+            assert_eq!(got[5..8], [f32::INFINITY; 3], "{isa}");
+            assert!(exp(isa, vec![f32::NAN; 3]).iter().all(|value| value.is_nan()), "{isa}");
+            // Subnormal results are right to one of their own steps.
+            for x in [-88.0_f32, -95.5, -103.0] {
+                let (got, expected) = (f64::from(exp(isa, vec![x])[0]), f64::from(x).exp());
+                assert!((got - expected).abs() < 2e-45, "{isa}: exp({x}) is {got:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn partial_registers_leave_the_rest_alone() {
+        for isa in Isa::available() {
+            for length in 1..40 {
+                let mut x: Vec<f32> = (0..length).map(|i| i as f32).collect();
+                let mut with_guard = x.clone();
+                with_guard.push(-7.0);
+                dispatch!(isa, simd => {
+                    each(simd, &mut with_guard[..length], |x| simd.add(x, simd.splat(1.0)));
+                });
+                x.iter_mut().for_each(|x| *x += 1.0);
+                assert_eq!(with_guard[..length], x, "{isa}");
+                assert_eq!(with_guard[length], -7.0, "{isa}");
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn lane_operations<S: Simd>(simd: S) {
+        let from: Vec<f32> = (0..S::LANES * (S::LANES + 3)).map(|i| i as f32).collect();
+        let mut to = vec![-1.0; S::LANES * (S::LANES + 1)];
+        let strides = (S::LANES + 3, S::LANES + 1);
+        // SAFETY: LANES rows of LANES floats with these strides lie within both vectors.
+        unsafe { simd.transpose(from.as_ptr(), strides.0, to.as_mut_ptr(), strides.1) };
+        for i in 0..S::LANES {
+            for j in 0..S::LANES {
+                assert_eq!(to[j * strides.1 + i], from[i * strides.0 + j]);
+            }
+            assert_eq!(to[i * strides.1 + S::LANES], -1.0);
+        }
+        let lanes = simd.read(&from[..S::LANES]);
+        assert_eq!(simd.sum(lanes), (S::LANES * (S::LANES - 1) / 2) as f32);
+        assert_eq!(simd.largest(lanes), (S::LANES - 1) as f32);
+        let bytes: Vec<i8> = (0..S::LANES).map(|i| (15 * i as i32 - 128) as i8).collect();
+        // SAFETY: LANES bytes are readable.
+        let widened = unsafe { simd.load_bytes(bytes.as_ptr()) };
+        let mut out = vec![0.0; S::LANES];
+        simd.write(&mut out, widened);
+        assert!(out.iter().zip(&bytes).all(|(&out, &byte)| out == f32::from(byte)));
+    }
+
+    #[test]
+    fn lanes_are_transposed_reduced_and_widened() {
+        for isa in Isa::available() {
+            dispatch!(isa, simd => lane_operations(simd));
         }
     }
 }

@@ -38,6 +38,13 @@ impl<'a, T> Mat<'a, T> {
         Self { data, stride }
     }
 
+    /// Views `rows` rows of `columns` from row `first` on.
+    #[inline(always)]
+    pub(crate) fn rows_from(&self, first: usize, rows: usize, columns: usize) -> Self {
+        let start = first * self.stride;
+        Self { data: &self.data[start..start + (rows - 1) * self.stride + columns], ..*self }
+    }
+
     /// Panics unless `rows × columns` elements can be read.
     #[track_caller]
     pub(crate) fn check(&self, name: &str, rows: usize, columns: usize) {
@@ -132,6 +139,7 @@ impl<'a, T> HeadsMut<'a, T> {
     }
 }
 
+#[inline]
 #[track_caller]
 fn check_rows(name: &str, length: usize, stride: usize, rows: usize, columns: usize) {
     if rows == 0 || columns == 0 {

@@ -305,6 +305,11 @@ impl Decoder {
         Ok(tape.linear(&x_nd, &parameters.leaf(self.head))?)
     }
 
+    /// The weight of the output layer.
+    pub(crate) fn head(&self, parameters: &ParameterStore) -> Tensor {
+        parameters.leaf(self.head)
+    }
+
     fn forward(
         &self,
         tape: &Tape,

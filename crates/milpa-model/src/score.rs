@@ -1,17 +1,23 @@
 //! Scoring of texts: continuations after contexts, and whole texts in windows.
 //!
 //! Rows of similar length are computed together, padded on the right; causal attention keeps the
-//! padding out of every score. Results come back in the order of the requests.
+//! padding out of every score. Continuations of one context (the options of a question) share its
+//! computation through a cache. Logits are computed only where a token is scored. Results come
+//! back in the order of the requests.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use milpa_base::{ModelError, RollingScore, Score, ScoreRequest};
-use milpa_tensor::IGNORE;
+use milpa_tensor::{RowScores, Tape};
 
 use crate::{decoder::TokenBatch, error::DecoderError, local::LocalModel};
 
 /// Tokens, padding included, that are computed together at most (one row may be longer).
 const BATCH_TOKENS: usize = 4096;
+/// Tokens of a context that are computed together.
+const CONTEXT_TOKENS: usize = 1024;
+/// Shorter contexts are not shared: computing them again costs less than small batches do.
+const MIN_SHARED_TOKENS: usize = 16;
 
 /// A row to be scored: `tokens` is input and target, one apart.
 struct Row {
@@ -63,13 +69,87 @@ pub(crate) fn score(
         rows.push(Row { owner, tokens, scored });
     }
     let mut done = 0;
-    score_rows(model, rows, &mut |row, result| {
+    let mut on_row = |row: &Row, result: RowResult| {
         scores[row.owner].log_likelihood = result.log_likelihood;
         scores[row.owner].is_greedy = result.is_greedy;
         done += 1;
         on_done(done);
-    })?;
+    };
+    let (alone, families) = families(rows);
+    for family in families {
+        for (row, result) in family.iter().zip(score_family(model, &family)?) {
+            on_row(row, result);
+        }
+    }
+    score_rows(model, alone, &mut on_row)?;
     Ok(scores)
+}
+
+/// Separates the rows that share their context with another, one list for each such context.
+fn families(rows: Vec<Row>) -> (Vec<Row>, Vec<Vec<Row>>) {
+    let mut by_context: BTreeMap<Vec<u32>, Vec<Row>> = BTreeMap::new();
+    let mut alone = Vec::new();
+    for row in rows {
+        if row.scored.is_empty() || row.scored.start < MIN_SHARED_TOKENS {
+            alone.push(row);
+        } else {
+            let context = row.tokens[..row.scored.start].to_vec();
+            by_context.entry(context).or_default().push(row);
+        }
+    }
+    let (families, single): (Vec<_>, Vec<_>) =
+        by_context.into_values().partition(|rows| rows.len() > 1);
+    alone.extend(single.into_iter().flatten());
+    // Order matters to sums of batches: it is that of the requests.
+    alone.sort_by_key(|row| row.owner);
+    (alone, families)
+}
+
+/// Scores rows that have the same tokens before their scored ones.
+fn score_family(model: &LocalModel, rows: &[Row]) -> Result<Vec<RowResult>, DecoderError> {
+    let (decoder, parameters) = (model.decoder(), model.parameters());
+    let tape = Tape::inference(Arc::clone(model.device()));
+    let head_vd = decoder.head(parameters);
+    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(1);
+    let mut cache = decoder.new_cache(model.device(), 1, longest - 1);
+    let context = &rows[0].tokens[..rows[0].scored.start];
+    let mut last_1d = None;
+    for part in context.chunks(CONTEXT_TOKENS) {
+        let batch = TokenBatch::new(part, part.len());
+        let x_btd = decoder.forward_cached(&tape, parameters, &batch, &mut cache)?;
+        last_1d = Some(tape.select_rows(&x_btd, &[part.len() as u32 - 1])?);
+    }
+    let last_1d = last_1d.ok_or_else(|| DecoderError::Batch("a context is empty".to_owned()))?;
+    // The context's last row predicts the first token of every continuation.
+    let firsts: Vec<u32> = rows.iter().map(|row| row.tokens[context.len()]).collect();
+    let first_nd = tape.select_rows(&last_1d, &vec![0; rows.len()])?;
+    let firsts = tape.score_rows(&first_nd, &head_vd, &firsts)?;
+    let mut results = Vec::with_capacity(rows.len());
+    for (index, row) in rows.iter().enumerate() {
+        let continuation = &row.tokens[context.len()..];
+        let mut result = RowResult {
+            log_likelihood: f64::from(firsts.log_probabilities[index]),
+            is_greedy: firsts.is_greedy[index],
+        };
+        if let Some((_, inputs)) = continuation.split_last().filter(|(_, rest)| !rest.is_empty()) {
+            cache.truncate(context.len());
+            let batch = TokenBatch::new(inputs, inputs.len());
+            let x_btd = decoder.forward_cached(&tape, parameters, &batch, &mut cache)?;
+            let rest = tape.score_rows(&x_btd, &head_vd, &continuation[1..])?;
+            result.add(&rest, 0..inputs.len());
+        }
+        results.push(result);
+    }
+    Ok(results)
+}
+
+impl RowResult {
+    /// Adds tokens scored as rows `range`.
+    fn add(&mut self, scores: &RowScores, range: Range<usize>) {
+        let log_probabilities = &scores.log_probabilities[range.clone()];
+        self.log_likelihood += log_probabilities.iter().map(|&p| f64::from(p)).sum::<f64>();
+        self.is_greedy &= scores.is_greedy[range].iter().all(|&greedy| greedy);
+    }
 }
 
 /// Scores whole texts.
@@ -210,23 +290,28 @@ fn score_batch(
     tokens: usize,
 ) -> Result<Vec<RowResult>, DecoderError> {
     let mut inputs = vec![0; rows.len() * tokens];
-    let mut targets = vec![IGNORE; rows.len() * tokens];
+    // Which rows of the batch predict a scored token, and which token.
+    let (mut chosen, mut targets) = (Vec::new(), Vec::new());
     for (index, row) in rows.iter().enumerate() {
         let start = index * tokens;
         let last = row.tokens.len() - 1;
         inputs[start..start + last].copy_from_slice(&row.tokens[..last]);
-        for at in row.scored.clone() {
-            targets[start + at - 1] = row.tokens[at];
-        }
+        chosen.extend(row.scored.clone().map(|at| (start + at - 1) as u32));
+        targets.extend_from_slice(&row.tokens[row.scored.clone()]);
     }
-    let batch = TokenBatch::new(&inputs, tokens);
-    let scores = model.decoder().score_rows(model.parameters(), &batch, &targets)?;
-    let results = rows.iter().enumerate().map(|(index, row)| {
-        let scored = row.scored.clone().map(|at| index * tokens + at - 1);
-        RowResult {
-            log_likelihood: scored.clone().map(|at| f64::from(scores.log_probabilities[at])).sum(),
-            is_greedy: scored.clone().all(|at| scores.is_greedy[at]),
-        }
+    let (decoder, parameters) = (model.decoder(), model.parameters());
+    let tape = Tape::inference(Arc::clone(model.device()));
+    let x_btd = decoder.forward_hidden(&tape, parameters, &TokenBatch::new(&inputs, tokens))?;
+    let x_nd = tape.select_rows(&x_btd, &chosen)?;
+    drop(x_btd);
+    let scores = tape.score_rows(&x_nd, &decoder.head(parameters), &targets)?;
+    let mut begin = 0;
+    let results = rows.iter().map(|row| {
+        let range = begin..begin + row.scored.len();
+        begin = range.end;
+        let mut result = RowResult { log_likelihood: 0.0, is_greedy: true };
+        result.add(&scores, range);
+        result
     });
     Ok(results.collect())
 }

@@ -1,6 +1,6 @@
 //! What a text is, before anything is made of it.
 //!
-//! Unicode normalisation and mojibake repair ([`normalise`]), words ([`segment`]), language
+//! Unicode normalisation and mojibake repair ([`mod@normalise`]), words ([`segment`]), language
 //! identification ([`language`]), and near-duplicate detection by shingles and MinHash
 //! ([`minhash`]). It knows no files of the corpus, no HTML and no filters: strings in, facts out.
 

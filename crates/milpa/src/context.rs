@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     cli::Global,
     progress::Terminal,
-    recipe::{self, Loaded},
+    recipe::{self, Loaded, Paths},
 };
 
 /// What every command needs.
@@ -49,9 +49,22 @@ impl Context {
         }
     }
 
-    /// Loads a recipe; variables in its paths come from the environment.
+    /// Loads a recipe whose files will be read; variables in paths come from the environment.
     pub fn recipe(&self, path: &Path) -> Result<Loaded> {
-        recipe::load(path, &|name| std::env::var(name).ok())
+        self.load(path, Paths::Needed)
+    }
+
+    /// Loads a recipe for a stage that reads artifacts only.
+    pub fn recipe_of_artifacts(&self, path: &Path) -> Result<Loaded> {
+        self.load(path, Paths::Unused)
+    }
+
+    #[expect(
+        clippy::unused_self,
+        reason = "the context stands for the process and its environment"
+    )]
+    fn load(&self, path: &Path, paths: Paths) -> Result<Loaded> {
+        recipe::load(path, paths, &|name| std::env::var(name).ok())
     }
 
     /// Prints a result: as JSON on request, else as text for people.

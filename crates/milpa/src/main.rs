@@ -70,11 +70,12 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         },
         Command::Tokens(command) => match command {
             TokensCommand::Train { recipe, corpus, out } => {
-                let manifest = tokens::train(context, &context.recipe(&recipe)?, &corpus, &out)?;
+                let recipe = context.recipe_of_artifacts(&recipe)?;
+                let manifest = tokens::train(context, &recipe, &corpus, &out)?;
                 context.show(&manifest, || context::describe(&manifest, &out))
             }
             TokensCommand::Encode { recipe, corpus, tokenizer, out } => {
-                let recipe = context.recipe(&recipe)?;
+                let recipe = context.recipe_of_artifacts(&recipe)?;
                 let manifest = tokens::encode(context, &recipe, &corpus, &tokenizer, &out)?;
                 context.show(&manifest, || context::describe(&manifest, &out))
             }
@@ -83,8 +84,13 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             }
         },
         Command::Train { recipe, tokenizer, tokens, out } => {
-            let summary =
-                train::train(context, &context.recipe(&recipe)?, &tokenizer, &tokens, &out)?;
+            let summary = train::train(
+                context,
+                &context.recipe_of_artifacts(&recipe)?,
+                &tokenizer,
+                &tokens,
+                &out,
+            )?;
             context.show(&summary, || train::describe(&summary))
         }
         Command::Eval(command) => match command {
@@ -102,7 +108,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             }
         },
         Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, out } => {
-            let recipe = context.recipe(&recipe)?;
+            let recipe = context.recipe_of_artifacts(&recipe)?;
             let inputs = package::Inputs {
                 checkpoint: &checkpoint,
                 tokenizer: &tokenizer,
@@ -138,9 +144,19 @@ fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
             text += &cause;
         }
     }
+    if !text.contains(DISK_FULL) && error.chain().any(is_disk_full) {
+        text += "\nhint: the disk is full; free some space and run the same command again";
+    }
     eprintln!("error: {text}");
     let configuration = error.chain().any(|cause| cause.is::<milpa_base::ConfigError>());
     ExitCode::from(if configuration { EXIT_USAGE } else { EXIT_FAILURE })
+}
+
+const DISK_FULL: &str = "the disk is full";
+
+fn is_disk_full(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let error = cause.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull)
 }
 
 /// Whether the reader of our stdout went away, as `milpa … | head` does.

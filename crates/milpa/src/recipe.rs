@@ -54,8 +54,21 @@ pub struct Loaded {
     pub given: PathBuf,
 }
 
+/// Whether a command reads the files that a recipe names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paths {
+    /// It does: a variable without a value is an error.
+    Needed,
+    /// It works on artifacts only.
+    Unused,
+}
+
 /// Reads and checks a recipe; `${NAME}` in paths is taken from `variable`.
-pub fn load(given: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Loaded> {
+pub fn load(
+    given: &Path,
+    paths: Paths,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded> {
     let path = if given.is_dir() { given.join(RECIPE_FILE) } else { given.to_owned() };
     if !path.exists() {
         anyhow::bail!(config::ConfigError::Io {
@@ -75,12 +88,19 @@ pub fn load(given: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<L
     if recipe.name.is_empty() || !recipe.name.chars().all(plain) || recipe.name.starts_with('.') {
         anyhow::bail!(bad("name", "use letters, digits, '-', '_' and '.' only"));
     }
-    recipe.corpus.validate().map_err(|(key, message)| bad(&key, &message))?;
-    recipe.tokenizer.validate().map_err(|(key, message)| bad(&key, &message))?;
-    recipe.model.validate().map_err(|(key, message)| bad(&key, &message))?;
+    let table = |table: &'static str| {
+        move |(key, message): (String, String)| {
+            let prefix = format!("{table}.");
+            let key = if key.starts_with(&prefix) { key } else { prefix + &key };
+            bad(&key, &message)
+        }
+    };
+    recipe.corpus.validate().map_err(table("corpus"))?;
+    recipe.tokenizer.validate().map_err(table("tokenizer"))?;
+    recipe.model.validate().map_err(table("model"))?;
     recipe.train.validate().map_err(|(key, message)| bad(key, &message))?;
-    recipe.eval.validate().map_err(|(key, message)| bad(&key, &message))?;
-    recipe.package.validate().map_err(|(key, message)| bad(&key, &message))?;
+    recipe.eval.validate().map_err(table("eval"))?;
+    recipe.package.validate().map_err(table("package"))?;
     if recipe.train.sequence_length > recipe.model.context_length {
         let message = format!(
             "sequences of {} tokens do not fit model.context_length = {}",
@@ -104,7 +124,11 @@ pub fn load(given: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<L
     }
     let base = path.parent().unwrap_or(Path::new(""));
     for location in recipe.locations() {
-        location.resolve(base, variable)?;
+        if let Err(error) = location.resolve(base, variable)
+            && paths == Paths::Needed
+        {
+            return Err(error.into());
+        }
     }
     Ok(Loaded { recipe, path, given: given.to_owned() })
 }

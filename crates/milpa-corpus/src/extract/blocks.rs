@@ -76,8 +76,12 @@ pub enum Hint {
     /// Nothing.
     #[default]
     None,
-    /// Navigation, footer, advertisement and the like, for sure enough to leave out.
+    /// Navigation, footer or aside by its tag or role.
     Boilerplate,
+    /// Not shown, at least until a script runs.
+    Hidden,
+    /// Named like navigation, advertisement and so on by class or id.
+    Named,
     /// Comments on the text.
     Comments,
     /// Likely holds the main text.
@@ -261,12 +265,15 @@ impl Builder {
             return raw.map_or(TokenSinkResult::Continue, TokenSinkResult::RawData);
         }
         let noscript = name == "noscript" && self.noscript == Noscript::Skip;
-        let skipped = self.skipping() || noscript || is_skipped(name) || is_hidden(tag);
-        let element = if inline || skipped {
+        let skipped = self.skipping() || noscript || is_skipped(name);
+        let hidden = is_hidden(tag);
+        let element = if (inline && !hidden) || skipped {
             self.element()
         } else {
             let parent = self.element();
-            let hint = hint_of(name, tag, self.inside_main(parent));
+            // Some pages are hidden until their scripts have run.
+            let hint =
+                if hidden { Hint::Hidden } else { hint_of(name, tag, self.inside_main(parent)) };
             self.page.elements.push(Element { parent, tag: tag_of(name), hint });
             self.page.elements.len() - 1
         };
@@ -738,7 +745,7 @@ fn hint_of(name: &str, tag: &Tag, inside_main: bool) -> Hint {
 
 fn stronger(a: Hint, b: Hint) -> Hint {
     match (a, b) {
-        (Hint::Boilerplate, _) | (_, Hint::Boilerplate) => Hint::Boilerplate,
+        (Hint::Named, _) | (_, Hint::Named) => Hint::Named,
         (Hint::Comments, _) | (_, Hint::Comments) => Hint::Comments,
         (Hint::Content, _) | (_, Hint::Content) => Hint::Content,
         _ => Hint::None,
@@ -753,7 +760,7 @@ fn hint_of_names(names: &str) -> Hint {
             let word = word.to_ascii_lowercase();
             let word = word.as_str();
             let found = if BOILERPLATE_WORDS.contains(&word) {
-                Hint::Boilerplate
+                Hint::Named
             } else if word.starts_with("comment") || word.starts_with("comentario") {
                 Hint::Comments
             } else if CONTENT_WORDS.contains(&word) {

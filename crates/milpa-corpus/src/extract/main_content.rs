@@ -4,7 +4,7 @@
 //! judged by length, link density and place, short ones by their neighbours; over the blocks, the
 //! element that holds most of the good ones bounds the text. No word list, so no language matters.
 
-use super::blocks::{BlockKind, Element, ElementTag, Hint, Page, ROOT};
+use super::blocks::{Block, BlockKind, Element, ElementTag, Hint, Page, ROOT};
 
 /// How a block looks before its neighbours are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,56 +17,30 @@ enum Class {
     Bad,
 }
 
-/// Returns the indices of the chosen blocks, in order.
-pub fn choose(page: &Page) -> Vec<usize> {
-    for strictness in [Strictness::Normal, Strictness::Loose] {
-        let chosen = choose_with(page, strictness);
-        let words: u32 = chosen.iter().map(|&at| page.blocks[at].words).sum();
-        if words >= MIN_WORDS {
-            return chosen;
-        }
-    }
-    Vec::new()
-}
-
-/// Words below which a choice counts as nothing found.
-const MIN_WORDS: u32 = 8;
-
-#[derive(Clone, Copy, PartialEq)]
-enum Strictness {
+/// How much a page's own markup is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// Class names, hidden parts and the main element count.
     Normal,
-    /// Only tags and link density count, not class names or containers.
+    /// Only the names of tags and the share of links count: for pages whose class names mislead,
+    /// or that are hidden until their scripts have run.
     Loose,
 }
 
-fn choose_with(page: &Page, strictness: Strictness) -> Vec<usize> {
-    let boilerplate = inherited(&page.elements, strictness);
-    let classes: Vec<Class> = page
-        .blocks
-        .iter()
-        .map(|block| {
-            if boilerplate[block.element] {
-                return Class::Bad;
-            }
-            let density = f64::from(block.link_words) / f64::from(block.words.max(1));
-            match block.kind {
-                _ if block.words == 0 => Class::Short,
-                BlockKind::Heading(_) => Class::Short,
-                BlockKind::Code => Class::Good,
-                _ if density > 0.5 => Class::Bad,
-                _ if block.words >= 12 && density < 0.34 => Class::Good,
-                _ if block.words >= 6 && density < 0.2 && ends_a_sentence(&block.text) => {
-                    Class::Good
-                }
-                _ => Class::Short,
-            }
-        })
-        .collect();
+/// Returns the indices of the chosen blocks, in order.
+pub fn choose(page: &Page, strictness: Strictness) -> Vec<usize> {
+    let mut classes: Vec<Class> = page.blocks.iter().map(class_by_text).collect();
+    let boilerplate = inherited(page, &classes, strictness);
+    for (block, class) in page.blocks.iter().zip(&mut classes) {
+        if boilerplate[block.element] {
+            *class = Class::Bad;
+        }
+    }
     let container = match strictness {
         Strictness::Normal => main_element(page, &classes),
         Strictness::Loose => ROOT,
     };
-    let inside = descendants(&page.elements, container);
+    let inside = spread(&page.elements, |at, _| at == container);
     let candidates: Vec<usize> =
         (0..page.blocks.len()).filter(|&at| inside[page.blocks[at].element]).collect();
     let mut chosen = Vec::new();
@@ -81,6 +55,20 @@ fn choose_with(page: &Page, strictness: Strictness) -> Vec<usize> {
         }
     }
     chosen
+}
+
+/// Judges a block by its own text and links.
+fn class_by_text(block: &Block) -> Class {
+    let density = f64::from(block.link_words) / f64::from(block.words.max(1));
+    match block.kind {
+        _ if block.words == 0 => Class::Short,
+        BlockKind::Heading(_) => Class::Short,
+        BlockKind::Code => Class::Good,
+        _ if density > 0.5 => Class::Bad,
+        _ if block.words >= 12 && density < 0.34 => Class::Good,
+        _ if block.words >= 6 && density < 0.2 && ends_a_sentence(&block.text) => Class::Good,
+        _ => Class::Short,
+    }
 }
 
 /// A short block is kept if good text is near: a heading before it, anything else around it.
@@ -105,37 +93,45 @@ fn ends_a_sentence(text: &str) -> bool {
     text.ends_with(['.', '!', '?', '…', ':', ';', '。', '！', '？', '।', '؟'])
 }
 
+/// Share of the page's running text from which an element is no boilerplate, whatever it is called:
+/// `content-with-sidebar` is the page itself.
+const TOO_MUCH_FOR_BOILERPLATE: f64 = 0.5;
+
 /// For each element whether it or an ancestor is boilerplate.
-fn inherited(elements: &[Element], strictness: Strictness) -> Vec<bool> {
+fn inherited(page: &Page, classes: &[Class], strictness: Strictness) -> Vec<bool> {
+    let loose = strictness == Strictness::Loose;
+    let sure = spread(&page.elements, |_, element| match element.hint {
+        Hint::Boilerplate => !loose || element.tag == ElementTag::Other,
+        Hint::Hidden => !loose,
+        _ => false,
+    });
+    if loose {
+        return sure;
+    }
+    let shown = |at: usize| !sure[page.blocks[at].element];
+    let weight = weights(page, |at| classes[at] == Class::Good && shown(at));
+    let most = TOO_MUCH_FOR_BOILERPLATE * weight[ROOT].max(1) as f64;
+    spread(&page.elements, |at, element| {
+        let named = matches!(element.hint, Hint::Named | Hint::Comments);
+        sure[at] || (named && (weight[at] as f64) < most)
+    })
+}
+
+/// For each element whether `own` holds for it or an ancestor.
+fn spread(elements: &[Element], own: impl Fn(usize, &Element) -> bool) -> Vec<bool> {
     let mut out = vec![false; elements.len()];
     for (at, element) in elements.iter().enumerate() {
-        let own = match element.hint {
-            Hint::Boilerplate => {
-                strictness == Strictness::Normal || element.tag == ElementTag::Other
-            }
-            Hint::Comments => strictness == Strictness::Normal,
-            _ => false,
-        };
         // Parents come first, so their answer is known.
-        out[at] = own || (at != ROOT && out[element.parent]);
+        out[at] = own(at, element) || (at != ROOT && out[element.parent]);
     }
     out
 }
 
-fn descendants(elements: &[Element], container: usize) -> Vec<bool> {
-    let mut out = vec![false; elements.len()];
-    out[container] = true;
-    for at in 1..elements.len() {
-        out[at] |= out[elements[at].parent];
-    }
-    out
-}
-
-/// The innermost element that holds most of the good text.
-fn main_element(page: &Page, classes: &[Class]) -> usize {
+/// Words of good text in each element with all that is in it.
+fn weights(page: &Page, is_good: impl Fn(usize) -> bool) -> Vec<u64> {
     let mut weight = vec![0u64; page.elements.len()];
-    for (block, class) in page.blocks.iter().zip(classes) {
-        if *class == Class::Good {
+    for (at, block) in page.blocks.iter().enumerate() {
+        if is_good(at) {
             weight[block.element] += u64::from(block.words);
         }
     }
@@ -144,6 +140,12 @@ fn main_element(page: &Page, classes: &[Class]) -> usize {
         let own = weight[at];
         weight[page.elements[at].parent] += own;
     }
+    weight
+}
+
+/// The innermost element that holds most of the good text.
+fn main_element(page: &Page, classes: &[Class]) -> usize {
+    let weight = weights(page, |at| classes[at] == Class::Good);
     let total = weight[ROOT];
     let mut best = ROOT;
     // Declared main text is believed if it holds a fair part of the good text.

@@ -52,15 +52,21 @@ impl Case {
             v: Heads::strided(&v64, kv_stride, keys * kv_stride),
             first_key: first.as_deref(),
         };
-        let view = |data| HeadsMut::strided(data, q_stride, shape.queries * q_stride);
-        let kv_view = |data| HeadsMut::strided(data, kv_stride, keys * kv_stride);
         let (mut out, mut lse) = (vec![0.0; q_len], vec![0.0; statistics]);
-        reference::attention_forward(shape, &inputs64, view(&mut out), &mut lse);
+        reference::attention_forward(
+            shape,
+            &inputs64,
+            rows(shape.queries, q_stride, &mut out),
+            &mut lse,
+        );
         let (mut dq, mut dk, mut dv) = (vec![0.0; q_len], vec![0.0; kv_len], vec![0.0; kv_len]);
         let out_view = Heads::strided(&out, q_stride, shape.queries * q_stride);
         let dout_view = Heads::strided(&dout64, q_stride, shape.queries * q_stride);
-        let grads =
-            AttentionGrads { dq: view(&mut dq), dk: kv_view(&mut dk), dv: kv_view(&mut dv) };
+        let grads = AttentionGrads {
+            dq: rows(shape.queries, q_stride, &mut dq),
+            dk: rows(keys, kv_stride, &mut dk),
+            dv: rows(keys, kv_stride, &mut dv),
+        };
         reference::attention_backward(shape, &inputs64, out_view, &lse, dout_view, grads);
 
         let expected = [out, lse, dq, dk, dv];
@@ -79,21 +85,32 @@ impl Case {
                 (0..length).map(own).collect()
             };
             let (q_width, kv_width) = (shape.heads * dim, shape.kv_heads * dim);
-            let view = |data| HeadsMut::strided(data, q_stride, shape.queries * q_stride);
-            let kv_view = |data| HeadsMut::strided(data, kv_stride, keys * kv_stride);
             let (mut out, mut lse) = (nans(q_len, q_stride, q_width), vec![f32::NAN; statistics]);
-            attention::forward(cpu, shape, &inputs, view(&mut out), &mut lse);
+            attention::forward(
+                cpu,
+                shape,
+                &inputs,
+                rows(shape.queries, q_stride, &mut out),
+                &mut lse,
+            );
             let mut dq = nans(q_len, q_stride, q_width);
             let (mut dk, mut dv) =
                 (nans(kv_len, kv_stride, kv_width), nans(kv_len, kv_stride, kv_width));
-            let grads =
-                AttentionGrads { dq: view(&mut dq), dk: kv_view(&mut dk), dv: kv_view(&mut dv) };
+            let grads = AttentionGrads {
+                dq: rows(shape.queries, q_stride, &mut dq),
+                dk: rows(keys, kv_stride, &mut dk),
+                dv: rows(keys, kv_stride, &mut dv),
+            };
             let out_view = Heads::strided(&out, q_stride, shape.queries * q_stride);
             let dout_view = Heads::strided(&dout, q_stride, shape.queries * q_stride);
             attention::backward(cpu, shape, &inputs, out_view, &lse, dout_view, grads);
             vec![out, lse, dq, dk, dv]
         });
     }
+}
+
+fn rows<T>(tokens: usize, stride: usize, data: &mut [T]) -> HeadsMut<'_, T> {
+    HeadsMut::strided(data, stride, tokens * stride)
 }
 
 fn shape([batch, queries, past, heads, kv_heads, head_dim]: [usize; 6]) -> AttentionShape {

@@ -94,6 +94,26 @@ fn scores_are_sums_of_log_probabilities() {
 }
 
 #[test]
+fn options_of_one_question_score_as_they_do_alone() {
+    let model = model(2);
+    let context = "La milpa da maíz, frijol y calabaza; el maíz crece en";
+    assert!(model.tokenizer().encode(context).len() >= 16);
+    let options = [" la milpa", " el suelo", " ñ", "", " la milpa y más"];
+    let requests = options.map(|option| ScoreRequest {
+        context: context.to_owned(),
+        continuation: option.to_owned(),
+    });
+    let mut done = 0;
+    let together = model.score(&requests, &mut |n| done = n).unwrap();
+    assert_eq!(done, requests.len());
+    for (request, found) in requests.iter().zip(&together) {
+        let alone = &model.score(std::slice::from_ref(request), &mut |_| ()).unwrap()[0];
+        assert!((alone.log_likelihood - found.log_likelihood).abs() < 1e-4, "{request:?}");
+        assert_eq!((alone.tokens, alone.is_greedy), (found.tokens, found.is_greedy));
+    }
+}
+
+#[test]
 fn long_contexts_lose_their_left() {
     let model = model(1);
     let context = TEXT.repeat(3);

@@ -22,7 +22,12 @@ pub fn open(context: &Context, path: &Path) -> Result<LocalModel> {
             path.display()
         );
     }
-    Ok(LocalModel::open(path, context.threads)?)
+    let mut model = LocalModel::open(path, context.threads)?;
+    // A bundle knows its name; its folder is called "bundle" in every run.
+    if let Some(name) = milpa_package::bundle_name(path) {
+        model.rename(&name);
+    }
+    Ok(model)
 }
 
 /// Talks in the terminal, or answers one prompt.

@@ -1,0 +1,168 @@
+//! A run that is cut at any moment ends in the same bytes as one that was not.
+
+use std::{
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use crate::harness::{Field, Outcome, assert_same};
+
+fn signal(name: &str, pid: u32) {
+    // The process may have ended by itself in the meantime.
+    let _ = Command::new("kill").args([name, &pid.to_string()]).output();
+}
+
+#[test]
+fn a_killed_run_ends_in_the_same_bytes() {
+    let field = Field::new();
+    let started = Instant::now();
+    field.ok(&["run", ".", "--out", "whole"]);
+    let whole_time = started.elapsed();
+    let whole = field.artifacts("whole");
+
+    // Kill after a time that grows by a twelfth of the whole run, so that over the attempts every
+    // stage is hit; the attempts share one folder and one must get through in the end.
+    let mut kills = 0;
+    for attempt in 1.. {
+        let mut child = field.start(&["run", ".", "--out", "cut"]);
+        let until = Instant::now() + whole_time * attempt / 12;
+        let ended = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if Instant::now() >= until {
+                signal("-KILL", child.id());
+                child.wait().unwrap();
+                break None;
+            }
+            sleep(Duration::from_millis(3));
+        };
+        match ended {
+            Some(status) => {
+                assert!(status.success());
+                break;
+            }
+            None => kills += 1,
+        }
+        assert!(attempt < 60, "the run never ended");
+    }
+    assert!(kills >= 3, "only {kills} kills: the test killed too late");
+    assert_same(&whole, &field.artifacts("cut"));
+}
+
+#[test]
+fn a_killed_training_ends_in_the_same_bytes() {
+    let field = Field::new();
+    field.ok(&["run", ".", "--out", "whole"]);
+    let whole = field.artifacts("whole");
+    let train = |out: &str| {
+        field.start(&[
+            "train",
+            ".",
+            "--tokenizer",
+            "whole/tokenizer",
+            "--tokens",
+            "whole/tokens",
+            "--out",
+            out,
+        ])
+    };
+    // The moments are taken from what training writes, not from a clock.
+    for moment in ["key", "metrics.jsonl", "checkpoints/step-00000004", "checkpoints/step-00000008"]
+    {
+        let out = format!("cut-{}", moment.replace('/', "-"));
+        let mut child = train(&out);
+        let wanted = field.path(&out).join(moment);
+        while !wanted.exists() && child.try_wait().unwrap().is_none() {
+            sleep(Duration::from_millis(1));
+        }
+        signal("-KILL", child.id());
+        child.wait().unwrap();
+        let outcome = Outcome::of(train(&out).wait_with_output().unwrap());
+        outcome.expect(0, &[]);
+        let name = "model.safetensors";
+        for (there, here) in [
+            ("checkpoint", "checkpoint"),
+            ("checkpoints/step-00000008", "checkpoints/step-00000008"),
+        ] {
+            for file in [name, "optimizer.safetensors", "state.json", "manifest.toml"] {
+                let bytes = std::fs::read(field.path(&out).join(there).join(file)).unwrap();
+                assert!(
+                    bytes == whole[&format!("train/{here}/{file}")],
+                    "{moment}: {there}/{file} differs"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_interrupt_saves_says_how_to_resume_and_exits_75() {
+    let field = Field::new();
+    field.edit_recipe("steps = \"12 steps\"", "steps = \"400 steps\"");
+    let start = || field.start(&["run", ".", "--out", "run"]);
+    let child = start();
+    let metrics = field.path("run/train/metrics.jsonl");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 8 {
+        assert!(Instant::now() < deadline, "training did not begin");
+        sleep(Duration::from_millis(5));
+    }
+    signal("-INT", child.id());
+    let outcome = Outcome::of(child.wait_with_output().unwrap());
+    outcome.expect(75, &["interrupted", "milpa run . --out run"]);
+    let outcome = Outcome::of(start().wait_with_output().unwrap());
+    outcome.expect(0, &["corpus: up to date", "resuming after step"]);
+}
+
+#[test]
+fn a_run_that_is_up_to_date_does_nothing_and_a_change_rebuilds_what_depends_on_it() {
+    let field = Field::new();
+    field.ok(&["run", ".", "--out", "run"]);
+    let before = field.artifacts("run");
+    let again = field.milpa(&["run", ".", "--out", "run"]);
+    for stage in ["corpus", "tokenizer", "tokens", "train", "eval", "package"] {
+        again.expect(0, &[&format!("{stage}: up to date")]);
+    }
+    assert!(!again.stderr.contains("$ milpa"), "{}", again.stderr);
+
+    field.edit_recipe("steps = \"12 steps\"", "steps = \"13 steps\"");
+    let changed = field.milpa(&["run", ".", "--out", "run"]);
+    changed.expect(0, &["tokens: up to date", "train: out of date", "earlier training is kept in"]);
+    let after = field.artifacts("run");
+    assert!(before["corpus/manifest.toml"] == after["corpus/manifest.toml"]);
+    assert!(before["bundle/manifest.toml"] != after["bundle/manifest.toml"]);
+}
+
+#[test]
+fn a_damaged_artifact_is_named_and_built_again() {
+    let field = Field::new();
+    field.ok(&["run", ".", "--out", "run"]);
+    let before = field.artifacts("run");
+    let shard = before.keys().find(|name| name.starts_with("corpus/train-")).unwrap();
+    let mut bytes = before[shard].clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    field.write(&format!("run/{shard}"), &bytes);
+    let refused = field.milpa(&["tokens", "train", ".", "--corpus", "run/corpus", "--out", "x"]);
+    refused.expect(1, &["is damaged", "BLAKE3"]);
+    field.milpa(&["run", ".", "--out", "run"]).expect(0, &["is damaged", "$ milpa corpus build"]);
+    assert_same(&before, &field.artifacts("run"));
+}
+
+#[test]
+fn a_second_process_on_the_same_run_is_refused() {
+    let field = Field::new();
+    field.edit_recipe("steps = \"12 steps\"", "steps = \"4000 steps\"");
+    let mut first = field.start(&["run", ".", "--out", "run"]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !field.path("run/corpus").exists() {
+        assert!(Instant::now() < deadline, "the first process did not begin");
+        sleep(Duration::from_millis(5));
+    }
+    let second = field.milpa(&["run", ".", "--out", "run"]);
+    signal("-KILL", first.id());
+    first.wait().unwrap();
+    second.expect(1, &["another milpa process is working on run"]);
+}

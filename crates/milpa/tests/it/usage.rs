@@ -1,0 +1,80 @@
+//! What a person types and reads.
+
+use crate::harness::Field;
+
+#[test]
+fn a_bare_milpa_shows_grouped_help() {
+    let field = Field::new();
+    let text = field.ok(&[]);
+    for part in ["Begin", "The whole way", "demo", "chat", "Exit codes"] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_slip_in_a_command_is_met_with_the_nearest_one() {
+    let outcome = Field::new().milpa(&["cropus"]);
+    outcome.expect(2, &["corpus"]);
+}
+
+#[test]
+fn every_result_can_be_read_by_a_program() {
+    let field = Field::new();
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&field.ok(arguments)).unwrap()
+    };
+    let report = json(&["run", ".", "--out", "run", "--json"]);
+    assert!(report["perplexity"]["bits_per_byte"].as_f64().unwrap() > 0.0);
+    assert!(json(&["check", ".", "--json"])["parameters"].as_u64().unwrap() > 0);
+    assert!(json(&["corpus", "stats", "run/corpus", "--json"]).is_object());
+    assert!(json(&["explain", "run", "--json"])["stages"].as_array().unwrap().len() == 6);
+    let perplexity = json(&[
+        "eval",
+        "perplexity",
+        "--model",
+        "run/bundle",
+        "--data",
+        "texts.jsonl",
+        "--max-bytes",
+        "2 KiB",
+        "--json",
+    ]);
+    assert!(perplexity["bits_per_byte"].as_f64().unwrap() > 0.0);
+    let answer =
+        json(&["chat", "run/bundle", "--prompt", "El maíz", "--max-tokens", "4", "--json"]);
+    assert_eq!(answer["completion_tokens"], 4);
+    let cut = json(&["tokens", "inspect", "run/tokenizer", "--text", "El maíz", "--json"]);
+    assert!(!cut["ids"].as_array().unwrap().is_empty());
+    let fate = field.ok(&["corpus", "why", "run/corpus", "texto/3"]);
+    assert!(fate.contains("texto/3"), "{fate}");
+}
+
+#[test]
+fn the_quantised_file_answers_like_the_folder() {
+    let field = Field::new();
+    field.ok(&["run", ".", "--out", "run"]);
+    for model in ["run/bundle", "run/bundle/model-Q8_0.gguf", "run/train/checkpoint"] {
+        let text = field.ok(&[
+            "chat",
+            model,
+            "--prompt",
+            "El maíz",
+            "--max-tokens",
+            "6",
+            "--temperature",
+            "0",
+        ]);
+        assert!(text.starts_with("El maíz"), "{model}: {text}");
+    }
+}
+
+#[test]
+fn the_report_is_one_page_without_outside_parts() {
+    let field = Field::new();
+    field.ok(&["run", ".", "--out", "run"]);
+    let page = field.read("run/report.html");
+    assert!(page.contains("<svg") && page.contains("huerta"));
+    for outside in ["src=", "href=", "@import", "<script"] {
+        assert!(!page.contains(outside), "the report contains {outside}");
+    }
+}
