@@ -61,11 +61,13 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 48.0;
+/// Baseline of a line plot's legend, between title and curves.
+const LEGEND: f64 = 46.0;
 
 impl LinePlot {
     /// Draws the plot.
     pub fn to_svg(&self) -> String {
-        let height = 360.0;
+        let height = 380.0;
         let finite: Vec<Vec<(f64, f64)>> = self
             .series
             .iter()
@@ -75,7 +77,7 @@ impl LinePlot {
             .collect();
         let all = || finite.iter().flatten();
         let x_axis = Axis::new(all().map(|p| p.0), LEFT, WIDTH - RIGHT);
-        let y_axis = Axis::new(all().map(|p| p.1), height - BOTTOM, TOP);
+        let y_axis = Axis::new(all().map(|p| p.1), height - BOTTOM, LEGEND + 16.0);
         let mut svg = open(height, &self.title);
         for tick in y_axis.ticks() {
             let y = y_axis.place(tick);
@@ -98,6 +100,7 @@ impl LinePlot {
             );
         }
         axis_labels(&mut svg, height, &self.x_label, &self.y_label);
+        let mut legend_at = LEFT;
         for (index, points) in finite.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
             let path: Vec<String> = thin(points)
@@ -111,13 +114,15 @@ impl LinePlot {
                     path.join("L")
                 );
             }
-            let y = TOP + 14.0 + 18.0 * index as f64;
+            let name = &self.series[index].name;
             let _ = write!(
                 svg,
-                "<text x='{}' y='{y}' text-anchor='end' style='fill:{colour}'>{}</text>",
-                WIDTH - RIGHT - 8.0,
-                escape(&self.series[index].name)
+                "<path d='M{legend_at:.0} {0}h14' stroke='{colour}' stroke-width='3'/><text x='{1:.0}' y='{LEGEND}'>{2}</text>",
+                LEGEND - 4.0,
+                legend_at + 19.0,
+                escape(name)
             );
+            legend_at += 40.0 + 7.0 * name.chars().count() as f64;
         }
         svg.push_str("</svg>\n");
         svg

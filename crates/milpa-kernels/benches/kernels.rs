@@ -115,7 +115,7 @@ impl Bench {
 
     fn decoding(&self) {
         let cpu = &self.cpu;
-        let (n, k) = (16 * 1024, 2048);
+        let (n, k) = (32 * 1024, 2048);
         let weights = vec![0.25; n * k];
         let mut bytes = vec![0; n * q8_0::row_bytes(k)];
         q8_0::quantize(cpu, &weights, &mut bytes);

@@ -438,7 +438,7 @@ const LINE: usize = 16;
 
 /// Asks for a cache line; any address is allowed, and a bad one is ignored.
 #[inline(always)]
-fn prefetch(address: *const f32) {
+pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64, and a prefetch never faults.
     unsafe {
@@ -806,6 +806,8 @@ unsafe fn dots_of<S: Simd, const R: usize, const N: usize>(
             }
             for r in 0..R {
                 let from = load(row_start, r, rows.stride);
+                // The rows that come next: streams are too short for the hardware to guess.
+                prefetch(from.wrapping_add(R * rows.stride));
                 let row = if at < whole { simd.load(from) } else { simd.load_masked(mask, from) };
                 for i in 0..N {
                     sums[r][i] = simd.fma(row, x[i], sums[r][i]);

@@ -3,7 +3,7 @@
 //!
 //! Everything here works on plain slices (`&[f32]`) with explicit sizes; shapes, devices, memory and
 //! gradients of whole models live in the tensor crate. Each operation has a readable scalar twin in
-//! [`reference`], which is the oracle of its tests. Instruction sets are chosen at run time through
+//! [`mod@reference`], which is the oracle of its tests. Instruction sets are chosen at run time through
 //! [`Cpu`]. Results never depend on the number of threads.
 //!
 //! Wrong slice lengths are programmer errors and panic before any number is written.

@@ -105,7 +105,7 @@ pub fn rms_norm_backward(
                 (dx.part(elements.clone()), partial_shares.part(part * dim..(part + 1) * dim))
             };
             sums.fill(0.0);
-            let rows = Rows { x, weight, inverse_rms, dy, rows };
+            let rows = Rows { x, weight, inverse_rms, dy, range: rows };
             dispatch!(cpu.isa(), simd => backward(simd, &rows, dx, accumulate_dx, sums));
         });
         for part in partial.chunks_exact(dim) {
@@ -168,7 +168,7 @@ struct Rows<'a> {
     weight: &'a [f32],
     inverse_rms: &'a [f32],
     dy: &'a [f32],
-    rows: Range<usize>,
+    range: Range<usize>,
 }
 
 #[inline(always)]
@@ -182,7 +182,7 @@ fn backward<S: Simd>(
     let weight = rows.weight;
     let dim = weight.len();
     let lanes = S::LANES;
-    for (row, dx) in rows.rows.clone().zip(dx.chunks_exact_mut(dim)) {
+    for (row, dx) in rows.range.clone().zip(dx.chunks_exact_mut(dim)) {
         let x = &rows.x[row * dim..(row + 1) * dim];
         let dy = &rows.dy[row * dim..(row + 1) * dim];
         let inverse = rows.inverse_rms[row];

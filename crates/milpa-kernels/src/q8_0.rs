@@ -6,7 +6,7 @@
 use half::f16;
 
 use crate::cpu::Cpu;
-use crate::gemm::{self, FEW_ROWS};
+use crate::gemm::{self, FEW_ROWS, prefetch};
 use crate::pool::Shares;
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
@@ -147,7 +147,9 @@ fn few_rows<S: Simd>(
     let columns = w.len() / row;
     let mut column = 0;
     while column < columns {
-        let count = if columns - column >= 2 { 2 } else { 1 };
+        // Few rows of A leave registers for more rows of W.
+        let most = if m < 4 { 4 } else { 2 };
+        let count = if columns - column >= most { most } else { 1 };
         let w_rows = &w[column * row..(column + count) * row];
         let mut i = 0;
         while i < m {
@@ -156,6 +158,7 @@ fn few_rows<S: Simd>(
             let mut dots = [0.0; 8];
             match (count, rows) {
                 (2, 4) => dots_of::<S, 2, 4>(simd, w_rows, a_rows, &mut dots),
+                (4, 1) => dots_of::<S, 4, 1>(simd, w_rows, a_rows, &mut dots),
                 (2, 1) => dots_of::<S, 2, 1>(simd, w_rows, a_rows, &mut dots),
                 (1, 4) => dots_of::<S, 1, 4>(simd, w_rows, a_rows, &mut dots),
                 _ => dots_of::<S, 1, 1>(simd, w_rows, a_rows, &mut dots),
@@ -183,30 +186,42 @@ fn dots_of<S: Simd, const R: usize, const N: usize>(
 ) {
     let row_length = bytes.len() / R;
     let blocks = row_length / BLOCK_BYTES;
+    assert_eq!(bytes.len(), R * blocks * BLOCK_BYTES, "rows of whole blocks");
     rows.check("rows of A", N, blocks * BLOCK);
     let mut sums = [[simd.zero(); N]; R];
     for index in 0..blocks {
-        let mut parts = [[simd.zero(); N]; R];
-        for at in (0..BLOCK).step_by(S::LANES) {
-            let mut x = [simd.zero(); N];
-            for i in 0..N {
-                let start = i * rows.stride + index * BLOCK + at;
-                // SAFETY: A was checked to hold N rows of whole blocks, which the lanes divide.
-                x[i] = unsafe { simd.load(rows.data.as_ptr().add(start)) };
-            }
-            for r in 0..R {
-                let values = &bytes[r * row_length + index * BLOCK_BYTES + 2..][..BLOCK];
-                // SAFETY: a block has 32 values, a multiple of the lanes.
-                let value = unsafe { simd.load_bytes(values.as_ptr().cast::<i8>().add(at)) };
+        // SAFETY: the R rows of W hold `blocks` blocks of 34 bytes and the N rows of A as many of 32
+        // values (both just checked); the lanes divide 32.
+        unsafe {
+            let x = rows.data.as_ptr().add(index * BLOCK);
+            let block = bytes.as_ptr().add(index * BLOCK_BYTES);
+            let mut parts = [[simd.zero(); N]; R];
+            for at in (0..BLOCK).step_by(S::LANES) {
+                let mut x_now = [simd.zero(); N];
                 for i in 0..N {
-                    parts[r][i] = simd.fma(value, x[i], parts[r][i]);
+                    x_now[i] = simd.load(x.add(i * rows.stride + at));
+                }
+                for r in 0..R {
+                    if at == 0 {
+                        // The rows that come next: streams are too short for the hardware to guess.
+                        prefetch(block.wrapping_add((R + r) * row_length));
+                    }
+                    let value = simd.load_bytes(block.add(r * row_length + 2 + at).cast());
+                    for i in 0..N {
+                        parts[r][i] = if at == 0 {
+                            simd.mul(value, x_now[i])
+                        } else {
+                            simd.fma(value, x_now[i], parts[r][i])
+                        };
+                    }
                 }
             }
-        }
-        for r in 0..R {
-            let scale = block_scale(simd, &bytes[r * row_length + index * BLOCK_BYTES..]);
-            for i in 0..N {
-                sums[r][i] = simd.fma(parts[r][i], scale, sums[r][i]);
+            for r in 0..R {
+                let bits = block.add(r * row_length).cast::<[u8; 2]>().read();
+                let scale = simd.splat_f16(u16::from_le_bytes(bits));
+                for i in 0..N {
+                    sums[r][i] = simd.fma(parts[r][i], scale, sums[r][i]);
+                }
             }
         }
     }

@@ -121,7 +121,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         let p = self.fma(p, r, self.splat(8.333_452e-3));
         let p = self.fma(p, r, self.splat(4.166_579_6e-2));
         let p = self.fma(p, r, self.splat(1.666_666_5e-1));
-        let p = self.fma(p, r, self.splat(5.000_000_1e-1));
+        let p = self.fma(p, r, self.splat(0.5));
         let p = self.fma(self.mul(p, r), r, r);
         self.scale_by_power(self.add(p, self.splat(1.0)), n)
     }
@@ -723,7 +723,9 @@ mod tests {
                 dispatch!(isa, simd => {
                     each(simd, &mut with_guard[..length], |x| simd.add(x, simd.splat(1.0)));
                 });
-                x.iter_mut().for_each(|x| *x += 1.0);
+                for x in &mut x {
+                    *x += 1.0;
+                }
                 assert_eq!(with_guard[..length], x, "{isa}");
                 assert_eq!(with_guard[length], -7.0, "{isa}");
             }

@@ -41,6 +41,8 @@ use crate::{
 pub const FINAL_CHECKPOINT: &str = "checkpoint";
 /// File that says which run a training folder belongs to.
 const KEY_FILE: &str = "key";
+/// A step that reaches more than this share of the measured peak casts doubt on the measurement.
+const CREDIBLE_UTILISATION: f64 = 0.85;
 /// How often a step is shown to people; every step is in the metrics.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -62,6 +64,9 @@ pub struct Job<'a> {
     pub device: Arc<dyn Device>,
     /// The machine's measured peak, for the utilisation shown.
     pub peak_flops_per_second: f64,
+    /// Measures the peak again; asked when training comes so near to the one above that other
+    /// work must have disturbed its measurement.
+    pub measure_peak: &'a dyn Fn() -> f64,
 }
 
 /// How a run ended.
@@ -237,6 +242,8 @@ struct Run<'a> {
     last_checkpoint: Option<Instant>,
     validated: Option<u64>,
     flops_per_token: f64,
+    peak_flops_per_second: f64,
+    peak_measurements_left: u32,
 }
 
 impl<'a> Run<'a> {
@@ -275,6 +282,8 @@ impl<'a> Run<'a> {
             validated: (step > 0).then_some(step),
             flops_per_token: model_shape(job.model)
                 .train_flops_per_token_causal(job.config.sequence_length as u64),
+            peak_flops_per_second: job.peak_flops_per_second,
+            peak_measurements_left: 5,
             job,
             loader,
             out,
@@ -300,7 +309,14 @@ impl<'a> Run<'a> {
         let seconds = began.elapsed().as_secs_f64();
         let tokens_per_second = (batch.batch_size * batch.sequence_length) as f64 / seconds;
         let learning_rate = config.optimizer.learning_rate() * share;
-        let mfu = tokens_per_second * self.flops_per_token / self.job.peak_flops_per_second;
+        let flops_per_second = tokens_per_second * self.flops_per_token;
+        if flops_per_second > CREDIBLE_UTILISATION * self.peak_flops_per_second
+            && self.peak_measurements_left > 0
+        {
+            self.peak_measurements_left -= 1;
+            self.peak_flops_per_second = self.peak_flops_per_second.max((self.job.measure_peak)());
+        }
+        let mfu = flops_per_second / self.peak_flops_per_second;
         let memory_bytes = self.job.device.memory().peak_live_bytes as u64;
         self.metrics.write(&Metric::Step {
             step: self.step,

@@ -32,7 +32,7 @@ p.sub{color:var(--soft);margin:.2rem 0 1.4rem}
 th,td{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 svg{max-width:100%;height:auto;color:inherit}
-pre,code{font:.86rem/1.5 ui-monospace,monospace}pre{white-space:pre-wrap;word-break:break-word;border-left:3px solid var(--line);padding-left:.8rem;margin:.4rem 0}
+pre,code{font:.86rem/1.5 ui-monospace,monospace}pre{white-space:pre;overflow-x:auto;border-left:3px solid var(--line);padding-left:.8rem;margin:.4rem 0}
 blockquote{margin:.5rem 0 1rem;padding-left:.9rem;border-left:3px solid var(--accent)}
 ";
 

@@ -99,6 +99,7 @@ pub fn train(
         licences: manifest.licences,
         device,
         peak_flops_per_second: peak.f32_flops_per_second,
+        measure_peak: &|| peak::f32_gflops(&Cpu::detect(context.threads)) * 1e9,
     };
     Ok(milpa_train::train(&job, out, &context.progress, &context.stop)?)
 }
