@@ -2,6 +2,8 @@
 //!
 //! Each chore prints what it runs, so that it can be repeated by hand.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the terminal")]
+
 mod dependencies;
 
 use std::{

@@ -254,20 +254,17 @@ impl<'a> Run<'a> {
         key: Digest,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let (parameters, optimizer, step) = match checkpoint::newest(out, key, progress) {
-            Some((step, dir)) => {
-                let (parameters, optimizer, state) =
-                    checkpoint::read(&dir, job.model, job.config.optimizer, &job.device)?;
-                loader.resume(&state.loader)?;
-                progress.line(&format!("resuming after step {step} from {}", dir.display()));
-                (parameters, optimizer, state.step)
-            }
-            None => {
-                let parameters =
-                    new_parameters(job.model, job.seed.derive("weights"), &job.device)?;
-                let optimizer = OptimizerState::new(job.config.optimizer, &parameters);
-                (parameters, optimizer, 0)
-            }
+        let resumed = checkpoint::newest(out, key, progress);
+        let (parameters, optimizer, step) = if let Some((step, dir)) = resumed {
+            let (parameters, optimizer, state) =
+                checkpoint::read(&dir, job.model, job.config.optimizer, &job.device)?;
+            loader.resume(&state.loader)?;
+            progress.line(&format!("resuming after step {step} from {}", dir.display()));
+            (parameters, optimizer, state.step)
+        } else {
+            let parameters = new_parameters(job.model, job.seed.derive("weights"), &job.device)?;
+            let optimizer = OptimizerState::new(job.config.optimizer, &parameters);
+            (parameters, optimizer, 0)
         };
         Ok(Self {
             decoder: Decoder::new(job.model, &parameters)?,

@@ -3,6 +3,9 @@
 //! It reads arguments and the environment, shows progress, wires one stage's artifact into the
 //! next, and turns errors into exit codes. What a stage does lives in its crate.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the binary talks to the terminal")]
+#![allow(unreachable_pub, reason = "nothing outside a binary reaches its modules")]
+
 mod cli;
 mod commands;
 mod context;
@@ -148,7 +151,7 @@ fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
         text += "\nhint: the disk is full; free some space and run the same command again";
     }
     eprintln!("error: {text}");
-    let configuration = error.chain().any(|cause| cause.is::<milpa_base::ConfigError>());
+    let configuration = error.chain().any(<dyn std::error::Error>::is::<milpa_base::ConfigError>);
     ExitCode::from(if configuration { EXIT_USAGE } else { EXIT_FAILURE })
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use milpa_base::{
-    Digest, Kind, Manifest, RunLock, artifact::Record, hash_bytes, hash_file, manifest::Verify,
+    Digest, Kind, RunLock, artifact::Record, hash_bytes, hash_file, manifest::Verify,
     open_artifact, write_file_atomic,
 };
 use serde::{Deserialize, Serialize};
@@ -338,9 +338,4 @@ pub fn hash_path(path: &Path) -> Result<Digest> {
         listing += &format!("{name}\0{}\0", hash_path(&entry)?);
     }
     Ok(hash_bytes(listing.as_bytes()))
-}
-
-/// The manifest of an artifact, for showing.
-pub fn manifest_of(dir: &Path) -> Result<(Manifest, Digest)> {
-    Ok(Manifest::read_with_digest(dir)?)
 }

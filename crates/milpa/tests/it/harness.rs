@@ -61,7 +61,7 @@ impl Field {
 
     /// Runs a command to its end.
     pub(crate) fn milpa(&self, arguments: &[&str]) -> Outcome {
-        Outcome::of(self.command(arguments).output().unwrap())
+        Outcome::of(&self.command(arguments).output().unwrap())
     }
 
     /// Runs a command that has to succeed; returns its stdout.
@@ -92,7 +92,7 @@ impl Field {
 }
 
 impl Outcome {
-    pub(crate) fn of(output: Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -1,5 +1,7 @@
 //! Behaviour of the `milpa` binary: what a person types, what comes out, and what survives.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod bad_input;
 mod harness;
 mod resume;

@@ -79,7 +79,7 @@ fn a_killed_training_ends_in_the_same_bytes() {
         }
         signal("-KILL", child.id());
         child.wait().unwrap();
-        let outcome = Outcome::of(train(&out).wait_with_output().unwrap());
+        let outcome = Outcome::of(&train(&out).wait_with_output().unwrap());
         outcome.expect(0, &[]);
         let name = "model.safetensors";
         for (there, here) in [
@@ -104,15 +104,15 @@ fn an_interrupt_saves_says_how_to_resume_and_exits_75() {
     let start = || field.start(&["run", ".", "--out", "run"]);
     let child = start();
     let metrics = field.path("run/train/metrics.jsonl");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 8 {
         assert!(Instant::now() < deadline, "training did not begin");
         sleep(Duration::from_millis(5));
     }
     signal("-INT", child.id());
-    let outcome = Outcome::of(child.wait_with_output().unwrap());
+    let outcome = Outcome::of(&child.wait_with_output().unwrap());
     outcome.expect(75, &["interrupted", "milpa run . --out run"]);
-    let outcome = Outcome::of(start().wait_with_output().unwrap());
+    let outcome = Outcome::of(&start().wait_with_output().unwrap());
     outcome.expect(0, &["corpus: up to date", "resuming after step"]);
 }
 
@@ -156,7 +156,7 @@ fn a_second_process_on_the_same_run_is_refused() {
     let field = Field::new();
     field.edit_recipe("steps = \"12 steps\"", "steps = \"4000 steps\"");
     let mut first = field.start(&["run", ".", "--out", "run"]);
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !field.path("run/corpus").exists() {
         assert!(Instant::now() < deadline, "the first process did not begin");
         sleep(Duration::from_millis(5));
