@@ -17,7 +17,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   check                 formatting, lints, docs, dependency directions, licences, duplicates
-  golden --python PATH  run the reference/*.py checks against the real peers
+  golden --python PATH  make the golden values again with the real peers and compare
   bench                 kernels and training speed on this machine, recorded under benches/
 ";
 
@@ -77,21 +77,39 @@ fn check() -> Result<()> {
     Ok(())
 }
 
-/// Runs every `reference/*.py` that knows `--check`, with the PyTorch of `python`.
+/// Makes the golden values again with the real peers (PyTorch, transformers, tokenizers, gguf in
+/// the environment of `python`), fails if they differ from the committed ones, and holds exported
+/// models against the ecosystem.
 fn golden(python: &str) -> Result<()> {
-    let mut scripts: Vec<PathBuf> = std::fs::read_dir(root().join("reference"))?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "py"))
-        .collect();
-    scripts.sort();
-    for script in scripts {
-        if std::fs::read_to_string(&script)?.contains("\"--check\"") {
-            let mut command = Command::new(python);
-            command.arg(&script).arg("--check").env("HF_HUB_OFFLINE", "1");
-            run(&mut command)?;
+    for script in ["reference/engine_golden.py", "reference/engine_train20.py"] {
+        run(Command::new(python).arg(script))?;
+    }
+    let mut golden = vec!["crates/milpa-tensor/tests/golden", "crates/milpa-model/tests/golden"];
+    match std::env::var("MILPA_DATA") {
+        Ok(data) => {
+            let folder = "crates/milpa-tokens/tests/it/golden";
+            run(Command::new(python).args(["reference/tokenizer_golden.py", &data, folder]))?;
+            golden.push(folder);
+        }
+        Err(_) => {
+            eprintln!("MILPA_DATA is not set: the tokenizers' golden values are not made again")
         }
     }
-    Ok(())
+    run(Command::new("git").args(["diff", "--exit-code", "--stat", "--"]).args(golden))?;
+    let exported = root().join("target").join("export_check");
+    let folder = exported.to_string_lossy().into_owned();
+    cargo(&[
+        "run",
+        "--release",
+        "--quiet",
+        "-p",
+        "milpa-model",
+        "--example",
+        "export_check",
+        "--",
+        &folder,
+    ])?;
+    run(Command::new(python).args(["reference/model_export_check.py", &folder]))
 }
 
 /// Measures kernels and the training step, and records them with the machine, load and commit.

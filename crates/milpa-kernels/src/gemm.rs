@@ -15,8 +15,8 @@ use crate::view::{Accumulate, Mat, MatMut, Size};
 
 /// Longest block of the summed dimension: a panel of A then stays in the first-level cache.
 const K_BLOCK: usize = 512;
-/// Most floats of packed B that a task works on: half a second-level cache of 1 MiB.
-const B_FLOATS: usize = 128 * 1024;
+/// Most floats of packed B that a task works on: three quarters of a second-level cache of 1 MiB.
+const B_FLOATS: usize = 192 * 1024;
 /// Multiply-adds below which a product is not shared between threads.
 const SMALL_PRODUCT: usize = 256 * 1024;
 /// Groups of row tiles whose part of A, where it is stored by columns, is packed at once: a row of A

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use milpa_base::Manifest;
 
 use crate::{context::Context, recipe::Loaded};
@@ -22,6 +22,14 @@ pub fn build(context: &Context, recipe: &Loaded, out: &Path) -> Result<Manifest>
 /// Says what became of a document.
 pub fn why(context: &Context, corpus: &Path, document: &str) -> Result<()> {
     let fates = milpa_corpus::why(corpus, document)?;
+    if fates.is_empty() {
+        bail!(
+            "no document of {} has the id or URL {document:?}, whole or in part; a record that could \
+             not be read has no id of its own: `milpa corpus stats {}` counts those",
+            corpus.display(),
+            corpus.display()
+        );
+    }
     context.show(&fates, || fates.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
