@@ -13,7 +13,7 @@ use std::{
 };
 
 use milpa_base::{
-    Digest, Kind, Progress, Seed, StopFlag,
+    Digest, Kind, Progress, RunLock, Seed, StopFlag,
     artifact::Record,
     hash_bytes,
     manifest::Verify,
@@ -130,6 +130,7 @@ pub fn train(
     let record = record(job)?;
     let key = record.key.expect("a record made with new() has its key");
     claim_folder(out, key, progress)?;
+    let _lock = RunLock::acquire(out)?;
     let loader = Loader::new(
         job.dataset,
         &LoaderConfig {

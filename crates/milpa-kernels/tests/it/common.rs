@@ -68,6 +68,20 @@ pub(crate) fn check(
     (absolute, relative): (f64, f64),
     run: impl Fn(&Cpu) -> Vec<Vec<f32>>,
 ) {
+    let allowed = |expected: &f64| absolute + relative * expected.abs();
+    let allowed: Vec<Vec<f64>> =
+        expected.iter().map(|output| output.iter().map(allowed).collect()).collect();
+    check_within(what, expected, &allowed, run);
+}
+
+/// As [`check`], with an allowed error for each element.
+#[track_caller]
+pub(crate) fn check_within(
+    what: &str,
+    expected: &[Vec<f64>],
+    allowed: &[Vec<f64>],
+    run: impl Fn(&Cpu) -> Vec<Vec<f32>>,
+) {
     for cpus in cpus() {
         let first = run(&cpus[0]);
         let isa = cpus[0].isa();
@@ -76,7 +90,7 @@ pub(crate) fn check(
             assert_eq!(got.len(), expected.len(), "{what}: length of output {output}");
             for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
                 let error = (f64::from(got) - expected).abs();
-                let allowed = absolute + relative * expected.abs();
+                let allowed = allowed[output][at];
                 assert!(
                     error <= allowed,
                     "{what} on {isa}: output {output}[{at}] is {got:e}, not {expected:e} \

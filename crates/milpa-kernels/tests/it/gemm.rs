@@ -3,7 +3,7 @@
 use milpa_kernels::{Accumulate, Mat, MatMut, Size, gemm, q8_0, reference};
 use proptest::prelude::*;
 
-use crate::common::{Random, check, doubles};
+use crate::common::{Random, check_within, doubles};
 
 #[derive(Clone, Copy, Debug)]
 enum Layout {
@@ -12,10 +12,18 @@ enum Layout {
     Tn,
 }
 
-/// Rounding of a sum of `k` products of numbers below 1, each rounded once: at most `k` times half
-/// an ulp of the largest partial sum; for random signs far less.
-fn rounding(k: usize) -> f64 {
-    6e-8 * k as f64 + 1e-6
+/// The error to allow a sum of `k` products whose sizes add up to `magnitude`.
+///
+/// Each of up to `2k` roundings is at most half an ulp (2⁻²⁴) of a partial sum, which `magnitude`
+/// bounds. They have random signs, so their sum is of the order of `√(2k)·2⁻²⁴·magnitude/√3`: four
+/// times `√k·2⁻²⁴·magnitude` is five standard deviations of the worst case.
+fn rounding(k: usize, magnitude: &[f64]) -> Vec<f64> {
+    let factor = 4.0 * (k.max(1) as f64).sqrt() * 2.0_f64.powi(-24);
+    magnitude.iter().map(|magnitude| factor * magnitude).collect()
+}
+
+fn sizes(x: &[f64]) -> Vec<f64> {
+    x.iter().map(|value| value.abs()).collect()
 }
 
 fn check_product(layout: Layout, size: Size, pads: [usize; 3], accumulate: Accumulate) {
@@ -35,10 +43,14 @@ fn check_product(layout: Layout, size: Size, pads: [usize; 3], accumulate: Accum
         Layout::Nn => reference::matmul_nn,
         Layout::Tn => reference::matmul_tn,
     };
+    let mut magnitude = sizes(&c64);
+    let (a_sizes, b_sizes) = (sizes(&a64), sizes(&b64));
+    let (a_sizes, b_sizes) = (Mat::new(&a_sizes, lda), Mat::new(&b_sizes, ldb));
+    twin(size, a_sizes, b_sizes, MatMut::new(&mut magnitude, ldc), accumulate);
     twin(size, Mat::new(&a64, lda), Mat::new(&b64, ldb), MatMut::new(&mut c64, ldc), accumulate);
     let what = format!("{layout:?} {size:?} pads {pads:?} {accumulate:?}");
     // Columns beyond n must be left alone: they are compared too.
-    check(&what, &[c64], (rounding(k), 0.0), |cpu| {
+    check_within(&what, &[c64], &[rounding(k, &magnitude)], |cpu| {
         let mut c = c.clone();
         let kernel = match layout {
             Layout::Nt => gemm::matmul_nt,
@@ -129,23 +141,25 @@ fn quantised_products_equal_products_of_the_widened_weights() {
         q8_0::quantize(&cpu, &w, &mut bytes);
         let mut widened = vec![0.0; n * k];
         q8_0::dequantize(&cpu, &bytes, &mut widened);
-        let mut expected = vec![0.0; m * (n + 2)];
         let size = Size { m, n, k };
         let (a64, w64) = (doubles(&a), doubles(&widened));
-        let out = MatMut::new(&mut expected, n + 2);
-        reference::matmul_nt(size, Mat::new(&a64, k), Mat::new(&w64, k), out, Accumulate::No);
-        check(&format!("q8_0 {size:?}"), &[expected], (rounding(k), 0.0), |cpu| {
+        let product = |a: &[f64], w: &[f64]| {
+            let mut out = vec![0.0; m * (n + 2)];
+            let view = MatMut::new(&mut out, n + 2);
+            reference::matmul_nt(size, Mat::new(a, k), Mat::new(w, k), view, Accumulate::No);
+            out
+        };
+        let (expected, magnitude) = (product(&a64, &w64), product(&sizes(&a64), &sizes(&w64)));
+        let dot = expected[0];
+        let allowed = rounding(k, &magnitude);
+        let dot_allowed = allowed[0];
+        check_within(&format!("q8_0 {size:?}"), &[expected], &[allowed], |cpu| {
             let mut c = vec![0.0; m * (n + 2)];
             q8_0::matmul_nt(cpu, size, Mat::new(&a, k), &bytes, MatMut::new(&mut c, n + 2));
             vec![c]
         });
-        let expected = vec![reference_dot(&a[..k], &widened[..k])];
-        check("q8_0 dot", &[expected], (rounding(k), 0.0), |cpu| {
+        check_within("q8_0 dot", &[vec![dot]], &[vec![dot_allowed]], |cpu| {
             vec![vec![q8_0::dot(cpu, &bytes[..q8_0::row_bytes(k)], &a[..k])]]
         });
     }
-}
-
-fn reference_dot(x: &[f32], y: &[f32]) -> f64 {
-    x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
