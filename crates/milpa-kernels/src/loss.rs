@@ -43,9 +43,10 @@ pub fn cross_entropy(
             return;
         }
         let at_target = logits[target as usize];
-        let log_sum_exp = dispatch!(cpu.isa(), simd => softmax(simd, logits, scale));
+        let (largest, sum) = dispatch!(cpu.isa(), simd => softmax(simd, logits, scale));
         logits[target as usize] -= scale;
-        *loss = log_sum_exp - at_target;
+        // In this order, since the logarithm would drown in a large logit.
+        *loss = (largest - at_target) + sum.ln();
     });
 }
 
@@ -96,7 +97,7 @@ pub fn softmax_rows(cpu: &Cpu, vocab: usize, logits: &mut [f32]) {
     cpu.pool().parallel_for(rows, |row| {
         // SAFETY: each task has its own row.
         let logits = unsafe { logits.part(row * vocab..(row + 1) * vocab) };
-        dispatch!(cpu.isa(), simd => softmax(simd, logits, 1.0));
+        let _ = dispatch!(cpu.isa(), simd => softmax(simd, logits, 1.0));
     });
 }
 
@@ -109,9 +110,10 @@ fn check(vocab: usize, logits: &[f32], targets: &[u32]) {
     }
 }
 
-/// Replaces a row by its softmax times `scale`; returns its log-sum-exp.
+/// Replaces a row by its softmax times `scale`; returns its largest logit and the sum of the
+/// exponentials relative to it.
 #[inline(always)]
-fn softmax<S: Simd>(simd: S, row: &mut [f32], scale: f32) -> f32 {
+fn softmax<S: Simd>(simd: S, row: &mut [f32], scale: f32) -> (f32, f32) {
     let largest = largest(simd, row);
     let shift = simd.splat(largest);
     let mut sums = [simd.zero(); 2];
@@ -128,7 +130,7 @@ fn softmax<S: Simd>(simd: S, row: &mut [f32], scale: f32) -> f32 {
         let value = simd.mul(simd.read(chunk), factor);
         simd.write(chunk, value);
     }
-    largest + sum.ln()
+    (largest, sum)
 }
 
 #[inline(always)]

@@ -90,6 +90,7 @@ fn products_beyond_one_block() {
             [(133, 259, 1100), (40, 777, 513), (300, 50, 600), (9, 16, 2000), (520, 48, 257)]
         {
             check_product(layout, Size { m, n, k }, [0, 3, 1], Accumulate::Yes);
+            check_product(layout, Size { m, n, k }, [0, 3, 1], Accumulate::No);
         }
     }
 }
