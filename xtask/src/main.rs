@@ -92,7 +92,7 @@ fn golden(python: &str) -> Result<()> {
             golden.push(folder);
         }
         Err(_) => {
-            eprintln!("MILPA_DATA is not set: the tokenizers' golden values are not made again")
+            eprintln!("MILPA_DATA is not set: the tokenizers' golden values are not made again");
         }
     }
     run(Command::new("git").args(["diff", "--exit-code", "--stat", "--"]).args(golden))?;

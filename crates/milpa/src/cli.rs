@@ -253,7 +253,7 @@ pub enum TokensCommand {
 /// Evaluation commands.
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
-    /// Everything in the [eval] table of a recipe
+    /// Everything that a recipe says under `eval`
     Suite {
         /// The recipe
         recipe: PathBuf,
