@@ -220,12 +220,14 @@ fn work(shared: &Shared) {
                 state.sleeping -= 1;
             }
         }
-        if shared.stop.load(Ordering::Acquire) {
-            return;
-        }
         let joined = {
             let state = lock(&shared.state);
             seen = shared.epoch.load(Ordering::Acquire);
+            // Asked for together with the epoch, which the drop raises under this lock: asked for
+            // before, a drop in between would be counted as seen and never be obeyed.
+            if shared.stop.load(Ordering::Acquire) {
+                return;
+            }
             if state.loop_now.is_some() {
                 shared.active.fetch_add(1, Ordering::Relaxed);
             }
@@ -280,6 +282,16 @@ impl<'a, T> Shares<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_that_is_dropped_right_after_a_loop_ends() {
+        // A worker that woke for the loop must not take the drop's signal for the loop's.
+        for _ in 0..3000 {
+            let pool = Pool::new(3);
+            pool.parallel_for(2, |_| {});
+            drop(pool);
+        }
+    }
 
     #[test]
     fn every_task_runs_once() {
