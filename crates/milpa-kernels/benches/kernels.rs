@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use milpa_kernels::attention::{self, AttentionGrads, AttentionInputs, AttentionShape};
 use milpa_kernels::optim::{self, AdamW};
 use milpa_kernels::{
-    Accumulate, Cpu, Heads, HeadsMut, Mat, MatMut, Size, activation, elementwise, embedding, gemm,
-    loss, norm, peak, q8_0, rope,
+    Accumulate, Cpu, Heads, HeadsMut, Mat, MatMut, Size, activation, bf16, elementwise, embedding,
+    gemm, gemm_bf16, loss, norm, peak, q8_0, rope,
 };
 
 /// How long each kernel is repeated.
@@ -25,6 +25,16 @@ const ROWS: usize = BATCH * TOKENS;
 const WIDTH: usize = 384;
 const FEED_FORWARD: usize = 1024;
 const VOCAB: usize = 8192;
+/// Rows, outputs and inputs of the linear layers.
+const PRODUCTS: [(usize, usize, usize); 7] = [
+    (ROWS, WIDTH, WIDTH),
+    (ROWS, WIDTH / 2, WIDTH),
+    (ROWS, FEED_FORWARD, WIDTH),
+    (ROWS, WIDTH, FEED_FORWARD),
+    (512, VOCAB, WIDTH),
+    (ROWS, VOCAB, WIDTH),
+    (2048, 2048, 2048),
+];
 
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
@@ -33,13 +43,15 @@ fn main() {
         let cpu = Cpu::detect(threads);
         let peak = peak::measure(&cpu);
         println!(
-            "\n{} on {threads} threads: {:.0} GFLOP/s, {:.1} GB/s",
+            "\n{} on {threads} threads: {:.0} GFLOP/s f32, {:.0} bf16, {:.1} GB/s",
             cpu.isa(),
             peak.f32_gflops,
+            peak.bf16_gflops,
             peak.read_gbytes
         );
         let bench = Bench { cpu, peak, filter: filter.clone().unwrap_or_default() };
         bench.products();
+        bench.bf16_products();
         bench.decoding();
         bench.attention();
         bench.layers();
@@ -86,15 +98,7 @@ impl Bench {
 
     fn products(&self) {
         let cpu = &self.cpu;
-        for (rows, out, inner) in [
-            (ROWS, WIDTH, WIDTH),
-            (ROWS, WIDTH / 2, WIDTH),
-            (ROWS, FEED_FORWARD, WIDTH),
-            (ROWS, WIDTH, FEED_FORWARD),
-            (512, VOCAB, WIDTH),
-            (ROWS, VOCAB, WIDTH),
-            (2048, 2048, 2048),
-        ] {
+        for (rows, out, inner) in PRODUCTS {
             let (x, w, dy) =
                 (vec![0.5; rows * inner], vec![0.25; out * inner], vec![0.1; rows * out]);
             let (mut y, mut dx, mut dw) =
@@ -112,6 +116,36 @@ impl Bench {
             self.flops(&format!("dW += dyᵀ·x {out}×{inner}×{rows}"), operations, || {
                 let size = Size { m: out, n: inner, k: rows };
                 gemm::matmul_tn(cpu, size, dy, x, MatMut::new(&mut dw, inner), Accumulate::Yes);
+            });
+        }
+    }
+
+    fn bf16_products(&self) {
+        let (cpu, peak) = (&self.cpu, self.peak.bf16_gflops);
+        for (rows, out, inner) in PRODUCTS {
+            let filled = |length: usize| vec![bf16::from_f32(0.25); length];
+            let (x, w, dy) = (filled(rows * inner), filled(out * inner), filled(rows * out));
+            let (mut y, mut dx) = (filled(rows * out), vec![0.0; rows * inner]);
+            let mut dw = vec![0.0; out * inner];
+            let operations = (2 * rows * out * inner) as f64;
+            let (x, w, dy) = (Mat::new(&x, inner), Mat::new(&w, inner), Mat::new(&dy, out));
+            let line = |name: String, run: &mut dyn FnMut()| {
+                self.line(&name, operations, peak, "GFLOP/s", run);
+            };
+            line(format!("bf16 y = x·Wᵀ   {rows}×{out}×{inner}"), &mut || {
+                let size = Size { m: rows, n: out, k: inner };
+                let y = MatMut::new(&mut y[..], out);
+                gemm_bf16::matmul_nt(cpu, size, x, w, y, Accumulate::No);
+            });
+            line(format!("bf16 dx = dy·W  {rows}×{inner}×{out}"), &mut || {
+                let size = Size { m: rows, n: inner, k: out };
+                let dx = MatMut::new(&mut dx[..], inner);
+                gemm_bf16::matmul_nn(cpu, size, dy, w, dx, Accumulate::No);
+            });
+            line(format!("bf16 dW += dyᵀ·x {out}×{inner}×{rows}"), &mut || {
+                let size = Size { m: out, n: inner, k: rows };
+                let dw = MatMut::new(&mut dw[..], inner);
+                gemm_bf16::matmul_tn(cpu, size, dy, x, dw, Accumulate::Yes);
             });
         }
     }

@@ -4,6 +4,7 @@
 //! 2 ulp; the scalar twin uses the standard library's.
 
 use crate::cpu::Cpu;
+use crate::element::Element;
 use crate::pool::Shares;
 use crate::simd::{Simd, dispatch};
 
@@ -11,7 +12,7 @@ use crate::simd::{Simd, dispatch};
 const TASK: usize = 16 * 1024;
 
 /// `out = silu(gate) · up` with `silu(g) = g / (1 + e⁻ᵍ)`; all slices have one length.
-pub fn swiglu_forward(cpu: &Cpu, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub fn swiglu_forward<E: Element>(cpu: &Cpu, gate: &[E], up: &[E], out: &mut [E]) {
     assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and out of one length");
     let length = out.len();
     let out = Shares::new(out);
@@ -23,13 +24,13 @@ pub fn swiglu_forward(cpu: &Cpu, gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// Backward of [`swiglu_forward`]: overwrites `dgate` and `dup`; all slices have one length.
-pub fn swiglu_backward(
+pub fn swiglu_backward<E: Element>(
     cpu: &Cpu,
-    gate: &[f32],
-    up: &[f32],
-    dout: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
+    gate: &[E],
+    up: &[E],
+    dout: &[E],
+    dgate: &mut [E],
+    dup: &mut [E],
 ) {
     let length = dout.len();
     let lengths = [gate.len(), up.len(), dgate.len(), dup.len()];
@@ -44,7 +45,7 @@ pub fn swiglu_backward(
 }
 
 #[inline(always)]
-fn forward<S: Simd>(simd: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+fn forward<S: Simd, E: Element>(simd: S, gate: &[E], up: &[E], out: &mut [E]) {
     let chunks = gate.chunks(S::LANES).zip(up.chunks(S::LANES)).zip(out.chunks_mut(S::LANES));
     for ((gate, up), out) in chunks {
         let gate = simd.read(gate);
@@ -54,13 +55,13 @@ fn forward<S: Simd>(simd: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn backward<S: Simd>(
+fn backward<S: Simd, E: Element>(
     simd: S,
-    gate: &[f32],
-    up: &[f32],
-    dout: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
+    gate: &[E],
+    up: &[E],
+    dout: &[E],
+    dgate: &mut [E],
+    dup: &mut [E],
 ) {
     let one = simd.splat(1.0);
     let inputs = gate.chunks(S::LANES).zip(up.chunks(S::LANES)).zip(dout.chunks(S::LANES));

@@ -8,7 +8,7 @@
 //! FlashAttention-2, arXiv:2307.08691; grouped queries, arXiv:2305.13245.
 
 use crate::cpu::Cpu;
-use crate::gemm::{DOT_TILE, Tile, dot_tile, multiply_small, pack_transposed};
+use crate::gemm::{DOT_TILE, Single, Tile, dot_tile, multiply_small, pack_transposed};
 use crate::pool::Shares;
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
@@ -281,7 +281,7 @@ fn forward_chunk<S: Simd>(
                         c_stride: KEY_BLOCK,
                         add: false,
                     };
-                    multiply_small::<S, false>(simd, rows, keys, &tile);
+                    multiply_small::<S, Single, f32, false>(simd, Single, rows, keys, &tile);
                     for row in 0..rows {
                         let visible = shape.visible(inputs.first_key, batch, start + row);
                         let scores = &mut scores[row * KEY_BLOCK..(row + 1) * KEY_BLOCK];
@@ -310,7 +310,7 @@ fn forward_chunk<S: Simd>(
                         c_stride: output.token_stride,
                         add: key > block_keys.0,
                     };
-                    multiply_small::<S, false>(simd, rows, dim, &tile);
+                    multiply_small::<S, Single, f32, false>(simd, Single, rows, dim, &tile);
                 }
             }
             for row in 0..rows {
@@ -404,7 +404,7 @@ fn decode<S: Simd>(
                     c_stride: dim,
                     add: false,
                 };
-                multiply_small::<S, false>(simd, heads, dim, &tile);
+                multiply_small::<S, Single, f32, false>(simd, Single, heads, dim, &tile);
                 for i in 0..heads {
                     let out = output.at(shape, batch, token, head + i);
                     multiply_row(simd, std::slice::from_raw_parts_mut(out, dim), 1.0 / sums[i]);
@@ -570,8 +570,8 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
                 // SAFETY: the views were checked for these tokens and heads; `p` and `ds` hold whole
                 // tiles; the transposes were packed above for all keys.
                 unsafe {
-                    multiply_small::<S, false>(simd, rows, keys, &scores);
-                    multiply_small::<S, false>(simd, rows, keys, &dp);
+                    multiply_small::<S, Single, f32, false>(simd, Single, rows, keys, &scores);
+                    multiply_small::<S, Single, f32, false>(simd, Single, rows, keys, &dp);
                 }
                 let statistic = (batch * shape.heads + head) * shape.queries + start;
                 for row in 0..rows {
@@ -593,7 +593,7 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
                         c_stride: job.dv.token_stride,
                         add: true,
                     };
-                    multiply_small::<S, true>(simd, keys, dim, &dv);
+                    multiply_small::<S, Single, f32, true>(simd, Single, keys, dim, &dv);
                     let dk = Tile {
                         a: ds.as_ptr(),
                         b: scores.a,
@@ -602,7 +602,7 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
                         c_stride: job.dk.token_stride,
                         ..dv
                     };
-                    multiply_small::<S, true>(simd, keys, dim, &dk);
+                    multiply_small::<S, Single, f32, true>(simd, Single, keys, dim, &dk);
                     let dq = Tile {
                         depth: keys,
                         a: ds.as_ptr(),
@@ -613,7 +613,7 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
                         c_stride: job.dq.token_stride,
                         add: key > first,
                     };
-                    multiply_small::<S, false>(simd, rows, dim, &dq);
+                    multiply_small::<S, Single, f32, false>(simd, Single, rows, dim, &dq);
                 }
             }
         }

@@ -19,12 +19,14 @@ pub enum Isa {
     Avx2Fma,
     /// 512-bit AVX-512 (F, BW, DQ, VL) of x86-64.
     Avx512,
+    /// AVX-512 with its bf16 products (BF16).
+    Avx512Bf16,
 }
 
 impl Isa {
     /// Returns the widest instruction set of this machine.
     pub fn detect() -> Self {
-        [Self::Avx512, Self::Avx2Fma, Self::Neon]
+        [Self::Avx512Bf16, Self::Avx512, Self::Avx2Fma, Self::Neon]
             .into_iter()
             .find(|isa| isa.is_available())
             .unwrap_or(Self::Scalar)
@@ -32,7 +34,7 @@ impl Isa {
 
     /// Lists every instruction set that this machine can run, narrowest first.
     pub fn available() -> Vec<Self> {
-        [Self::Scalar, Self::Neon, Self::Avx2Fma, Self::Avx512]
+        [Self::Scalar, Self::Neon, Self::Avx2Fma, Self::Avx512, Self::Avx512Bf16]
             .into_iter()
             .filter(|isa| isa.is_available())
             .collect()
@@ -57,8 +59,12 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && Self::Avx2Fma.is_available()
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                is_x86_feature_detected!("avx512bf16") && Self::Avx512.is_available()
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2Fma | Self::Avx512 => false,
+            Self::Avx2Fma | Self::Avx512 | Self::Avx512Bf16 => false,
         }
     }
 
@@ -69,6 +75,7 @@ impl Isa {
             Self::Neon => "neon",
             Self::Avx2Fma => "avx2+fma",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512+bf16",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! then the parts in order: the same bits on any number of threads.
 
 use crate::cpu::Cpu;
+use crate::element::Element;
 use crate::pool::Shares;
 use crate::simd::{Simd, dispatch};
 
@@ -11,7 +12,7 @@ use crate::simd::{Simd, dispatch};
 const TASK: usize = 32 * 1024;
 
 /// `y += x`.
-pub fn add_assign(cpu: &Cpu, y: &mut [f32], x: &[f32]) {
+pub fn add_assign<X: Element>(cpu: &Cpu, y: &mut [f32], x: &[X]) {
     assert_eq!(y.len(), x.len(), "y and x of one length");
     update(
         cpu,
@@ -21,7 +22,7 @@ pub fn add_assign(cpu: &Cpu, y: &mut [f32], x: &[f32]) {
 }
 
 /// `out = a + b`.
-pub fn add(cpu: &Cpu, a: &[f32], b: &[f32], out: &mut [f32]) {
+pub fn add<B: Element>(cpu: &Cpu, a: &[f32], b: &[B], out: &mut [f32]) {
     assert!(a.len() == out.len() && b.len() == out.len(), "a, b and out of one length");
     update(cpu, out, |range, out| {
         dispatch!(cpu.isa(), simd => add_part(simd, &a[range.clone()], &b[range], out));
@@ -29,7 +30,7 @@ pub fn add(cpu: &Cpu, a: &[f32], b: &[f32], out: &mut [f32]) {
 }
 
 /// `y += factor · x`.
-pub fn add_scaled(cpu: &Cpu, y: &mut [f32], factor: f32, x: &[f32]) {
+pub fn add_scaled<X: Element>(cpu: &Cpu, y: &mut [f32], factor: f32, x: &[X]) {
     assert_eq!(y.len(), x.len(), "y and x of one length");
     update(cpu, y, |range, y| {
         dispatch!(cpu.isa(), simd => add_scaled_part(simd, y, factor, &x[range]));
@@ -42,7 +43,7 @@ pub fn scale(cpu: &Cpu, x: &mut [f32], factor: f32) {
 }
 
 /// `out = x`.
-pub fn copy(cpu: &Cpu, x: &[f32], out: &mut [f32]) {
+pub fn copy<E: Element>(cpu: &Cpu, x: &[E], out: &mut [E]) {
     assert_eq!(x.len(), out.len(), "x and out of one length");
     update(cpu, out, |range, out| out.copy_from_slice(&x[range]));
 }
@@ -72,7 +73,11 @@ pub fn dot(cpu: &Cpu, x: &[f32], y: &[f32]) -> f64 {
     )
 }
 
-fn update(cpu: &Cpu, out: &mut [f32], task: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) {
+fn update<E: Element>(
+    cpu: &Cpu,
+    out: &mut [E],
+    task: impl Fn(std::ops::Range<usize>, &mut [E]) + Sync,
+) {
     let length = out.len();
     let out = Shares::new(out);
     cpu.pool().for_ranges(length, TASK, |range| {
@@ -95,7 +100,7 @@ fn reduce(cpu: &Cpu, length: usize, part: impl Fn(std::ops::Range<usize>) -> f64
 }
 
 #[inline(always)]
-fn add_part<S: Simd>(simd: S, a: &[f32], b: &[f32], out: &mut [f32]) {
+fn add_part<S: Simd, B: Element>(simd: S, a: &[f32], b: &[B], out: &mut [f32]) {
     let chunks = a.chunks(S::LANES).zip(b.chunks(S::LANES)).zip(out.chunks_mut(S::LANES));
     for ((a, b), out) in chunks {
         simd.write(out, simd.add(simd.read(a), simd.read(b)));
@@ -103,7 +108,7 @@ fn add_part<S: Simd>(simd: S, a: &[f32], b: &[f32], out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn add_scaled_part<S: Simd>(simd: S, y: &mut [f32], factor: f32, x: &[f32]) {
+fn add_scaled_part<S: Simd, X: Element>(simd: S, y: &mut [f32], factor: f32, x: &[X]) {
     let factor = simd.splat(factor);
     for (y, x) in y.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
         let sum = simd.fma(simd.read(x), factor, simd.read(y));

@@ -1,22 +1,26 @@
-//! Single-precision matrix products, blocked and packed for the register file and the caches.
+//! Matrix products, blocked and packed for the register file and the caches.
 //!
 //! One tile kernel (a few rows of A against a few vectors of B, all of C in registers) serves every
 //! layout: B is packed into column panels, A is read in place (or packed where it is transposed).
+//! It works on 32-bit words along `k`: a word is one f32 or a pair of bf16 ([`Multiply`]), so both
+//! precisions share the blocking. The functions here are the f32 ones; [`crate::gemm_bf16`] has the
+//! others.
 //! Each element of C is computed by one task, over `k` in rising order with blocks that depend on the
 //! sizes alone, so the result does not depend on the number of threads.
 //!
 //! Blocking after Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
 
 use crate::cpu::{Cpu, Isa};
+use crate::element::Element;
 use crate::pool::{Pool, Shares};
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
 use crate::view::{Accumulate, Mat, MatMut, Size};
 
-/// Longest block of the summed dimension: a panel of A then stays in the first-level cache.
-const K_BLOCK: usize = 512;
-/// Most floats of packed B that a task works on: three quarters of a second-level cache of 1 MiB.
-const B_FLOATS: usize = 192 * 1024;
+/// Longest block of the summed dimension in words: a panel of A then stays in the first-level cache.
+pub(crate) const K_BLOCK: usize = 512;
+/// Most words of packed B that a task works on: three quarters of a second-level cache of 1 MiB.
+const B_WORDS: usize = 192 * 1024;
 /// Multiply-adds below which a product is not shared between threads.
 const SMALL_PRODUCT: usize = 256 * 1024;
 /// Groups of row tiles whose part of A, where it is stored by columns, is packed at once: a row of A
@@ -78,25 +82,71 @@ pub fn matmul_tn(
 
 /// How a factor lies in memory, seen as the `m × k` or `k × n` factor of the product.
 #[derive(Clone, Copy, PartialEq)]
-enum Layout {
+pub(crate) enum Layout {
     /// Row-major as multiplied.
     Rows,
     /// Stored transposed.
     Columns,
 }
 
+/// How two words are multiplied lane by lane, and what a word is made of.
+///
+/// A value of a type that implements it is the proof that its instructions exist.
+pub(crate) trait Multiply<S: Simd>: Copy + Send + Sync {
+    /// What the factors hold.
+    type Element: Element;
+    /// Elements of a word: neighbours along `k`.
+    const PER_WORD: usize;
+
+    /// Adds the products of the words' elements to a sum of each lane.
+    fn step(self, simd: S, a: S::V, b: S::V, sum: S::V) -> S::V;
+    /// Runs a body in a function that enables the instructions.
+    fn enter<R>(self, simd: S, body: impl FnOnce() -> R) -> R;
+    /// The words of up to `LANES` columns; `high` has the columns' second elements where a word has
+    /// two, and is empty beyond the end of `k`.
+    fn words(self, simd: S, low: &[Self::Element], high: &[Self::Element]) -> S::V;
+    /// One word; `high` as in [`Self::words`].
+    fn word(self, low: Self::Element, high: Self::Element) -> f32;
+}
+
+/// f32: a word is a value.
+#[derive(Clone, Copy)]
+pub(crate) struct Single;
+
+impl<S: Simd> Multiply<S> for Single {
+    type Element = f32;
+    const PER_WORD: usize = 1;
+
+    #[inline(always)]
+    fn step(self, simd: S, a: S::V, b: S::V, sum: S::V) -> S::V {
+        simd.fma(a, b, sum)
+    }
+    #[inline(always)]
+    fn enter<R>(self, simd: S, body: impl FnOnce() -> R) -> R {
+        simd.enter(body)
+    }
+    #[inline(always)]
+    fn words(self, simd: S, low: &[f32], _high: &[f32]) -> S::V {
+        simd.read(low)
+    }
+    #[inline(always)]
+    fn word(self, low: f32, _high: f32) -> f32 {
+        low
+    }
+}
+
 /// A product as the tasks see it.
-struct Product<'a> {
-    size: Size,
-    a: Mat<'a>,
-    a_layout: Layout,
-    b: Mat<'a>,
-    b_layout: Layout,
-    c: &'a Shares<'a, f32>,
+pub(crate) struct Product<'a, E = f32, C = f32> {
+    pub(crate) size: Size,
+    pub(crate) a: Mat<'a, E>,
+    pub(crate) a_layout: Layout,
+    pub(crate) b: Mat<'a, E>,
+    pub(crate) b_layout: Layout,
+    pub(crate) c: &'a Shares<'a, C>,
     /// Where C begins in `c`.
-    c_start: usize,
-    c_stride: usize,
-    accumulate: Accumulate,
+    pub(crate) c_start: usize,
+    pub(crate) c_stride: usize,
+    pub(crate) accumulate: Accumulate,
 }
 
 fn matmul(
@@ -107,20 +157,29 @@ fn matmul(
     c: MatMut<'_>,
     accumulate: Accumulate,
 ) {
-    let Size { m, n, k } = size;
-    if m == 0 || n == 0 {
-        return;
-    }
-    if k == 0 {
-        if accumulate == Accumulate::No {
-            (0..m).for_each(|row| c.data[row * c.stride..row * c.stride + n].fill(0.0));
-        }
-        return;
-    }
+    let Some(c) = with_terms(size, c, accumulate) else { return };
     let c_stride = c.stride;
     let c = &Shares::new(c.data);
     let product = Product { size, a, a_layout, b, b_layout, c, c_start: 0, c_stride, accumulate };
-    dispatch!(cpu.isa(), simd => run(simd, Some(cpu.pool()), &product));
+    dispatch!(cpu.isa(), simd => run(simd, Single, Some(cpu.pool()), &product));
+}
+
+/// Returns C if there is anything to multiply; a sum without terms is zero.
+pub(crate) fn with_terms<C: Element>(
+    Size { m, n, k }: Size,
+    c: MatMut<'_, C>,
+    accumulate: Accumulate,
+) -> Option<MatMut<'_, C>> {
+    if m == 0 || n == 0 {
+        return None;
+    }
+    if k > 0 {
+        return Some(c);
+    }
+    if accumulate == Accumulate::No {
+        (0..m).for_each(|row| c.data[row * c.stride..row * c.stride + n].fill(C::default()));
+    }
+    None
 }
 
 /// `C = A · Bᵀ` on the calling thread, C beginning at `c_start` of a slice that other tasks share.
@@ -139,7 +198,7 @@ pub(crate) unsafe fn matmul_nt_inline(
     let accumulate = Accumulate::No;
     let (a_layout, b_layout) = (Layout::Rows, Layout::Columns);
     let product = Product { size, a, a_layout, b, b_layout, c, c_start, c_stride, accumulate };
-    dispatch!(isa, simd => run(simd, None, &product));
+    dispatch!(isa, simd => run(simd, Single, None, &product));
 }
 
 /// Columns of C divided into panels of one to `TILE.1` vectors, as even as they can be.
@@ -173,17 +232,24 @@ fn part(total: usize, parts: usize, index: usize) -> (usize, usize) {
 }
 
 #[inline(always)]
-fn run<S: Simd>(simd: S, pool: Option<&Pool>, product: &Product<'_>) {
-    let plan = Plan::new::<S>(product, pool.map_or(1, Pool::threads));
+pub(crate) fn run<S: Simd, M: Multiply<S>, C: Element>(
+    simd: S,
+    multiply: M,
+    pool: Option<&Pool>,
+    product: &Product<'_, M::Element, C>,
+) {
+    let words = product.size.k.div_ceil(M::PER_WORD);
+    let packs_a = product.a_layout == Layout::Columns;
+    let plan = Plan::new::<S>(product.size, words, packs_a, pool.map_or(1, Pool::threads));
     let task = |task: usize| {
         let rows = part(plan.row_groups, plan.row_tasks, task % plan.row_tasks);
         let columns = part(plan.panels.count, plan.column_tasks, task / plan.row_tasks);
-        let packs_a = product.a_layout == Layout::Columns;
         let share = Share::new::<S>(&plan, packs_a, rows, columns);
-        with_scratch(share.a_floats + share.b_floats, |scratch| {
-            simd.enter(
+        with_scratch(share.a_words + share.b_words, |scratch| {
+            multiply.enter(
+                simd,
                 #[inline(always)]
-                || block(simd, product, &plan, &share, scratch),
+                || block(simd, multiply, product, &plan, &share, scratch),
             );
         });
     };
@@ -198,6 +264,7 @@ fn run<S: Simd>(simd: S, pool: Option<&Pool>, product: &Product<'_>) {
 /// change any result, also on the number of threads.
 struct Plan {
     panels: Panels,
+    /// Words.
     k_block: usize,
     /// Pairs of row tiles: A, where packed, is packed by pairs.
     row_groups: usize,
@@ -207,13 +274,12 @@ struct Plan {
 
 impl Plan {
     #[inline(always)]
-    fn new<S: Simd>(product: &Product<'_>, threads: usize) -> Self {
-        let Size { m, n, k } = product.size;
+    fn new<S: Simd>(Size { m, n, .. }: Size, k: usize, packs_a: bool, threads: usize) -> Self {
         let panels = Panels::new::<S>(n);
         let row_groups = m.div_ceil(2 * S::TILE.0);
-        let k_most = (B_FLOATS / n.next_multiple_of(S::LANES)).clamp(K_BLOCK / 2, K_BLOCK);
+        let k_most = (B_WORDS / n.next_multiple_of(S::LANES)).clamp(K_BLOCK / 2, K_BLOCK);
         let k_block = if k <= K_BLOCK { k } else { k.div_ceil(k.div_ceil(k_most)) };
-        let panels_at_once = (B_FLOATS / (k_block * S::LANES * S::TILE.1)).max(1);
+        let panels_at_once = (B_WORDS / (k_block * S::LANES * S::TILE.1)).max(1);
         let fewest = panels.count.div_ceil(panels_at_once);
         let mut plan = Self { panels, k_block, row_groups, row_tasks: 1, column_tasks: fewest };
         if threads == 1 || m * n * k < SMALL_PRODUCT {
@@ -221,7 +287,6 @@ impl Plan {
         }
         // A task packs its own columns of B (and its rows of A where they are packed): few tasks
         // pack little, many tasks balance well. In units of multiply-adds, from measurement:
-        let packs_a = product.a_layout == Layout::Columns;
         let (b_price, a_price) = (20, if packs_a { 8 } else { 2 });
         let mut lowest = usize::MAX;
         for row_tasks in 1..=row_groups.min(4 * threads) {
@@ -251,8 +316,8 @@ struct Share {
     end_panel: usize,
     first_vector: usize,
     vectors: usize,
-    a_floats: usize,
-    b_floats: usize,
+    a_words: usize,
+    b_words: usize,
 }
 
 impl Share {
@@ -272,31 +337,45 @@ impl Share {
             end_panel: panels.1,
             first_vector,
             vectors,
-            a_floats: if packs_a {
+            a_words: if packs_a {
                 (PACKED_GROUPS * group * plan.k_block).next_multiple_of(LINE)
             } else {
                 0
             },
-            b_floats: vectors * S::LANES * plan.k_block,
+            b_words: vectors * S::LANES * plan.k_block,
         }
     }
 }
 
 /// Computes a task's part of C, over all of `k`.
 #[inline(always)]
-fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, scratch: &mut [f32]) {
+fn block<S: Simd, M: Multiply<S>, C: Element>(
+    simd: S,
+    multiply: M,
+    product: &Product<'_, M::Element, C>,
+    plan: &Plan,
+    share: &Share,
+    scratch: &mut [f32],
+) {
     let Size { m, n, k } = product.size;
+    // The elements of `k` that some words hold: the last word may be half empty.
+    let elements = |first: usize, words: usize| {
+        let start = (first * M::PER_WORD).min(k);
+        (start, k.min((first + words) * M::PER_WORD) - start)
+    };
+    let words = k.div_ceil(M::PER_WORD);
     let panels = plan.panels;
     let (tile_rows, group) = (S::TILE.0, 2 * S::TILE.0);
     let (first_row, end_row) = (share.rows.0, m.min(share.rows.1));
     let packs_a = product.a_layout == Layout::Columns;
-    let (a_packed, b_packed) = scratch.split_at_mut(share.a_floats);
+    let (a_packed, b_packed) = scratch.split_at_mut(share.a_words);
     let first_column = share.first_vector * S::LANES;
     let columns_here = n.min(first_column + share.vectors * S::LANES) - first_column;
     let panels_here = share.end_panel - share.first_panel;
     let tiles_here = (end_row - first_row).div_ceil(tile_rows) * panels_here;
-    for k_start in (0..k).step_by(plan.k_block) {
-        let depth = plan.k_block.min(k - k_start);
+    for k_start in (0..words).step_by(plan.k_block) {
+        let depth = plan.k_block.min(words - k_start);
+        let k_here = elements(k_start, depth);
         for panel in share.first_panel..share.end_panel {
             let (start, end) = (panels.start(panel), panels.start(panel + 1));
             let width = (end - start) * S::LANES;
@@ -304,21 +383,18 @@ fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, sc
             let to = &mut b_packed[at..at + width * depth];
             let columns = (start * S::LANES, n.min(end * S::LANES));
             match product.b_layout {
-                Layout::Rows => pack_rows(simd, product.b, k_start, depth, columns, width, to),
+                Layout::Rows => pack_rows(simd, multiply, product.b, k_here, columns, width, to),
                 Layout::Columns => {
-                    pack_transposed(simd, product.b, k_start, depth, columns, width, to);
+                    pack_columns(simd, multiply, product.b, k_here, columns, width, to);
                 }
             }
         }
         let add = k_start > 0 || product.accumulate == Accumulate::Yes;
         // While tiles are multiplied, the next block of B and the next rows of A are fetched.
-        let k_next = k_start + depth;
-        let next_depth = plan.k_block.min(k - k_next);
+        let k_next = elements(k_start + depth, plan.k_block);
         let mut b_ahead = match product.b_layout {
-            Layout::Rows => Ahead::new(product.b, (k_next, next_depth), first_column, columns_here),
-            Layout::Columns => {
-                Ahead::new(product.b, (first_column, columns_here), k_next, next_depth)
-            }
+            Layout::Rows => Ahead::new(product.b, k_next, (first_column, columns_here)),
+            Layout::Columns => Ahead::new(product.b, (first_column, columns_here), k_next),
         };
         let b_lines = b_ahead.lines().div_ceil(tiles_here);
         for group_row in (first_row..end_row).step_by(group) {
@@ -329,11 +405,11 @@ fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, sc
                 if group_index == 0 {
                     let rows = (group_row, end_row.min(group_row + PACKED_GROUPS * group));
                     let to = &mut a_packed[..PACKED_GROUPS * group * depth];
-                    pack_groups(simd, product.a, (k_start, depth), rows, group, to);
+                    pack_groups(simd, multiply, product.a, k_here, rows, group, to);
                 }
                 Ahead::none()
             } else {
-                Ahead::new(product.a, next_rows, k_start, depth)
+                Ahead::new(product.a, next_rows, k_here)
             };
             let a_group = &a_packed[if packs_a { group_index * group * depth } else { 0 }..];
             let a_lines = a_ahead.lines().div_ceil(2 * panels_here);
@@ -351,9 +427,9 @@ fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, sc
                     // no other task writes these rows and columns of C.
                     unsafe {
                         let (a, a_stride) = if packs_a {
-                            (a_group.as_ptr().add(row - group_row), group)
+                            (a_group.as_ptr().add(row - group_row).cast(), group)
                         } else {
-                            let at = row * product.a.stride + k_start;
+                            let at = row * product.a.stride + k_here.0;
                             (product.a.data.as_ptr().add(at), product.a.stride)
                         };
                         let tile = Tile {
@@ -370,9 +446,9 @@ fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, sc
                             add,
                         };
                         if packs_a {
-                            multiply_tile::<S, true>(simd, rows, columns, &tile);
+                            multiply_tile::<S, M, C, true>(simd, multiply, rows, columns, &tile);
                         } else {
-                            multiply_tile::<S, false>(simd, rows, columns, &tile);
+                            multiply_tile::<S, M, C, false>(simd, multiply, rows, columns, &tile);
                         }
                     }
                 }
@@ -382,15 +458,18 @@ fn block<S: Simd>(simd: S, product: &Product<'_>, plan: &Plan, share: &Share, sc
 }
 
 /// A rectangle of a matrix that is asked into the cache, a few lines at a time.
-struct Ahead {
-    next: *const f32,
+struct Ahead<E> {
+    next: *const E,
     stride: usize,
     lines_per_row: usize,
     rows_left: usize,
     line: usize,
 }
 
-impl Ahead {
+impl<E> Ahead<E> {
+    /// Elements of a cache line.
+    const LINE: usize = 64 / size_of::<E>();
+
     #[inline(always)]
     fn none() -> Self {
         let next = std::ptr::null();
@@ -399,14 +478,13 @@ impl Ahead {
 
     #[inline(always)]
     fn new(
-        from: Mat<'_>,
+        from: Mat<'_, E>,
         (first_row, rows): (usize, usize),
-        first_column: usize,
-        columns: usize,
+        (first_column, columns): (usize, usize),
     ) -> Self {
         // `wrapping_add`: the address is only asked for, and need not lie within the slice.
         let next = from.data.as_ptr().wrapping_add(first_row * from.stride + first_column);
-        let lines_per_row = columns.div_ceil(LINE);
+        let lines_per_row = columns.div_ceil(Self::LINE);
         let rows_left = if columns == 0 { 0 } else { rows };
         Self { next, stride: from.stride, lines_per_row, rows_left, line: 0 }
     }
@@ -422,7 +500,7 @@ impl Ahead {
             if self.rows_left == 0 {
                 return;
             }
-            prefetch(self.next.wrapping_add(self.line * LINE));
+            prefetch(self.next.wrapping_add(self.line * Self::LINE));
             self.line += 1;
             if self.line == self.lines_per_row {
                 self.line = 0;
@@ -449,61 +527,78 @@ pub(crate) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
-/// Copies columns of a row-major factor into a panel of `depth` rows of `width`, zero beyond them.
+/// Packs columns of f32 as [`pack_columns`] does.
 #[inline(always)]
-fn pack_rows<S: Simd>(
+pub(crate) fn pack_transposed<S: Simd>(
     simd: S,
     from: Mat<'_>,
     first: usize,
     depth: usize,
+    columns: (usize, usize),
+    width: usize,
+    to: &mut [f32],
+) {
+    pack_columns(simd, Single, from, (first, depth), columns, width, to);
+}
+
+/// Copies columns of a row-major factor into a panel of words, `width` in a row, zero beyond them.
+#[inline(always)]
+fn pack_rows<S: Simd, M: Multiply<S>>(
+    simd: S,
+    multiply: M,
+    from: Mat<'_, M::Element>,
+    (first, depth): (usize, usize),
     (start, end): (usize, usize),
     width: usize,
     to: &mut [f32],
 ) {
-    let used = end - start;
-    if used == width && width.is_multiple_of(S::LANES) {
-        for p in 0..depth {
-            let row = &from.data[(first + p) * from.stride + start..][..width];
-            let out = &mut to[p * width..][..width];
-            for (out, row) in out.chunks_exact_mut(S::LANES).zip(row.chunks_exact(S::LANES)) {
-                simd.write(out, simd.read(row));
-            }
-        }
-    } else if used == width && width == 8 {
-        for p in 0..depth {
-            let row = &from.data[(first + p) * from.stride + start..][..8];
-            to[p * 8..][..8].copy_from_slice(row);
-        }
-    } else {
-        for p in 0..depth {
-            let row = &from.data[(first + p) * from.stride + start..][..used];
-            let out = &mut to[p * width..][..width];
-            out[..used].copy_from_slice(row);
-            out[used..].fill(0.0);
+    for (p, out) in (0..depth).step_by(M::PER_WORD).zip(to.chunks_exact_mut(width)) {
+        let (low, high) = word_rows::<S, M>(from, (first, depth), p, (start, end));
+        let high_of = |at: usize, count: usize| high.get(at..at + count).unwrap_or_default();
+        for (at, out) in (0..width).step_by(S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
+            let count = low.len().saturating_sub(at).min(S::LANES);
+            let low = if count == 0 { &[] } else { &low[at..at + count] };
+            simd.write(out, multiply.words(simd, low, high_of(at, count)));
         }
     }
 }
 
-/// Copies `rows` (columns of the stored factor) into panels of `group`, going through memory row by
-/// stored row.
+/// The parts of the one or two stored rows whose elements share words; the second is empty beyond
+/// the end of `k`.
 #[inline(always)]
-fn pack_groups<S: Simd>(
+fn word_rows<'a, S: Simd, M: Multiply<S>>(
+    from: Mat<'a, M::Element>,
+    (first, depth): (usize, usize),
+    p: usize,
+    (start, end): (usize, usize),
+) -> (&'a [M::Element], &'a [M::Element]) {
+    let row = |p: usize| &from.data[(first + p) * from.stride + start..][..end - start];
+    (row(p), if M::PER_WORD == 2 && p + 1 < depth { row(p + 1) } else { &[] })
+}
+
+/// Copies `rows` (columns of the stored factor) into panels of `group` words, going through memory
+/// row by stored row.
+#[inline(always)]
+fn pack_groups<S: Simd, M: Multiply<S>>(
     simd: S,
-    from: Mat<'_>,
+    multiply: M,
+    from: Mat<'_, M::Element>,
     (first, depth): (usize, usize),
     (start, end): (usize, usize),
     group: usize,
     to: &mut [f32],
 ) {
-    for p in 0..depth {
-        let row = &from.data[(first + p) * from.stride + start..][..end - start];
-        for (index, columns) in row.chunks(group).enumerate() {
-            let out = &mut to[(index * depth + p) * group..][..group];
-            if group == S::LANES && columns.len() == group {
-                simd.write(out, simd.read(columns));
-            } else {
-                out[..columns.len()].copy_from_slice(columns);
-                out[columns.len()..].fill(0.0);
+    let words = depth.div_ceil(M::PER_WORD);
+    for word in 0..words {
+        let (low, high) = word_rows::<S, M>(from, (first, depth), word * M::PER_WORD, (start, end));
+        for (index, at) in (0..end - start).step_by(group).enumerate() {
+            let out = &mut to[(index * words + word) * group..][..group];
+            for (lane, out) in (0..group).step_by(S::LANES).zip(out.chunks_mut(S::LANES)) {
+                let at = at + lane;
+                let count = low.len().saturating_sub(at).min(out.len());
+                let low = if count == 0 { &[] } else { &low[at..at + count] };
+                let high = high.get(at..at + count).unwrap_or_default();
+                simd.write(out, multiply.words(simd, low, high));
             }
         }
     }
@@ -511,36 +606,43 @@ fn pack_groups<S: Simd>(
 
 /// As [`pack_rows`] for a factor that is stored transposed: column `j` of the panel is a row.
 #[inline(always)]
-pub(crate) fn pack_transposed<S: Simd>(
+pub(crate) fn pack_columns<S: Simd, M: Multiply<S>>(
     simd: S,
-    from: Mat<'_>,
-    first: usize,
-    depth: usize,
+    multiply: M,
+    from: Mat<'_, M::Element>,
+    (first, depth): (usize, usize),
     (start, end): (usize, usize),
     width: usize,
     to: &mut [f32],
 ) {
     let lanes = S::LANES;
+    let words = depth.div_ceil(M::PER_WORD);
+    let whole_words = depth / M::PER_WORD;
     for column in (0..width).step_by(lanes) {
         let used = lanes.min((end - start).saturating_sub(column));
-        let mut p = 0;
-        if used == lanes {
+        let mut word = 0;
+        if used == lanes && from.stride.is_multiple_of(M::PER_WORD) {
             let base = (start + column) * from.stride + first;
             let rows = &from.data[base..base + (lanes - 1) * from.stride + depth];
-            while p + lanes <= depth {
-                // SAFETY: `rows` spans `lanes` rows of `depth`; `to` has `depth` rows of `width`, of
-                // which `lanes` rows from p and `lanes` columns from `column` are written.
+            let stride = from.stride / M::PER_WORD;
+            while word + lanes <= whole_words {
+                // SAFETY: `rows` spans `lanes` rows of `depth` elements, `whole_words` words; `to`
+                // has `words` rows of `width`, of which `lanes` rows from `word` and `lanes`
+                // columns from `column` are written.
                 unsafe {
-                    let to = to[p * width + column..].as_mut_ptr();
-                    simd.transpose(rows.as_ptr().add(p), from.stride, to, width);
+                    let to = to[word * width + column..].as_mut_ptr();
+                    let from = rows.as_ptr().add(word * M::PER_WORD).cast();
+                    simd.transpose(from, stride, to, width);
                 }
-                p += lanes;
+                word += lanes;
             }
         }
-        for p in p..depth {
+        for word in word..words {
             for lane in 0..lanes {
-                to[p * width + column + lane] = if lane < used {
-                    from.data[(start + column + lane) * from.stride + first + p]
+                to[word * width + column + lane] = if lane < used {
+                    let row = &from.data[(start + column + lane) * from.stride + first..][..depth];
+                    let p = word * M::PER_WORD;
+                    multiply.word(row[p], row.get(p + 1).copied().unwrap_or_default())
                 } else {
                     0.0
                 };
@@ -549,22 +651,29 @@ pub(crate) fn pack_transposed<S: Simd>(
     }
 }
 
-/// Operands of one tile: `C += A · B` over `depth` steps.
+/// Operands of one tile: `C += A · B` over `depth` words.
 ///
-/// Row `i` of A at step `p` is `a[i * a_stride + p]` (or `a[p * a_stride + i]` when A is stored by
-/// columns); B has `b_stride` floats per step.
-#[derive(Clone, Copy)]
-pub(crate) struct Tile {
+/// Row `i` of A begins at element `i * a_stride`; where A is stored by columns, its word `p` is the
+/// word `p * a_stride + i`. B has `b_stride` words for each of A's.
+pub(crate) struct Tile<E = f32, C = f32> {
     pub(crate) depth: usize,
-    pub(crate) a: *const f32,
+    pub(crate) a: *const E,
     pub(crate) a_stride: usize,
     pub(crate) b: *const f32,
     pub(crate) b_stride: usize,
-    pub(crate) c: *mut f32,
+    pub(crate) c: *mut C,
     pub(crate) c_stride: usize,
     /// Whether C is added to (true) or overwritten.
     pub(crate) add: bool,
 }
+
+impl<E, C> Clone for Tile<E, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E, C> Copy for Tile<E, C> {}
 
 /// Multiplies a tile of at most `TILE.0` rows and `TILE.1` vectors.
 ///
@@ -572,21 +681,26 @@ pub(crate) struct Tile {
 /// The pointers of `tile` are valid for `rows`, `columns` and `depth` with their strides, C does not
 /// overlap A or B, and nothing else writes C.
 #[inline(always)]
-pub(crate) unsafe fn multiply_tile<S: Simd, const A_COLUMNS: bool>(
+unsafe fn multiply_tile<S: Simd, M: Multiply<S>, C: Element, const A_COLUMNS: bool>(
     simd: S,
+    multiply: M,
     rows: usize,
     columns: usize,
-    tile: &Tile,
+    tile: &Tile<M::Element, C>,
 ) {
     let vectors = columns.div_ceil(S::LANES);
-    let mask = simd.mask(columns - (vectors - 1) * S::LANES);
+    let last = columns - (vectors - 1) * S::LANES;
     macro_rules! cases {
         ($(($rows:literal, $vectors:literal))*) => {
             match (rows, vectors) {
                 $(($rows, $vectors) => {
                     if $rows <= S::TILE.0 && $vectors <= S::TILE.1 {
                         // SAFETY: passed on.
-                        unsafe { tile_kernel::<S, $rows, $vectors, A_COLUMNS>(simd, mask, tile) }
+                        unsafe {
+                            tile_kernel::<S, M, C, $rows, $vectors, A_COLUMNS>(
+                                simd, multiply, last, tile,
+                            );
+                        }
                     }
                 })*
                 _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
@@ -604,11 +718,12 @@ pub(crate) unsafe fn multiply_tile<S: Simd, const A_COLUMNS: bool>(
 /// # Safety
 /// As [`multiply_tile`] for all `rows` and `columns`.
 #[inline(always)]
-pub(crate) unsafe fn multiply_small<S: Simd, const A_COLUMNS: bool>(
+pub(crate) unsafe fn multiply_small<S: Simd, M: Multiply<S>, C: Element, const A_COLUMNS: bool>(
     simd: S,
+    multiply: M,
     rows: usize,
     columns: usize,
-    whole: &Tile,
+    whole: &Tile<M::Element, C>,
 ) {
     if rows == 0 || columns == 0 {
         return;
@@ -620,14 +735,15 @@ pub(crate) unsafe fn multiply_small<S: Simd, const A_COLUMNS: bool>(
         for row in (0..rows).step_by(S::TILE.0) {
             // SAFETY: the tile lies within the whole, whose pointers are valid by the contract.
             unsafe {
-                let a_at = if A_COLUMNS { row } else { row * whole.a_stride };
+                let a_at = row * if A_COLUMNS { M::PER_WORD } else { whole.a_stride };
                 let tile = Tile {
                     a: whole.a.add(a_at),
                     b: whole.b.add(column),
                     c: whole.c.add(row * whole.c_stride + column),
                     ..*whole
                 };
-                multiply_tile::<S, A_COLUMNS>(simd, S::TILE.0.min(rows - row), width, &tile);
+                let rows = S::TILE.0.min(rows - row);
+                multiply_tile::<S, M, C, A_COLUMNS>(simd, multiply, rows, width, &tile);
             }
         }
     }
@@ -636,14 +752,23 @@ pub(crate) unsafe fn multiply_small<S: Simd, const A_COLUMNS: bool>(
 /// The innermost kernel, with all of C in registers.
 ///
 /// # Safety
-/// As [`multiply_tile`] for `ROWS` rows and `VECTORS` vectors, the last of them masked.
+/// As [`multiply_tile`] for `ROWS` rows and `VECTORS` vectors, of the last of which `last` lanes.
 #[inline(always)]
-unsafe fn tile_kernel<S: Simd, const ROWS: usize, const VECTORS: usize, const A_COLUMNS: bool>(
+unsafe fn tile_kernel<
+    S: Simd,
+    M: Multiply<S>,
+    C: Element,
+    const ROWS: usize,
+    const VECTORS: usize,
+    const A_COLUMNS: bool,
+>(
     simd: S,
-    mask: S::M,
-    tile: &Tile,
+    multiply: M,
+    last: usize,
+    tile: &Tile<M::Element, C>,
 ) {
     let &Tile { depth, a, a_stride, b, b_stride, c, c_stride, add } = tile;
+    let mask = simd.mask(last);
     let mut sums = [[simd.zero(); VECTORS]; ROWS];
     if add {
         for row in 0..ROWS {
@@ -662,10 +787,14 @@ unsafe fn tile_kernel<S: Simd, const ROWS: usize, const VECTORS: usize, const A_
             }
             b_now[VECTORS - 1] = simd.load_masked(mask, b.add((VECTORS - 1) * S::LANES));
             for row in 0..ROWS {
-                let at = if A_COLUMNS { p * a_stride + row } else { row * a_stride + p };
-                let a_now = simd.splat(*a.add(at));
+                let word = if A_COLUMNS {
+                    a.cast::<f32>().add(p * a_stride + row)
+                } else {
+                    a.add(row * a_stride + p * M::PER_WORD).cast::<f32>()
+                };
+                let a_now = simd.splat(word.read_unaligned());
                 for v in 0..VECTORS {
-                    sums[row][v] = simd.fma(a_now, b_now[v], sums[row][v]);
+                    sums[row][v] = multiply.step(simd, a_now, b_now[v], sums[row][v]);
                 }
             }
         }
@@ -674,16 +803,16 @@ unsafe fn tile_kernel<S: Simd, const ROWS: usize, const VECTORS: usize, const A_
             for v in 0..VECTORS {
                 let c = c.add(v * S::LANES);
                 let mut sum = sums[row][v];
-                if v + 1 < VECTORS {
+                if v + 1 < VECTORS || last == S::LANES {
                     if add {
-                        sum = simd.add(simd.load(c), sum);
+                        sum = simd.add(C::load(simd, c), sum);
                     }
-                    simd.store(c, sum);
+                    C::store(simd, c, sum);
                 } else {
                     if add {
-                        sum = simd.add(simd.load_masked(mask, c), sum);
+                        sum = simd.add(C::load_part(simd, last, c), sum);
                     }
-                    simd.store_masked(mask, c, sum);
+                    C::store_part(simd, last, c, sum);
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! is treated by one task; everything is computed relative to its largest logit.
 
 use crate::cpu::Cpu;
+use crate::element::Element;
 use crate::pool::Shares;
 use crate::simd::{Simd, dispatch};
 
@@ -27,6 +28,61 @@ pub fn cross_entropy(
     gradient_scale: &[f32],
     losses: &mut [f32],
 ) {
+    each_loss(
+        cpu,
+        vocab,
+        logits,
+        targets,
+        gradient_scale,
+        losses,
+        |_, logits, change| match change {
+            None => logits.fill(0.0),
+            Some((target, scale, sum)) => {
+                dispatch!(cpu.isa(), simd => scale_row(simd, logits, scale / sum));
+                logits[target] -= scale;
+            }
+        },
+    );
+}
+
+/// As [`cross_entropy`], but writes the gradients to `gradients[rows, vocab]` and leaves no meaning
+/// in `logits`.
+pub fn cross_entropy_into<E: Element>(
+    cpu: &Cpu,
+    vocab: usize,
+    logits: &mut [f32],
+    targets: &[u32],
+    gradient_scale: &[f32],
+    losses: &mut [f32],
+    gradients: &mut [E],
+) {
+    assert_eq!(gradients.len(), logits.len(), "one gradient for each logit");
+    let gradients = Shares::new(gradients);
+    each_loss(cpu, vocab, logits, targets, gradient_scale, losses, |row, logits, change| {
+        // SAFETY: each row comes once.
+        let gradients = unsafe { gradients.part(row * vocab..(row + 1) * vocab) };
+        match change {
+            None => gradients.fill(E::default()),
+            Some((target, scale, sum)) => {
+                let factor = scale / sum;
+                dispatch!(cpu.isa(), simd => scale_into(simd, logits, factor, gradients));
+                gradients[target] = E::from_f32(logits[target] * factor - scale);
+            }
+        }
+    });
+}
+
+/// Writes the loss of each row, and hands each row's exponentials (relative to the largest logit)
+/// over with its target, scale and sum; without them if the row is ignored.
+fn each_loss(
+    cpu: &Cpu,
+    vocab: usize,
+    logits: &mut [f32],
+    targets: &[u32],
+    gradient_scale: &[f32],
+    losses: &mut [f32],
+    finish: impl Fn(usize, &mut [f32], Option<(usize, f32, f32)>) + Sync,
+) {
     check(vocab, logits, targets);
     assert_eq!(gradient_scale.len(), targets.len(), "one gradient scale for each row");
     assert_eq!(losses.len(), targets.len(), "one loss for each row");
@@ -36,17 +92,16 @@ pub fn cross_entropy(
         let (logits, loss) = unsafe {
             (logits.part(row * vocab..(row + 1) * vocab), &mut losses.part(row..row + 1)[0])
         };
-        let (target, scale) = (targets[row], gradient_scale[row]);
-        if target == IGNORE {
-            logits.fill(0.0);
+        if targets[row] == IGNORE {
             *loss = 0.0;
-            return;
+            return finish(row, logits, None);
         }
-        let at_target = logits[target as usize];
-        let (largest, sum) = dispatch!(cpu.isa(), simd => softmax(simd, logits, scale));
-        logits[target as usize] -= scale;
+        let target = targets[row] as usize;
+        let at_target = logits[target];
+        let (largest, sum) = dispatch!(cpu.isa(), simd => exponentiate(simd, logits));
         // In this order, since the logarithm would drown in a large logit.
         *loss = (largest - at_target) + sum.ln();
+        finish(row, logits, Some((target, gradient_scale[row], sum)));
     });
 }
 
@@ -97,7 +152,10 @@ pub fn softmax_rows(cpu: &Cpu, vocab: usize, logits: &mut [f32]) {
     cpu.pool().parallel_for(rows, |row| {
         // SAFETY: each task has its own row.
         let logits = unsafe { logits.part(row * vocab..(row + 1) * vocab) };
-        let _ = dispatch!(cpu.isa(), simd => softmax(simd, logits, 1.0));
+        dispatch!(cpu.isa(), simd => {
+            let (_, sum) = exponentiate(simd, logits);
+            scale_row(simd, logits, 1.0 / sum);
+        });
     });
 }
 
@@ -110,10 +168,9 @@ fn check(vocab: usize, logits: &[f32], targets: &[u32]) {
     }
 }
 
-/// Replaces a row by its softmax times `scale`; returns its largest logit and the sum of the
-/// exponentials relative to it.
+/// Replaces a row by the exponentials relative to its largest logit; returns that and their sum.
 #[inline(always)]
-fn softmax<S: Simd>(simd: S, row: &mut [f32], scale: f32) -> (f32, f32) {
+fn exponentiate<S: Simd>(simd: S, row: &mut [f32]) -> (f32, f32) {
     let largest = largest(simd, row);
     let shift = simd.splat(largest);
     let mut sums = [simd.zero(); 2];
@@ -124,13 +181,24 @@ fn softmax<S: Simd>(simd: S, row: &mut [f32], scale: f32) -> (f32, f32) {
             *sum = simd.add(*sum, masked(simd, value, chunk));
         }
     }
-    let sum = simd.sum(simd.add(sums[0], sums[1]));
-    let factor = simd.splat(scale / sum);
+    (largest, simd.sum(simd.add(sums[0], sums[1])))
+}
+
+#[inline(always)]
+fn scale_row<S: Simd>(simd: S, row: &mut [f32], factor: f32) {
+    let factor = simd.splat(factor);
     for chunk in row.chunks_mut(S::LANES) {
         let value = simd.mul(simd.read(chunk), factor);
         simd.write(chunk, value);
     }
-    (largest, sum)
+}
+
+#[inline(always)]
+fn scale_into<S: Simd, E: Element>(simd: S, row: &[f32], factor: f32, out: &mut [E]) {
+    let factor = simd.splat(factor);
+    for (chunk, out) in row.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+        simd.write(out, simd.mul(simd.read(chunk), factor));
+    }
 }
 
 #[inline(always)]

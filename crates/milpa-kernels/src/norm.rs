@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::cpu::Cpu;
+use crate::element::Element;
 use crate::pool::Shares;
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
@@ -20,13 +21,13 @@ const PARTS: usize = 64;
 ///
 /// `x` and `y` are `[rows, dim]`, `weight` is `[dim]`; saves `1/rms` in `inverse_rms[rows]` for the
 /// backward. Per-head normalisation of queries and keys is the same call with `dim = head_dim`.
-pub fn rms_norm_forward(
+pub fn rms_norm_forward<X: Element, Y: Element>(
     cpu: &Cpu,
     dim: usize,
     eps: f32,
-    x: &[f32],
+    x: &[X],
     weight: &[f32],
-    y: &mut [f32],
+    y: &mut [Y],
     inverse_rms: &mut [f32],
 ) {
     let rows = check(dim, weight, inverse_rms, &[x.len(), y.len()]);
@@ -43,14 +44,14 @@ pub fn rms_norm_forward(
 /// `residual += delta`, then `y = norm(residual)`: one pass over the residual stream.
 ///
 /// Arguments as in [`rms_norm_forward`]; `residual` and `delta` are `[rows, dim]`.
-pub fn add_rms_norm_forward(
+pub fn add_rms_norm_forward<D: Element, Y: Element>(
     cpu: &Cpu,
     dim: usize,
     eps: f32,
     residual: &mut [f32],
-    delta: &[f32],
+    delta: &[D],
     weight: &[f32],
-    y: &mut [f32],
+    y: &mut [Y],
     inverse_rms: &mut [f32],
 ) {
     let rows = check(dim, weight, inverse_rms, &[residual.len(), delta.len(), y.len()]);
@@ -77,14 +78,14 @@ pub fn add_rms_norm_forward(
 /// Backward of [`rms_norm_forward`]: writes or adds `dx[rows, dim]`; adds to `dweight[dim]`.
 ///
 /// Weight gradients are summed in up to 64 parts of the rows, then in order.
-pub fn rms_norm_backward(
+pub fn rms_norm_backward<E: Element>(
     cpu: &Cpu,
     dim: usize,
-    x: &[f32],
+    x: &[E],
     weight: &[f32],
     inverse_rms: &[f32],
-    dy: &[f32],
-    dx: &mut [f32],
+    dy: &[E],
+    dx: &mut [E],
     accumulate_dx: Accumulate,
     dweight: &mut [f32],
 ) {
@@ -126,7 +127,7 @@ fn check(dim: usize, weight: &[f32], inverse_rms: &[f32], lengths: &[usize]) -> 
 }
 
 #[inline(always)]
-fn add_row<S: Simd>(simd: S, y: &mut [f32], x: &[f32]) {
+fn add_row<S: Simd, D: Element>(simd: S, y: &mut [f32], x: &[D]) {
     for (y, x) in y.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
         let sum = simd.add(simd.read(y), simd.read(x));
         simd.write(y, sum);
@@ -134,12 +135,12 @@ fn add_row<S: Simd>(simd: S, y: &mut [f32], x: &[f32]) {
 }
 
 #[inline(always)]
-fn forward<S: Simd>(
+fn forward<S: Simd, X: Element, Y: Element>(
     simd: S,
     eps: f32,
-    x: &[f32],
+    x: &[X],
     weight: &[f32],
-    y: &mut [f32],
+    y: &mut [Y],
     inverse_rms: &mut [f32],
 ) {
     let dim = weight.len();
@@ -163,19 +164,19 @@ fn forward<S: Simd>(
 }
 
 /// What the backward of some rows reads.
-struct Rows<'a> {
-    x: &'a [f32],
+struct Rows<'a, E> {
+    x: &'a [E],
     weight: &'a [f32],
     inverse_rms: &'a [f32],
-    dy: &'a [f32],
+    dy: &'a [E],
     range: Range<usize>,
 }
 
 #[inline(always)]
-fn backward<S: Simd>(
+fn backward<S: Simd, E: Element>(
     simd: S,
-    rows: &Rows<'_>,
-    dx: &mut [f32],
+    rows: &Rows<'_, E>,
+    dx: &mut [E],
     accumulate_dx: Accumulate,
     dweight: &mut [f32],
 ) {

@@ -6,7 +6,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Isa};
+use crate::gemm::{Multiply, Single};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86::with_avx512_bf16;
 use crate::simd::{Simd, dispatch};
 
 /// Measured peaks of a [`Cpu`].
@@ -14,6 +17,9 @@ use crate::simd::{Simd, dispatch};
 pub struct Peak {
     /// Fused multiply-adds in f32, counted as two operations, in 10⁹ per second.
     pub f32_gflops: f64,
+    /// The same for products of bf16 with sums in f32; `f32_gflops` where there are no such
+    /// instructions.
+    pub bf16_gflops: f64,
     /// Sequential reads from memory in 10⁹ bytes per second.
     pub read_gbytes: f64,
 }
@@ -23,24 +29,50 @@ const READ_FLOATS: usize = 64 * 1024 * 1024;
 /// Runs of each test; the best counts.
 const RUNS: usize = 6;
 
-/// Measures both peaks on all threads of `cpu`; takes about half a second and 256 MiB.
+/// Measures the peaks on all threads of `cpu`; takes about half a second and 256 MiB.
 pub fn measure(cpu: &Cpu) -> Peak {
-    Peak { f32_gflops: f32_gflops(cpu), read_gbytes: read_gbytes(cpu) }
+    let f32_gflops = f32_gflops(cpu);
+    let bf16_gflops = bf16_gflops(cpu).unwrap_or(f32_gflops);
+    Peak { f32_gflops, bf16_gflops, read_gbytes: read_gbytes(cpu) }
 }
 
 /// Measures fused multiply-adds in f32 (two operations each), in GFLOP/s.
 ///
 /// Without hardware fusion ([`Isa::Scalar`](crate::Isa)), a multiplication and an addition.
 pub fn f32_gflops(cpu: &Cpu) -> f64 {
+    dispatch!(cpu.isa(), simd => gflops(cpu, simd, Single))
+}
+
+/// Measures products of bf16 pairs with sums in f32 (four operations for each pair), in GFLOP/s;
+/// `None` where the machine has no instruction for them.
+pub fn bf16_gflops(cpu: &Cpu) -> Option<f64> {
+    match cpu.isa() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the `Isa` of a `Cpu` was found on this machine when the `Cpu` was built.
+        Isa::Avx512Bf16 => Some(unsafe {
+            with_avx512_bf16(
+                #[inline(always)]
+                |simd, multiply| gflops(cpu, simd, multiply),
+            )
+        }),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn gflops<S: Simd, M: Multiply<S>>(cpu: &Cpu, simd: S, multiply: M) -> f64 {
     const STEPS: usize = 1_000_000;
-    let lanes = dispatch!(cpu.isa(), simd => lanes_of(simd));
-    let operations = (cpu.threads() * STEPS * CHAINS * lanes * 2) as f64;
+    let operations = cpu.threads() * STEPS * CHAINS * S::LANES * 2 * M::PER_WORD;
     let best = best_seconds(|| {
         cpu.pool().parallel_for(cpu.threads(), |_| {
-            black_box(dispatch!(cpu.isa(), simd => multiply_add(simd, black_box(STEPS))));
+            black_box(multiply.enter(
+                simd,
+                #[inline(always)]
+                || multiply_add(simd, multiply, black_box(STEPS)),
+            ));
         });
     });
-    operations / best / 1e9
+    operations as f64 / best / 1e9
 }
 
 /// Measures sequential reads from memory, in GB/s.
@@ -70,18 +102,12 @@ fn best_seconds(mut run: impl FnMut()) -> f64 {
 const CHAINS: usize = 12;
 
 #[inline(always)]
-fn lanes_of<S: Simd>(_simd: S) -> usize {
-    S::LANES
-}
-
-#[inline(always)]
-fn multiply_add<S: Simd>(simd: S, steps: usize) -> f32 {
-    let factor = simd.splat(black_box(0.999_9));
-    let addend = simd.splat(black_box(1e-4));
+fn multiply_add<S: Simd, M: Multiply<S>>(simd: S, multiply: M, steps: usize) -> f32 {
+    let (a, b) = (simd.splat(black_box(0.999_9)), simd.splat(black_box(1e-4)));
     let mut chains = [simd.splat(1.0); CHAINS];
     for _ in 0..steps {
         for chain in &mut chains {
-            *chain = simd.fma(*chain, factor, addend);
+            *chain = multiply.step(simd, a, b, *chain);
         }
     }
     let mut sum = simd.zero();
@@ -114,6 +140,7 @@ mod tests {
     fn peaks_are_positive_and_finite() {
         let peak = measure(&Cpu::detect(1));
         assert!(peak.f32_gflops.is_finite() && peak.f32_gflops > 0.1);
+        assert!(peak.bf16_gflops.is_finite() && peak.bf16_gflops > 0.1);
         assert!(peak.read_gbytes.is_finite() && peak.read_gbytes > 0.1);
     }
 }

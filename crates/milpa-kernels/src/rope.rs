@@ -5,6 +5,7 @@
 //! position of each token.
 
 use crate::cpu::Cpu;
+use crate::element::Element;
 use crate::pool::Shares;
 use crate::simd::{Simd, dispatch};
 
@@ -27,39 +28,39 @@ pub fn tables(frequencies: &[f64], positions: usize) -> (Vec<f32>, Vec<f32>) {
 ///
 /// Pair `(i, i + head_dim/2)` of each head turns by the angle whose cosine and sine are in row
 /// `positions[token]` of the tables, `[max_t, head_dim/2]` each.
-pub fn rope_forward(
+pub fn rope_forward<E: Element>(
     cpu: &Cpu,
     heads: usize,
     head_dim: usize,
     cos: &[f32],
     sin: &[f32],
     positions: &[u32],
-    x: &mut [f32],
+    x: &mut [E],
 ) {
     rotate(cpu, 1.0, (heads, head_dim), cos, sin, positions, x);
 }
 
 /// Backward of [`rope_forward`]: rotates `dx[tokens, heads, head_dim]` the other way, in place.
-pub fn rope_backward(
+pub fn rope_backward<E: Element>(
     cpu: &Cpu,
     heads: usize,
     head_dim: usize,
     cos: &[f32],
     sin: &[f32],
     positions: &[u32],
-    dx: &mut [f32],
+    dx: &mut [E],
 ) {
     rotate(cpu, -1.0, (heads, head_dim), cos, sin, positions, dx);
 }
 
-fn rotate(
+fn rotate<E: Element>(
     cpu: &Cpu,
     direction: f32,
     (heads, head_dim): (usize, usize),
     cos: &[f32],
     sin: &[f32],
     positions: &[u32],
-    x: &mut [f32],
+    x: &mut [E],
 ) {
     let width = heads * head_dim;
     assert!(head_dim > 0 && head_dim.is_multiple_of(2), "head_dim {head_dim} is even");
@@ -87,7 +88,13 @@ fn rotate(
 }
 
 #[inline(always)]
-fn rotate_head<S: Simd>(simd: S, direction: f32, cos: &[f32], sin: &[f32], head: &mut [f32]) {
+fn rotate_head<S: Simd, E: Element>(
+    simd: S,
+    direction: f32,
+    cos: &[f32],
+    sin: &[f32],
+    head: &mut [E],
+) {
     let direction = simd.splat(direction);
     let (first, second) = head.split_at_mut(cos.len());
     let chunks = first.chunks_mut(S::LANES).zip(second.chunks_mut(S::LANES));

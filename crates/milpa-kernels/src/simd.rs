@@ -5,11 +5,15 @@
 //! Kernels are `#[inline(always)]` generic functions: intrinsics only become instructions when they
 //! are inlined into a function that enables them.
 
+use half::bf16;
+
+use crate::element::Element;
+
 /// Lanes of 32-bit floats and what can be done with them.
 ///
 /// The lane-wise operations are safe: holding `self` proves that the instructions exist. Only memory
 /// accesses by pointer are unsafe.
-pub(crate) trait Simd: Copy + Send + Sync + 'static {
+pub trait Simd: Copy + Send + Sync + 'static {
     /// A vector register.
     type V: Copy;
     /// Which lanes take part in a partial load or store.
@@ -67,11 +71,27 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_bytes(self, from: *const i8) -> Self::V;
     /// Widens an f16 and copies it to all lanes.
     fn splat_f16(self, bits: u16) -> Self::V;
-    /// Transposes `LANES × LANES` floats.
+    /// Widens `LANES` bf16.
     ///
     /// # Safety
-    /// `LANES` rows of `LANES` floats are readable at `from` and writable at `to`, with row strides
-    /// `from_stride` and `to_stride`; the two do not overlap.
+    /// `LANES` bf16 are readable at `from`.
+    unsafe fn load_bf16(self, from: *const bf16) -> Self::V;
+    /// Rounds to bf16 and stores all lanes.
+    ///
+    /// # Safety
+    /// `LANES` bf16 are writable at `to`.
+    unsafe fn store_bf16(self, to: *mut bf16, a: Self::V);
+    /// Makes words of two bf16 from lanes that hold widened bf16.
+    fn pair(self, low: Self::V, high: Self::V) -> Self::V;
+    /// Widens the lower bf16 of each word.
+    fn low(self, words: Self::V) -> Self::V;
+    /// Widens the upper bf16 of each word.
+    fn high(self, words: Self::V) -> Self::V;
+    /// Transposes `LANES × LANES` 32-bit words.
+    ///
+    /// # Safety
+    /// `LANES` rows of `LANES` words are readable at `from` (which need not be aligned) and writable
+    /// at `to`, with row strides `from_stride` and `to_stride`; the two do not overlap.
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 
     #[inline(always)]
@@ -81,26 +101,26 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Loads `chunk.len()` lanes, at most `LANES`; the others are zero.
     #[inline(always)]
-    fn read(self, chunk: &[f32]) -> Self::V {
-        // SAFETY: a full chunk has LANES floats; a shorter one has the floats of its mask.
+    fn read<E: Lanes>(self, chunk: &[E]) -> Self::V {
+        // SAFETY: a full chunk has LANES elements; of a shorter one, its elements are read.
         unsafe {
             if chunk.len() >= Self::LANES {
-                self.load(chunk.as_ptr())
+                E::load(self, chunk.as_ptr())
             } else {
-                self.load_masked(self.mask(chunk.len()), chunk.as_ptr())
+                E::load_part(self, chunk.len(), chunk.as_ptr())
             }
         }
     }
 
     /// Stores the first `chunk.len()` lanes, at most `LANES`.
     #[inline(always)]
-    fn write(self, chunk: &mut [f32], a: Self::V) {
-        // SAFETY: a full chunk has LANES floats; a shorter one has the floats of its mask.
+    fn write<E: Lanes>(self, chunk: &mut [E], a: Self::V) {
+        // SAFETY: a full chunk has LANES elements; of a shorter one, its elements are written.
         unsafe {
             if chunk.len() >= Self::LANES {
-                self.store(chunk.as_mut_ptr(), a);
+                E::store(self, chunk.as_mut_ptr(), a);
             } else {
-                self.store_masked(self.mask(chunk.len()), chunk.as_mut_ptr(), a);
+                E::store_part(self, chunk.len(), chunk.as_mut_ptr(), a);
             }
         }
     }
@@ -135,6 +155,83 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
+/// How an element type goes into the lanes of a register and back.
+pub trait Lanes: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
+    /// # Safety
+    /// `LANES` elements are readable at `from`.
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::V;
+    /// # Safety
+    /// `LANES` elements are writable at `to`.
+    unsafe fn store<S: Simd>(simd: S, to: *mut Self, a: S::V);
+    /// Loads fewer than `LANES` elements, zero in the other lanes.
+    ///
+    /// # Safety
+    /// `count` elements are readable at `from`.
+    unsafe fn load_part<S: Simd>(simd: S, count: usize, from: *const Self) -> S::V;
+    /// Stores the first `count` lanes, fewer than `LANES`.
+    ///
+    /// # Safety
+    /// `count` elements are writable at `to`.
+    unsafe fn store_part<S: Simd>(simd: S, count: usize, to: *mut Self, a: S::V);
+}
+
+impl Lanes for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const f32) -> S::V {
+        // SAFETY: passed on.
+        unsafe { simd.load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(simd: S, to: *mut f32, a: S::V) {
+        // SAFETY: passed on.
+        unsafe { simd.store(to, a) }
+    }
+    #[inline(always)]
+    unsafe fn load_part<S: Simd>(simd: S, count: usize, from: *const f32) -> S::V {
+        // SAFETY: passed on.
+        unsafe { simd.load_masked(simd.mask(count), from) }
+    }
+    #[inline(always)]
+    unsafe fn store_part<S: Simd>(simd: S, count: usize, to: *mut f32, a: S::V) {
+        // SAFETY: passed on.
+        unsafe { simd.store_masked(simd.mask(count), to, a) }
+    }
+}
+
+/// The lanes of the widest register.
+const MOST_LANES: usize = 16;
+
+impl Lanes for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const bf16) -> S::V {
+        // SAFETY: passed on.
+        unsafe { simd.load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(simd: S, to: *mut bf16, a: S::V) {
+        // SAFETY: passed on.
+        unsafe { simd.store_bf16(to, a) }
+    }
+    #[inline(always)]
+    unsafe fn load_part<S: Simd>(simd: S, count: usize, from: *const bf16) -> S::V {
+        let mut lanes = [bf16::ZERO; MOST_LANES];
+        // SAFETY: `count` elements are readable by the contract, and fit into the array.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
+            simd.load_bf16(lanes.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_part<S: Simd>(simd: S, count: usize, to: *mut bf16, a: S::V) {
+        let mut lanes = [bf16::ZERO; MOST_LANES];
+        // SAFETY: `count` elements are writable by the contract, and were stored in the array.
+        unsafe {
+            simd.store_bf16(lanes.as_mut_ptr(), a);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count);
+        }
+    }
+}
+
 /// Runs a body with the [`Simd`] of an [`Isa`](crate::Isa): `dispatch!(isa, simd => body)`.
 ///
 /// The body is compiled once per instruction set; it calls `#[inline(always)]` functions that are
@@ -144,7 +241,7 @@ macro_rules! dispatch {
         match $isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the `Isa` of a `Cpu` was found on this machine when the `Cpu` was built.
-            $crate::cpu::Isa::Avx512 => unsafe {
+            $crate::cpu::Isa::Avx512 | $crate::cpu::Isa::Avx512Bf16 => unsafe {
                 $crate::simd::x86::with_avx512(
                     #[inline(always)]
                     |$simd| $body,
@@ -316,6 +413,28 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         self.splat(widen_f16(bits))
     }
     #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> Four {
+        // SAFETY: four bf16 are readable by the contract.
+        Four(unsafe { from.cast::<[bf16; 4]>().read_unaligned() }.map(Element::to_f32))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, a: Four) {
+        // SAFETY: four bf16 are writable by the contract.
+        unsafe { to.cast::<[bf16; 4]>().write_unaligned(a.0.map(bf16::from_f32)) }
+    }
+    #[inline(always)]
+    fn pair(self, low: Four, high: Four) -> Four {
+        low.zip(high, |low, high| f32::from_bits(low.to_bits() >> 16 | high.to_bits()))
+    }
+    #[inline(always)]
+    fn low(self, words: Four) -> Four {
+        Four(words.0.map(|word| f32::from_bits(word.to_bits() << 16)))
+    }
+    #[inline(always)]
+    fn high(self, words: Four) -> Four {
+        Four(words.0.map(|word| f32::from_bits(word.to_bits() & 0xffff_0000)))
+    }
+    #[inline(always)]
     unsafe fn transpose(
         self,
         from: *const f32,
@@ -326,7 +445,9 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         for i in 0..4 {
             for j in 0..4 {
                 // SAFETY: both indices are within the four rows of four of the contract.
-                unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
+                unsafe {
+                    *to.add(j * to_stride + i) = from.add(i * from_stride + j).read_unaligned();
+                }
             }
         }
     }
@@ -335,22 +456,31 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
 /// AVX2 and AVX-512.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
-    use super::Simd;
+    use super::{Simd, bf16};
+    use crate::gemm::Multiply;
+    use crate::gemm_bf16::word_of;
     use std::arch::x86_64::{
-        __m256, __m256i, __m512, __mmask16, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadl_epi64,
-        _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehl_ps, _mm_set1_epi16, _mm_shuffle_ps,
-        _mm256_add_epi32, _mm256_add_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
-        _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtph_ps,
-        _mm256_cvtps_epi32, _mm256_div_ps, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-        _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
-        _mm256_permute2f128_ps, _mm256_round_ps, _mm256_set1_epi16, _mm256_set1_epi32,
-        _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps, _mm256_slli_epi32, _mm256_sqrt_ps,
-        _mm256_storeu_ps, _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_ps,
-        _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps512_ps256, _mm512_cvtepi8_epi32,
-        _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_div_ps, _mm512_extractf32x8_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-        _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_scalef_ps,
-        _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_sqrt_ps, _mm512_storeu_ps, _mm512_sub_ps,
+        __m256, __m256i, __m512, __m512bh, __mmask16, _CMP_UNORD_Q, _mm_add_ps, _mm_add_ss,
+        _mm_cvtss_f32, _mm_loadl_epi64, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehl_ps,
+        _mm_set1_epi16, _mm_shuffle_ps, _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps,
+        _mm256_and_ps, _mm256_and_si256, _mm256_blendv_epi8, _mm256_castps_si256,
+        _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmp_ps,
+        _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
+        _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_extractf128_ps, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
+        _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_or_ps, _mm256_or_si256,
+        _mm256_packus_epi32, _mm256_permute2f128_ps, _mm256_permute4x64_epi64, _mm256_round_ps,
+        _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps,
+        _mm256_slli_epi32, _mm256_sqrt_ps, _mm256_srli_epi32, _mm256_storeu_ps,
+        _mm256_storeu_si256, _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+        _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd,
+        _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
+        _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32,
+        _mm512_cvtph_ps, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_mask_or_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+        _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_roundscale_ps,
+        _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_shuffle_f32x4,
+        _mm512_slli_epi32, _mm512_sqrt_ps, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
         _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
@@ -501,6 +631,54 @@ pub(crate) mod x86 {
             unsafe { _mm256_cvtph_ps(_mm_set1_epi16(bits.cast_signed())) }
         }
         #[inline(always)]
+        unsafe fn load_bf16(self, from: *const bf16) -> __m256 {
+            // SAFETY: the contract of the trait.
+            unsafe {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16, a: __m256) {
+            // SAFETY: the contract of the trait.
+            unsafe {
+                let bits = _mm256_castps_si256(a);
+                let shifted = _mm256_srli_epi32::<16>(bits);
+                // Half of the last kept bit's value, and one more if that bit makes a tie odd.
+                let odd = _mm256_and_si256(shifted, _mm256_set1_epi32(1));
+                let half = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd);
+                let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+                let quiet = _mm256_or_si256(shifted, _mm256_set1_epi32(0x40));
+                let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+                let words = _mm256_blendv_epi8(rounded, quiet, is_nan);
+                // Packing works within 128-bit halves: bring the two filled quarters together.
+                let packed = _mm256_packus_epi32(words, words);
+                let packed = _mm256_permute4x64_epi64::<0x08>(packed);
+                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+            }
+        }
+        #[inline(always)]
+        fn pair(self, low: __m256, high: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe {
+                let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(low));
+                _mm256_or_ps(_mm256_castsi256_ps(low), high)
+            }
+        }
+        #[inline(always)]
+        fn low(self, words: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(words))) }
+        }
+        #[inline(always)]
+        fn high(self, words: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe {
+                let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+                _mm256_and_ps(words, _mm256_castsi256_ps(upper))
+            }
+        }
+        #[inline(always)]
         unsafe fn transpose(
             self,
             from: *const f32,
@@ -532,6 +710,52 @@ pub(crate) mod x86 {
                     _mm256_storeu_ps(to.add((i + 4) * to_stride), high);
                 }
             }
+        }
+    }
+
+    /// Proof that, besides what [`Avx512`] proves, AVX-512 BF16 is present.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512Bf16(());
+
+    /// # Safety
+    /// The machine has what [`with_avx512`] asks for and AVX-512 BF16.
+    #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    pub(crate) unsafe fn with_avx512_bf16<R>(body: impl FnOnce(Avx512, Avx512Bf16) -> R) -> R {
+        body(Avx512(()), Avx512Bf16(()))
+    }
+
+    impl Multiply<Avx512> for Avx512Bf16 {
+        type Element = bf16;
+        const PER_WORD: usize = 2;
+
+        #[inline(always)]
+        fn step(self, _simd: Avx512, a: __m512, b: __m512, sum: __m512) -> __m512 {
+            // SAFETY: holding `self` proves that the instruction exists; a vector of words is one
+            // of pairs of bf16.
+            unsafe {
+                let (a, b) = (
+                    std::mem::transmute::<__m512, __m512bh>(a),
+                    std::mem::transmute::<__m512, __m512bh>(b),
+                );
+                _mm512_dpbf16_ps(sum, a, b)
+            }
+        }
+        fn enter<R>(self, _simd: Avx512, body: impl FnOnce() -> R) -> R {
+            // SAFETY: holding `self` proves that the instructions exist.
+            unsafe {
+                with_avx512_bf16(
+                    #[inline(always)]
+                    |_, _| body(),
+                )
+            }
+        }
+        #[inline(always)]
+        fn words(self, simd: Avx512, low: &[bf16], high: &[bf16]) -> __m512 {
+            simd.pair(simd.read(low), simd.read(high))
+        }
+        #[inline(always)]
+        fn word(self, low: bf16, high: bf16) -> f32 {
+            word_of(low, high)
         }
     }
 
@@ -621,6 +845,51 @@ pub(crate) mod x86 {
         fn splat_f16(self, bits: u16) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(bits.cast_signed())) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
+            // SAFETY: the contract of the trait.
+            unsafe {
+                let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16, a: __m512) {
+            // SAFETY: the contract of the trait.
+            unsafe {
+                let bits = _mm512_castps_si512(a);
+                let shifted = _mm512_srli_epi32::<16>(bits);
+                // Half of the last kept bit's value, and one more if that bit makes a tie odd.
+                let odd = _mm512_and_si512(shifted, _mm512_set1_epi32(1));
+                let half = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd);
+                let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+                let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+                let quiet = _mm512_set1_epi32(0x40);
+                let words = _mm512_mask_or_epi32(rounded, is_nan, shifted, quiet);
+                _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(words));
+            }
+        }
+        #[inline(always)]
+        fn pair(self, low: __m512, high: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe {
+                let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(low));
+                _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_castps_si512(high)))
+            }
+        }
+        #[inline(always)]
+        fn low(self, words: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(words))) }
+        }
+        #[inline(always)]
+        fn high(self, words: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe {
+                let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+                _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(words), upper))
+            }
         }
         #[inline(always)]
         unsafe fn transpose(

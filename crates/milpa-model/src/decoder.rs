@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use milpa_base::Seed;
 use milpa_tensor::{
-    AttentionOptions, Device, KvCache, LossRows, LossSummary, ParameterId, ParameterStore,
+    AttentionOptions, DType, Device, KvCache, LossRows, LossSummary, ParameterId, ParameterStore,
     RopeTable, RowScores, Tape, Tensor, document_starts,
 };
 
@@ -114,6 +114,7 @@ impl<'a> TokenBatch<'a> {
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
+    compute: DType,
     /// Angles for the positions seen so far; files may claim contexts that are never used.
     rope: Mutex<RopeTable>,
     embedding: ParameterId,
@@ -193,12 +194,19 @@ impl Decoder {
             if config.tie_embeddings { embedding } else { find(parameters, "lm_head.weight")? };
         Ok(Self {
             config: config.clone(),
+            compute: DType::F32,
             rope: Mutex::new(rope_table(config, parameters, FIRST_POSITIONS)),
             embedding,
             layers: (0..config.layers).map(layer).collect::<Result<_, DecoderError>>()?,
             norm: find(parameters, "model.norm.weight")?,
             head,
         })
+    }
+
+    /// Trains and scores in `dtype` from now on ([`Tape::autocast`]); f32 before.
+    #[must_use]
+    pub fn autocast(self, dtype: DType) -> Self {
+        Self { compute: dtype, ..self }
     }
 
     /// The shape.
@@ -263,7 +271,7 @@ impl Decoder {
         batch: &TokenBatch<'_>,
         rows: &LossRows,
     ) -> Result<LossSummary, DecoderError> {
-        let tape = Tape::recording(Arc::clone(parameters.device()));
+        let tape = Tape::recording(Arc::clone(parameters.device())).autocast(self.compute);
         let x_btd = self.forward_hidden(&tape, parameters, batch)?;
         let head_vd = parameters.leaf(self.head);
         Ok(tape.cross_entropy_and_backward(&x_btd, &head_vd, rows, parameters)?)
@@ -276,7 +284,7 @@ impl Decoder {
         batch: &TokenBatch<'_>,
         targets_bt: &[u32],
     ) -> Result<RowScores, DecoderError> {
-        let tape = Tape::inference(Arc::clone(parameters.device()));
+        let tape = Tape::inference(Arc::clone(parameters.device())).autocast(self.compute);
         let x_btd = self.forward_hidden(&tape, parameters, batch)?;
         Ok(tape.score_rows(&x_btd, &parameters.leaf(self.head), targets_bt)?)
     }

@@ -10,12 +10,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use milpa_kernels::{as_bf16, as_bf16_mut, bf16};
+
 /// How the values of a buffer are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DType {
-    /// 32-bit floats: everything that is computed.
+    /// 32-bit floats.
     F32,
+    /// The upper halves of 32-bit floats: weights and activations of mixed-precision products.
+    BF16,
     /// Blocks of 32 signed bytes with one half-precision scale (34 bytes): weights for inference.
     Q8_0,
 }
@@ -30,6 +34,8 @@ pub struct Buffer {
 enum Storage {
     /// May be longer than the buffer.
     F32(Vec<f32>),
+    /// Two values in each float; may be longer than the buffer.
+    BF16(Vec<f32>),
     Q8_0(Vec<u8>),
 }
 
@@ -48,6 +54,7 @@ impl Buffer {
     pub fn dtype(&self) -> DType {
         match self.storage {
             Storage::F32(_) => DType::F32,
+            Storage::BF16(_) => DType::BF16,
             Storage::Q8_0(_) => DType::Q8_0,
         }
     }
@@ -56,6 +63,7 @@ impl Buffer {
     pub fn bytes(&self) -> usize {
         match &self.storage {
             Storage::F32(_) => self.length * size_of::<f32>(),
+            Storage::BF16(_) => self.length * size_of::<bf16>(),
             Storage::Q8_0(bytes) => bytes.len(),
         }
     }
@@ -70,31 +78,53 @@ impl Buffer {
     pub(crate) fn f32(&self) -> &[f32] {
         match &self.storage {
             Storage::F32(values) => &values[..self.length],
-            Storage::Q8_0(_) => panic!("a quantised buffer where f32 values are needed"),
+            _ => panic!("a buffer of {:?} where f32 values are needed", self.dtype()),
         }
     }
 
     /// The values in host memory, to be written.
     #[track_caller]
     pub(crate) fn f32_mut(&mut self) -> &mut [f32] {
+        let dtype = self.dtype();
         match &mut self.storage {
             Storage::F32(values) => &mut values[..self.length],
-            Storage::Q8_0(_) => panic!("a quantised buffer where f32 values are needed"),
+            _ => panic!("a buffer of {dtype:?} where f32 values are needed"),
+        }
+    }
+
+    /// The values in host memory.
+    #[track_caller]
+    pub(crate) fn bf16(&self) -> &[bf16] {
+        match &self.storage {
+            Storage::BF16(words) => &as_bf16(words)[..self.length],
+            _ => panic!("a buffer of {:?} where bf16 values are needed", self.dtype()),
+        }
+    }
+
+    /// The values in host memory, to be written.
+    #[track_caller]
+    pub(crate) fn bf16_mut(&mut self) -> &mut [bf16] {
+        let dtype = self.dtype();
+        match &mut self.storage {
+            Storage::BF16(words) => &mut as_bf16_mut(words)[..self.length],
+            _ => panic!("a buffer of {dtype:?} where bf16 values are needed"),
         }
     }
 
     /// The blocks of a quantised buffer.
     pub(crate) fn q8_0(&self) -> Option<&[u8]> {
         match &self.storage {
-            Storage::F32(_) => None,
             Storage::Q8_0(bytes) => Some(bytes),
+            Storage::F32(_) | Storage::BF16(_) => None,
         }
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let (Some(pool), Storage::F32(values)) = (&self.pool, &mut self.storage) {
+        if let (Some(pool), Storage::F32(values) | Storage::BF16(values)) =
+            (&self.pool, &mut self.storage)
+        {
             pool.give_back(std::mem::take(values));
         }
     }
@@ -133,7 +163,17 @@ struct PoolState {
 }
 
 impl Pool {
-    /// Hands out a buffer with unspecified content.
+    /// Hands out a buffer of `length` bf16 with unspecified content.
+    pub(crate) fn take_bf16(self: &Arc<Self>, length: usize) -> Buffer {
+        let mut buffer = self.take(length.div_ceil(2));
+        let Storage::F32(words) = &mut buffer.storage else { return buffer };
+        let words = std::mem::take(words);
+        buffer.storage = Storage::BF16(words);
+        buffer.length = length;
+        buffer
+    }
+
+    /// Hands out a buffer of `length` f32 with unspecified content.
     pub(crate) fn take(self: &Arc<Self>, length: usize) -> Buffer {
         let reused = {
             let mut state = self.lock();
@@ -208,6 +248,17 @@ mod tests {
         assert_eq!(pool.stats().live_bytes, 0);
         assert_eq!(pool.stats().idle_bytes, 600);
         assert_eq!(pool.take(95).len(), 95);
+    }
+
+    #[test]
+    fn both_types_share_the_memory() {
+        let pool = Arc::new(Pool::default());
+        let mut halves = pool.take_bf16(101);
+        halves.bf16_mut().fill(bf16::ONE);
+        assert_eq!((halves.len(), halves.bytes(), halves.dtype()), (101, 202, DType::BF16));
+        drop(halves);
+        assert_eq!(pool.take(51).len(), 51);
+        assert_eq!(pool.stats().allocations, 1);
     }
 
     #[test]

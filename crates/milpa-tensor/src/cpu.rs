@@ -5,13 +5,13 @@ use std::sync::Arc;
 use milpa_kernels::{
     Accumulate, Cpu, Heads, HeadsMut, Isa, Mat, MatMut, Size, activation, attention,
     attention::{AttentionGrads, AttentionInputs, AttentionShape},
-    elementwise, embedding, gemm, loss, norm,
+    bf16, convert, elementwise, embedding, gemm, gemm_bf16, loss, norm,
     optim::{self, AdamW, Muon},
     q8_0, rope,
 };
 
 use crate::{
-    buffer::{Buffer, MemoryStats, Pool},
+    buffer::{Buffer, DType, MemoryStats, Pool},
     device::{Device, KeyValues, Matrix, MatrixMut},
 };
 
@@ -46,6 +46,14 @@ impl CpuDevice {
     }
 }
 
+impl CpuDevice {
+    fn widened(&self, x: &Buffer) -> Buffer {
+        let mut wide = self.allocate(x.len());
+        self.convert(x, &mut wide);
+        wide
+    }
+}
+
 impl Device for CpuDevice {
     fn name(&self) -> String {
         format!("cpu ({} threads, {})", self.cpu.threads(), self.cpu.isa())
@@ -57,6 +65,22 @@ impl Device for CpuDevice {
 
     fn allocate(&self, length: usize) -> Buffer {
         self.pool.take(length)
+    }
+
+    fn allocate_as(&self, length: usize, dtype: DType) -> Buffer {
+        match dtype {
+            DType::F32 => self.pool.take(length),
+            DType::BF16 => self.pool.take_bf16(length),
+            DType::Q8_0 => panic!("quantised buffers are made by upload_q8_0"),
+        }
+    }
+
+    fn convert(&self, x: &Buffer, out: &mut Buffer) {
+        match (x.dtype(), out.dtype()) {
+            (DType::F32, DType::BF16) => convert(&self.cpu, x.f32(), out.bf16_mut()),
+            (DType::BF16, DType::F32) => convert(&self.cpu, x.bf16(), out.f32_mut()),
+            _ => self.copy(x, out),
+        }
     }
 
     fn upload(&self, values: &[f32]) -> Buffer {
@@ -76,9 +100,10 @@ impl Device for CpuDevice {
     }
 
     fn download(&self, buffer: &Buffer, out: &mut [f32]) {
-        match buffer.q8_0() {
-            Some(blocks) => q8_0::dequantize(&self.cpu, blocks, out),
-            None => out.copy_from_slice(buffer.f32()),
+        match (buffer.dtype(), buffer.q8_0()) {
+            (_, Some(blocks)) => q8_0::dequantize(&self.cpu, blocks, out),
+            (DType::BF16, _) => convert(&self.cpu, buffer.bf16(), out),
+            _ => out.copy_from_slice(buffer.f32()),
         }
     }
 
@@ -87,15 +112,24 @@ impl Device for CpuDevice {
     }
 
     fn copy(&self, x: &Buffer, out: &mut Buffer) {
-        elementwise::copy(&self.cpu, x.f32(), out.f32_mut());
+        match x.dtype() {
+            DType::BF16 => elementwise::copy(&self.cpu, x.bf16(), out.bf16_mut()),
+            _ => elementwise::copy(&self.cpu, x.f32(), out.f32_mut()),
+        }
     }
 
     fn add(&self, a: &Buffer, b: &Buffer, out: &mut Buffer) {
-        elementwise::add(&self.cpu, a.f32(), b.f32(), out.f32_mut());
+        match b.dtype() {
+            DType::BF16 => elementwise::add(&self.cpu, a.f32(), b.bf16(), out.f32_mut()),
+            _ => elementwise::add(&self.cpu, a.f32(), b.f32(), out.f32_mut()),
+        }
     }
 
     fn add_assign(&self, y: &mut Buffer, x: &Buffer) {
-        elementwise::add_assign(&self.cpu, y.f32_mut(), x.f32());
+        match x.dtype() {
+            DType::BF16 => elementwise::add_assign(&self.cpu, y.f32_mut(), x.bf16()),
+            _ => elementwise::add_assign(&self.cpu, y.f32_mut(), x.f32()),
+        }
     }
 
     fn gather_rows(&self, dim: usize, table: &Buffer, ids: &[u32], out: &mut Buffer) {
@@ -114,14 +148,19 @@ impl Device for CpuDevice {
     }
 
     fn matmul_nt(&self, size: Size, a: Matrix<'_>, b: Matrix<'_>, c: MatrixMut<'_>) {
-        match b.buffer.q8_0() {
-            Some(blocks) => {
-                assert!(b.offset == 0 && b.stride == size.k, "quantised matrices are dense");
-                q8_0::matmul_nt(&self.cpu, size, view(a), blocks, view_mut(c));
+        if let Some(blocks) = b.buffer.q8_0() {
+            assert!(b.offset == 0 && b.stride == size.k, "quantised matrices are dense");
+            return q8_0::matmul_nt(&self.cpu, size, view(a), blocks, view_mut(c));
+        }
+        let (cpu, accumulate) = (&self.cpu, Accumulate::No);
+        match (b.buffer.dtype(), c.buffer.dtype()) {
+            (DType::BF16, DType::BF16) => {
+                gemm_bf16::matmul_nt(cpu, size, halves(a), halves(b), halves_mut(c), accumulate);
             }
-            None => {
-                gemm::matmul_nt(&self.cpu, size, view(a), view(b), view_mut(c), Accumulate::No);
+            (DType::BF16, _) => {
+                gemm_bf16::matmul_nt(cpu, size, halves(a), halves(b), view_mut(c), accumulate);
             }
+            _ => gemm::matmul_nt(cpu, size, view(a), view(b), view_mut(c), accumulate),
         }
     }
 
@@ -133,7 +172,16 @@ impl Device for CpuDevice {
         c: MatrixMut<'_>,
         accumulate: Accumulate,
     ) {
-        gemm::matmul_nn(&self.cpu, size, view(a), view(b), view_mut(c), accumulate);
+        let cpu = &self.cpu;
+        match (b.buffer.dtype(), c.buffer.dtype()) {
+            (DType::BF16, DType::BF16) => {
+                gemm_bf16::matmul_nn(cpu, size, halves(a), halves(b), halves_mut(c), accumulate);
+            }
+            (DType::BF16, _) => {
+                gemm_bf16::matmul_nn(cpu, size, halves(a), halves(b), view_mut(c), accumulate);
+            }
+            _ => gemm::matmul_nn(cpu, size, view(a), view(b), view_mut(c), accumulate),
+        }
     }
 
     fn matmul_tn(
@@ -144,7 +192,13 @@ impl Device for CpuDevice {
         c: MatrixMut<'_>,
         accumulate: Accumulate,
     ) {
-        gemm::matmul_tn(&self.cpu, size, view(a), view(b), view_mut(c), accumulate);
+        match b.buffer.dtype() {
+            DType::BF16 => {
+                let (a, b, c) = (halves(a), halves(b), view_mut(c));
+                gemm_bf16::matmul_tn(&self.cpu, size, a, b, c, accumulate);
+            }
+            _ => gemm::matmul_tn(&self.cpu, size, view(a), view(b), view_mut(c), accumulate),
+        }
     }
 
     fn rms_norm(
@@ -156,8 +210,21 @@ impl Device for CpuDevice {
         y: &mut Buffer,
         inverse_rms: &mut Buffer,
     ) {
-        let (y, inverse_rms) = (y.f32_mut(), inverse_rms.f32_mut());
-        norm::rms_norm_forward(&self.cpu, dim, epsilon, x.f32(), weight.f32(), y, inverse_rms);
+        let (cpu, weight, inverse_rms) = (&self.cpu, weight.f32(), inverse_rms.f32_mut());
+        match (x.dtype(), y.dtype()) {
+            (DType::BF16, _) => {
+                let y = y.bf16_mut();
+                norm::rms_norm_forward(cpu, dim, epsilon, x.bf16(), weight, y, inverse_rms);
+            }
+            (_, DType::BF16) => {
+                let y = y.bf16_mut();
+                norm::rms_norm_forward(cpu, dim, epsilon, x.f32(), weight, y, inverse_rms);
+            }
+            _ => {
+                let y = y.f32_mut();
+                norm::rms_norm_forward(cpu, dim, epsilon, x.f32(), weight, y, inverse_rms);
+            }
+        }
     }
 
     fn add_rms_norm(
@@ -170,16 +237,18 @@ impl Device for CpuDevice {
         y: &mut Buffer,
         inverse_rms: &mut Buffer,
     ) {
-        norm::add_rms_norm_forward(
-            &self.cpu,
-            dim,
-            epsilon,
-            residual.f32_mut(),
-            delta.f32(),
-            weight.f32(),
-            y.f32_mut(),
-            inverse_rms.f32_mut(),
-        );
+        let (cpu, weight, inverse_rms) = (&self.cpu, weight.f32(), inverse_rms.f32_mut());
+        let sum = residual.f32_mut();
+        match delta.dtype() {
+            DType::BF16 => {
+                let (delta, y) = (delta.bf16(), y.bf16_mut());
+                norm::add_rms_norm_forward(cpu, dim, epsilon, sum, delta, weight, y, inverse_rms);
+            }
+            _ => {
+                let (delta, y) = (delta.f32(), y.f32_mut());
+                norm::add_rms_norm_forward(cpu, dim, epsilon, sum, delta, weight, y, inverse_rms);
+            }
+        }
     }
 
     fn rms_norm_backward(
@@ -193,17 +262,38 @@ impl Device for CpuDevice {
         accumulate_dx: Accumulate,
         dweight: &mut Buffer,
     ) {
-        norm::rms_norm_backward(
-            &self.cpu,
-            dim,
-            x.f32(),
-            weight.f32(),
-            inverse_rms.f32(),
-            dy.f32(),
-            dx.f32_mut(),
-            accumulate_dx,
-            dweight.f32_mut(),
-        );
+        let (cpu, weight, inverse) = (&self.cpu, weight.f32(), inverse_rms.f32());
+        let dweight = dweight.f32_mut();
+        match x.dtype() {
+            DType::BF16 => {
+                let (x, dy, dx) = (x.bf16(), dy.bf16(), dx.bf16_mut());
+                norm::rms_norm_backward(
+                    cpu,
+                    dim,
+                    x,
+                    weight,
+                    inverse,
+                    dy,
+                    dx,
+                    accumulate_dx,
+                    dweight,
+                );
+            }
+            _ => {
+                let (x, dy, dx) = (x.f32(), dy.f32(), dx.f32_mut());
+                norm::rms_norm_backward(
+                    cpu,
+                    dim,
+                    x,
+                    weight,
+                    inverse,
+                    dy,
+                    dx,
+                    accumulate_dx,
+                    dweight,
+                );
+            }
+        }
     }
 
     fn rope(
@@ -216,7 +306,13 @@ impl Device for CpuDevice {
         x: &mut Buffer,
     ) {
         let (cos, sin) = (cos.f32(), sin.f32());
-        rope::rope_forward(&self.cpu, heads, head_dim, cos, sin, positions, x.f32_mut());
+        let cpu = &self.cpu;
+        match x.dtype() {
+            DType::BF16 => {
+                rope::rope_forward(cpu, heads, head_dim, cos, sin, positions, x.bf16_mut());
+            }
+            _ => rope::rope_forward(cpu, heads, head_dim, cos, sin, positions, x.f32_mut()),
+        }
     }
 
     fn rope_backward(
@@ -229,11 +325,23 @@ impl Device for CpuDevice {
         dx: &mut Buffer,
     ) {
         let (cos, sin) = (cos.f32(), sin.f32());
-        rope::rope_backward(&self.cpu, heads, head_dim, cos, sin, positions, dx.f32_mut());
+        let cpu = &self.cpu;
+        match dx.dtype() {
+            DType::BF16 => {
+                rope::rope_backward(cpu, heads, head_dim, cos, sin, positions, dx.bf16_mut());
+            }
+            _ => rope::rope_backward(cpu, heads, head_dim, cos, sin, positions, dx.f32_mut()),
+        }
     }
 
     fn swiglu(&self, gate: &Buffer, up: &Buffer, out: &mut Buffer) {
-        activation::swiglu_forward(&self.cpu, gate.f32(), up.f32(), out.f32_mut());
+        let cpu = &self.cpu;
+        match out.dtype() {
+            DType::BF16 => {
+                activation::swiglu_forward(cpu, gate.bf16(), up.bf16(), out.bf16_mut());
+            }
+            _ => activation::swiglu_forward(cpu, gate.f32(), up.f32(), out.f32_mut()),
+        }
     }
 
     fn swiglu_backward(
@@ -244,8 +352,17 @@ impl Device for CpuDevice {
         dgate: &mut Buffer,
         dup: &mut Buffer,
     ) {
-        let (dgate, dup) = (dgate.f32_mut(), dup.f32_mut());
-        activation::swiglu_backward(&self.cpu, gate.f32(), up.f32(), dout.f32(), dgate, dup);
+        let cpu = &self.cpu;
+        match dout.dtype() {
+            DType::BF16 => {
+                let (gate, up, dout) = (gate.bf16(), up.bf16(), dout.bf16());
+                activation::swiglu_backward(cpu, gate, up, dout, dgate.bf16_mut(), dup.bf16_mut());
+            }
+            _ => {
+                let (gate, up, dout) = (gate.f32(), up.f32(), dout.f32());
+                activation::swiglu_backward(cpu, gate, up, dout, dgate.f32_mut(), dup.f32_mut());
+            }
+        }
     }
 
     fn attention(
@@ -257,6 +374,13 @@ impl Device for CpuDevice {
         out: &mut Buffer,
         log_sum_exp: &mut Buffer,
     ) {
+        if out.dtype() == DType::BF16 {
+            let [q, k, v] = [q, keys.k, keys.v].map(|x| self.widened(x));
+            let mut wide = self.allocate(out.len());
+            let keys = KeyValues { k: &k, v: &v, ..keys };
+            self.attention(shape, &q, keys, first_key, &mut wide, log_sum_exp);
+            return self.convert(&wide, out);
+        }
         let inputs = attention_inputs(shape, q, keys, first_key);
         let out = HeadsMut::dense(out.f32_mut(), shape.queries, shape.heads, shape.head_dim);
         attention::forward(&self.cpu, shape, &inputs, out, log_sum_exp.f32_mut());
@@ -275,6 +399,28 @@ impl Device for CpuDevice {
         dk: &mut Buffer,
         dv: &mut Buffer,
     ) {
+        if dout.dtype() == DType::BF16 {
+            let [q, k, v, out, dout] = [q, keys.k, keys.v, out, dout].map(|x| self.widened(x));
+            let [mut dq_wide, mut dk_wide, mut dv_wide] =
+                [&*dq, &*dk, &*dv].map(|x| self.allocate(x.len()));
+            let keys = KeyValues { k: &k, v: &v, ..keys };
+            self.attention_backward(
+                shape,
+                &q,
+                keys,
+                first_key,
+                &out,
+                log_sum_exp,
+                &dout,
+                &mut dq_wide,
+                &mut dk_wide,
+                &mut dv_wide,
+            );
+            for (wide, narrow) in [(dq_wide, dq), (dk_wide, dk), (dv_wide, dv)] {
+                self.convert(&wide, narrow);
+            }
+            return;
+        }
         let inputs = attention_inputs(shape, q, keys, first_key);
         let (t, h, kv, dim) = (shape.queries, shape.heads, shape.kv_heads, shape.head_dim);
         let out = Heads::dense(out.f32(), t, h, dim);
@@ -310,9 +456,18 @@ impl Device for CpuDevice {
         targets: &[u32],
         gradient_scale: &[f32],
         losses: &mut [f32],
+        gradients: Option<&mut Buffer>,
     ) {
-        let logits = &mut logits.f32_mut()[..targets.len() * vocab];
-        loss::cross_entropy(&self.cpu, vocab, logits, targets, gradient_scale, losses);
+        let elements = targets.len() * vocab;
+        let logits = &mut logits.f32_mut()[..elements];
+        let (cpu, scale) = (&self.cpu, gradient_scale);
+        match gradients {
+            None => loss::cross_entropy(cpu, vocab, logits, targets, scale, losses),
+            Some(gradients) => {
+                let gradients = &mut gradients.bf16_mut()[..elements];
+                loss::cross_entropy_into(cpu, vocab, logits, targets, scale, losses, gradients);
+            }
+        }
     }
 
     fn log_probabilities(
@@ -379,6 +534,14 @@ impl Device for CpuDevice {
     fn scale_grads(&self, gradient: &mut Buffer, factor: f32) {
         elementwise::scale(&self.cpu, gradient.f32_mut(), factor);
     }
+}
+
+fn halves(matrix: Matrix<'_>) -> Mat<'_, bf16> {
+    Mat::new(&matrix.buffer.bf16()[matrix.offset..], matrix.stride)
+}
+
+fn halves_mut(MatrixMut { buffer, offset, stride }: MatrixMut<'_>) -> MatMut<'_, bf16> {
+    MatMut::new(&mut buffer.bf16_mut()[offset..], stride)
 }
 
 fn view(matrix: Matrix<'_>) -> Mat<'_> {

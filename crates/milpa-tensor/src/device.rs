@@ -12,7 +12,7 @@ use milpa_kernels::{
     optim::{AdamW, Muon},
 };
 
-use crate::buffer::{Buffer, MemoryStats};
+use crate::buffer::{Buffer, DType, MemoryStats};
 
 /// Rows of a buffer, read as a matrix: row `i` begins at `offset + i * stride`.
 #[derive(Debug, Clone, Copy)]
@@ -72,8 +72,14 @@ pub trait Device: Debug + Send + Sync {
     /// Says how much memory is in use.
     fn memory(&self) -> MemoryStats;
 
-    /// Hands out a buffer of `length` values with unspecified content.
+    /// Hands out a buffer of `length` f32 values with unspecified content.
     fn allocate(&self, length: usize) -> Buffer;
+
+    /// Hands out a buffer of `length` values of `dtype` (f32 or bf16) with unspecified content.
+    fn allocate_as(&self, length: usize, dtype: DType) -> Buffer;
+
+    /// `out = x`, widened or rounded where the types (f32 or bf16) differ.
+    fn convert(&self, x: &Buffer, out: &mut Buffer);
 
     /// Makes a buffer from host values.
     fn upload(&self, values: &[f32]) -> Buffer;
@@ -90,13 +96,13 @@ pub trait Device: Debug + Send + Sync {
     /// `out = value`.
     fn fill(&self, out: &mut Buffer, value: f32);
 
-    /// `out = x`.
+    /// `out = x`, of one type.
     fn copy(&self, x: &Buffer, out: &mut Buffer);
 
-    /// `out = a + b`.
+    /// `out = a + b`; `b` may be bf16.
     fn add(&self, a: &Buffer, b: &Buffer, out: &mut Buffer);
 
-    /// `y += x`.
+    /// `y += x`; `x` may be bf16.
     fn add_assign(&self, y: &mut Buffer, x: &Buffer);
 
     /// Row `i` of `out` becomes row `ids[i]` of `table[_, dim]`, which may be quantised.
@@ -106,6 +112,9 @@ pub trait Device: Debug + Send + Sync {
     fn scatter_add_rows(&self, dim: usize, ids: &[u32], dout: &Buffer, dtable: &mut Buffer);
 
     /// `C[m, n] = A[m, k] · B[n, k]ᵀ`; B may be quantised (then it is dense and C is overwritten).
+    ///
+    /// Of this and the two other products, A and B have one type. Where that is bf16, sums are f32
+    /// and C is f32 or, unless it is added to, bf16.
     fn matmul_nt(&self, size: Size, a: Matrix<'_>, b: Matrix<'_>, c: MatrixMut<'_>);
 
     /// `C[m, n] = A[m, k] · B[k, n]`, or added to C.
@@ -128,7 +137,8 @@ pub trait Device: Debug + Send + Sync {
         accumulate: Accumulate,
     );
 
-    /// `y = x / rms(x) · weight` for rows of `dim`; saves `1/rms`.
+    /// `y = x / rms(x) · weight` for rows of `dim`; saves `1/rms`. `x` and `y` are f32 or bf16, `y`
+    /// f32 only where `x` is.
     fn rms_norm(
         &self,
         dim: usize,
@@ -139,7 +149,7 @@ pub trait Device: Debug + Send + Sync {
         inverse_rms: &mut Buffer,
     );
 
-    /// `residual += delta`, then `y = norm(residual)`.
+    /// `residual += delta`, then `y = norm(residual)`; `delta` and `y` have one type, the rest is f32.
     fn add_rms_norm(
         &self,
         dim: usize,
@@ -151,7 +161,8 @@ pub trait Device: Debug + Send + Sync {
         inverse_rms: &mut Buffer,
     );
 
-    /// Backward of [`Device::rms_norm`]: writes or adds `dx`, adds to `dweight`.
+    /// Backward of [`Device::rms_norm`]: writes or adds `dx`, adds to `dweight`; `x`, `dy` and `dx`
+    /// have one type.
     fn rms_norm_backward(
         &self,
         dim: usize,
@@ -164,7 +175,8 @@ pub trait Device: Debug + Send + Sync {
         dweight: &mut Buffer,
     );
 
-    /// Rotates `x[tokens, heads, head_dim]` in place by the tables' angles at `positions`.
+    /// Rotates `x[tokens, heads, head_dim]` (f32 or bf16) in place by the tables' angles at
+    /// `positions`.
     fn rope(
         &self,
         heads: usize,
@@ -186,7 +198,7 @@ pub trait Device: Debug + Send + Sync {
         dx: &mut Buffer,
     );
 
-    /// `out = silu(gate) · up`.
+    /// `out = silu(gate) · up`; all of one type, f32 or bf16, as in its backward.
     fn swiglu(&self, gate: &Buffer, up: &Buffer, out: &mut Buffer);
 
     /// Backward of [`Device::swiglu`]: overwrites `dgate` and `dup`.
@@ -200,7 +212,8 @@ pub trait Device: Debug + Send + Sync {
     );
 
     /// Causal grouped-query attention of `q[batch, queries, heads, head_dim]`; `first_key` bounds
-    /// what each query sees; saves the log-sum-exp `[batch, heads, queries]`.
+    /// what each query sees; saves the log-sum-exp `[batch, heads, queries]`. Everything else has one
+    /// type, f32 or bf16, as in the backward.
     fn attention(
         &self,
         shape: &AttentionShape,
@@ -238,7 +251,8 @@ pub trait Device: Debug + Send + Sync {
     );
 
     /// Replaces the first `targets.len()` rows of `logits[_, vocab]` by
-    /// `(softmax − onehot(target)) · gradient_scale[row]` and writes each row's loss.
+    /// `(softmax − onehot(target)) · gradient_scale[row]` and writes each row's loss. With
+    /// `gradients` (bf16) the replacement goes there instead, and `logits` is left without meaning.
     fn cross_entropy(
         &self,
         vocab: usize,
@@ -246,6 +260,7 @@ pub trait Device: Debug + Send + Sync {
         targets: &[u32],
         gradient_scale: &[f32],
         losses: &mut [f32],
+        gradients: Option<&mut Buffer>,
     );
 
     /// Writes `log softmax(logits)[target]` of the first `targets.len()` rows, and whether greedy

@@ -10,10 +10,9 @@ use std::{ops::Range, sync::Arc};
 use milpa_kernels::{Accumulate, Size, loss::IGNORE};
 
 use crate::{
-    buffer::Buffer,
+    buffer::{Buffer, DType},
     device::{Device, Matrix, MatrixMut},
     error::TensorError,
-    tape::Tensor,
 };
 
 /// Logits that a chunk holds at most, unless eight rows have more (8 MiB: a share of the L3 cache).
@@ -164,10 +163,6 @@ impl<'a> Head<'a> {
         Self { device, x_nd, w_vd, rows: x_nd.len() / dim, dim, vocab }
     }
 
-    pub(crate) fn of(device: &'a dyn Device, x: &'a Tensor, w: &'a Tensor) -> Self {
-        Self::new(device, (&x.buffer, x.shape.last()), (&w.buffer, w.shape.rows()))
-    }
-
     pub(crate) fn scores(&self, targets: &[u32]) -> RowScores {
         let mut log_probabilities = vec![0.0; self.rows];
         let mut is_greedy = vec![false; self.rows];
@@ -193,12 +188,15 @@ impl<'a> Head<'a> {
     ) -> Vec<f32> {
         let mut losses = vec![0.0; self.rows];
         let (d, v) = (self.dim, self.vocab);
+        let dtype = self.w_vd.dtype();
+        let mut rounded =
+            (dtype == DType::BF16).then(|| self.device.allocate_as(self.chunk_rows() * v, dtype));
         self.for_each_chunk(|rows, logits| {
             let targets = &targets[rows.clone()];
             let chunk = rows.len();
-            let factors = &factors[rows.clone()];
-            self.device.cross_entropy(v, logits, targets, factors, &mut losses[rows.clone()]);
-            let dlogits = Matrix { buffer: logits, offset: 0, stride: v };
+            let (factors, losses) = (&factors[rows.clone()], &mut losses[rows.clone()]);
+            self.device.cross_entropy(v, logits, targets, factors, losses, rounded.as_mut());
+            let dlogits = Matrix::new(rounded.as_ref().unwrap_or(logits), v);
             let offset = rows.start * d;
             if let Some(dx) = &mut dx {
                 let out = MatrixMut { buffer: dx.buffer, offset, stride: d };
@@ -217,10 +215,14 @@ impl<'a> Head<'a> {
         losses
     }
 
+    fn chunk_rows(&self) -> usize {
+        (CHUNK_LOGITS / self.vocab / 8 * 8).clamp(8, CHUNK_ROWS).min(self.rows.max(1))
+    }
+
     /// Calls `body` with each range of rows and the logits of those rows.
     fn for_each_chunk(&self, mut body: impl FnMut(Range<usize>, &mut Buffer)) {
         let (d, v) = (self.dim, self.vocab);
-        let chunk = (CHUNK_LOGITS / v / 8 * 8).clamp(8, CHUNK_ROWS).min(self.rows.max(1));
+        let chunk = self.chunk_rows();
         let mut logits = self.device.allocate(chunk * v);
         for start in (0..self.rows).step_by(chunk) {
             let rows = start..(start + chunk).min(self.rows);

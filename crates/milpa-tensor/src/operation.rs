@@ -11,7 +11,7 @@ use std::{fmt, sync::Arc};
 use milpa_kernels::{Accumulate, Size, attention::AttentionShape, rope};
 
 use crate::{
-    buffer::Buffer,
+    buffer::{Buffer, DType},
     device::{Device, KeyValues, Matrix, MatrixMut},
     error::TensorError,
     head::{GradTarget, Head, LossRows, check_targets},
@@ -226,6 +226,33 @@ impl Operation {
         }
     }
 
+    /// The type in which an input is needed, given what the tape computes in; `None` if any will do.
+    pub(crate) fn input_dtype(&self, index: usize, compute: DType) -> Option<DType> {
+        match (self, index) {
+            (
+                Self::Linear
+                | Self::Attention(_)
+                | Self::SwiGlu
+                | Self::LinearCrossEntropy(_)
+                | Self::LinearLogProbabilities { .. },
+                _,
+            )
+            | (Self::AddRmsNorm { .. }, 1) => Some(compute),
+            (Self::RmsNorm { .. } | Self::Rope { .. }, 0) | (Self::Add, 1) => None,
+            _ => Some(DType::F32),
+        }
+    }
+
+    /// The type of an output, given that of the first input and what the tape computes in.
+    pub(crate) fn output_dtype(&self, index: usize, first: DType, compute: DType) -> DType {
+        match (self, index) {
+            (Self::Linear | Self::Attention(_) | Self::SwiGlu | Self::RmsNorm { .. }, _)
+            | (Self::AddRmsNorm { .. }, 1) => compute,
+            (Self::Rope { .. }, _) => first,
+            _ => DType::F32,
+        }
+    }
+
     /// The input and the output that share a buffer if nobody else holds the input.
     pub(crate) fn in_place(&self) -> Option<(usize, usize)> {
         match self {
@@ -352,6 +379,7 @@ impl Operation {
         match self {
             Self::Embedding { ids, .. } => {
                 let Some(dout) = douts[0].take() else { return };
+                let dout = gradients.in_dtype(dout, DType::F32);
                 let mut dtable = gradients.take_zeroed(&inputs[0]);
                 device.scatter_add_rows(inputs[0].shape.last(), ids, &dout, &mut dtable);
                 gradients.put(&inputs[0], dtable);
@@ -360,19 +388,29 @@ impl Operation {
             Self::RmsNorm { .. } => {
                 let Some(dy) = douts[0].take() else { return };
                 let (x, w) = (&inputs[0], &inputs[1]);
-                let (mut dx, accumulate) = gradients.take(x);
+                let dtype = x.buffer().dtype();
+                let dy = gradients.in_dtype(dy, dtype);
+                let (mut dx, accumulate) = match dtype {
+                    DType::F32 => gradients.take(x),
+                    _ => (device.allocate_as(dy.len(), dtype), Accumulate::No),
+                };
                 let mut dw = gradients.take_zeroed(w);
                 let (dim, inverse) = (w.shape.elements(), &saved[0]);
                 let (x_values, w_values) = (x.buffer(), w.buffer());
                 device.rms_norm_backward(
                     dim, x_values, w_values, inverse, &dy, &mut dx, accumulate, &mut dw,
                 );
-                gradients.put(x, dx);
+                match dtype {
+                    DType::F32 => gradients.put(x, dx),
+                    _ => gradients.pass(x, Arc::new(dx)),
+                }
                 gradients.put(w, dw);
             }
             Self::AddRmsNorm { .. } => {
                 // d(sum) = what later users of the sum sent back, plus the gradient through the norm.
-                let (dsum, dy) = (douts[0].take(), douts[1].take());
+                let mut take =
+                    |index: usize| Some(gradients.in_dtype(douts[index].take()?, DType::F32));
+                let (dsum, dy) = (take(0), take(1));
                 let dsum = match (dsum, dy) {
                     (None, None) => return,
                     (Some(dsum), None) => dsum,
@@ -408,9 +446,10 @@ impl Operation {
                 let Some(dout) = douts[0].take() else { return };
                 let shape = checked_attention_shape(inputs, options);
                 let [q, k, v] = inputs else { return };
-                let mut dq = device.allocate(q.buffer().len());
-                let mut dk = device.allocate(k.buffer().len());
-                let mut dv = device.allocate(v.buffer().len());
+                let dtype = q.buffer().dtype();
+                let dout = gradients.in_dtype(dout, dtype);
+                let like = |slot: &Slot| device.allocate_as(slot.buffer().len(), dtype);
+                let (mut dq, mut dk, mut dv) = (like(q), like(k), like(v));
                 device.attention_backward(
                     &shape,
                     q.buffer(),
@@ -430,7 +469,9 @@ impl Operation {
             Self::SwiGlu => {
                 let Some(dout) = douts[0].take() else { return };
                 let (gate, up) = (inputs[0].buffer(), inputs[1].buffer());
-                let (mut dgate, mut dup) = (device.allocate(gate.len()), device.allocate(up.len()));
+                let dout = gradients.in_dtype(dout, gate.dtype());
+                let like = || device.allocate_as(gate.len(), gate.dtype());
+                let (mut dgate, mut dup) = (like(), like());
                 device.swiglu_backward(gate, up, &dout, &mut dgate, &mut dup);
                 gradients.pass(&inputs[0], Arc::new(dgate));
                 gradients.pass(&inputs[1], Arc::new(dup));
@@ -442,6 +483,7 @@ impl Operation {
             }
             Self::SelectRows { rows } => {
                 let Some(dout) = douts[0].take() else { return };
+                let dout = gradients.in_dtype(dout, DType::F32);
                 let mut dx = gradients.take_zeroed(&inputs[0]);
                 device.scatter_add_rows(inputs[0].shape.last(), rows, &dout, &mut dx);
                 gradients.put(&inputs[0], dx);
@@ -479,12 +521,22 @@ fn linear_backward(
     for (w, dout) in inputs[1..].iter().zip(douts) {
         let Some(dy_no) = dout.take() else { continue };
         let o = w.shape.rows();
+        let dtype = w.buffer().dtype();
+        let dy_no = gradients.in_dtype(dy_no, dtype);
         let dy_no = Matrix::new(&dy_no, o);
         if x.needs_grad {
-            let (mut dx, accumulate) = gradients.take(x);
-            let (w_od, dx_nd) = (Matrix::new(w.buffer(), d), MatrixMut::new(&mut dx, d));
-            device.matmul_nn(Size { m: n, n: d, k: o }, dy_no, w_od, dx_nd, accumulate);
-            gradients.put(x, dx);
+            let size = Size { m: n, n: d, k: o };
+            let w_od = Matrix::new(w.buffer(), d);
+            if inputs.len() == 2 && gradients.is_first(x) {
+                let mut dx = device.allocate_as(n * d, dtype);
+                device.matmul_nn(size, dy_no, w_od, MatrixMut::new(&mut dx, d), Accumulate::No);
+                gradients.pass(x, Arc::new(dx));
+            } else {
+                // Several products add up: in f32.
+                let (mut dx, accumulate) = gradients.take(x);
+                device.matmul_nn(size, dy_no, w_od, MatrixMut::new(&mut dx, d), accumulate);
+                gradients.put(x, dx);
+            }
         }
         if w.needs_grad {
             let (mut dw, accumulate) = gradients.take(w);

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -42,12 +42,17 @@ pub struct Parameter {
     name: String,
     shape: Shape,
     data: Arc<Buffer>,
+    rounded: Rounded,
     /// Kept between steps; its content counts only if `has_grad`.
     grad: Option<Buffer>,
     has_grad: bool,
     decay: bool,
     trainable: bool,
 }
+
+/// The values of a parameter in bf16, made when a product first asks for them and forgotten when
+/// the values change.
+pub(crate) type Rounded = Arc<OnceLock<Arc<Buffer>>>;
 
 impl Parameter {
     /// The name, as in Hugging Face files.
@@ -89,6 +94,7 @@ impl Parameter {
             return Ok(None);
         }
         let Some(grad) = &self.grad else { return Ok(None) };
+        self.rounded = Rounded::default();
         let data = unshared(&self.name, &mut self.data)?;
         Ok(Some((data, grad)))
     }
@@ -221,6 +227,7 @@ impl ParameterStore {
             source: Source::Parameter { store: self.serial, id },
             shape: parameter.shape,
             buffer: Arc::clone(&parameter.data),
+            rounded: Some(Arc::clone(&parameter.rounded)),
             needs_grad: parameter.trainable,
         }
     }
@@ -251,6 +258,7 @@ impl ParameterStore {
             let problem = format!("of shape {} cannot hold {}", parameter.shape, values.len());
             return Err(TensorError::Parameter { name: parameter.name.clone(), problem });
         }
+        parameter.rounded = Rounded::default();
         self.device.write(values, unshared(&parameter.name, &mut parameter.data)?);
         Ok(())
     }
@@ -321,6 +329,7 @@ impl ParameterStore {
             name: name.to_owned(),
             shape,
             data: Arc::new(data),
+            rounded: Rounded::default(),
             grad: None,
             has_grad: false,
             decay,

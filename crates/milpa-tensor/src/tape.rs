@@ -21,7 +21,7 @@ use crate::{
     error::TensorError,
     head::{Head, LossRows, LossSummary, RowScores, check_targets},
     operation::{AttentionOptions, Operation, RopeTable, attention_shape, head_backward},
-    parameters::{ParameterId, ParameterStore},
+    parameters::{ParameterId, ParameterStore, Rounded},
     shape::Shape,
 };
 
@@ -34,6 +34,8 @@ pub struct Tensor {
     pub(crate) source: Source,
     pub(crate) shape: Shape,
     pub(crate) buffer: Arc<Buffer>,
+    /// Where the values of a parameter are kept in bf16.
+    pub(crate) rounded: Option<Rounded>,
     pub(crate) needs_grad: bool,
 }
 
@@ -83,7 +85,7 @@ pub(crate) struct Slot {
 
 impl Slot {
     fn of(tensor: Tensor) -> Self {
-        let Tensor { source, shape, buffer, needs_grad } = tensor;
+        let Tensor { source, shape, buffer, needs_grad, .. } = tensor;
         Self { source, shape, buffer: Some(buffer), needs_grad }
     }
 
@@ -106,6 +108,7 @@ struct Record {
 pub struct Tape {
     device: Arc<dyn Device>,
     recording: bool,
+    compute: DType,
     round: Cell<u64>,
     values: Cell<usize>,
     records: RefCell<Vec<Record>>,
@@ -122,9 +125,32 @@ impl Tape {
         Self::new(device, false)
     }
 
+    /// Computes products, attention and activations in `dtype` (f32, the default, or bf16).
+    ///
+    /// With bf16, as under `torch.autocast`: weights, the residual stream, norms' statistics, sums of
+    /// products, the loss and the gradients of weights stay f32; what goes into a product is rounded
+    /// (arXiv:1905.12322).
+    ///
+    /// # Panics
+    /// If `dtype` is a quantised type.
+    #[must_use]
+    pub fn autocast(mut self, dtype: DType) -> Self {
+        assert!(dtype != DType::Q8_0, "computing needs f32 or bf16");
+        self.compute = dtype;
+        self
+    }
+
     fn new(device: Arc<dyn Device>, recording: bool) -> Self {
         let round = Cell::new(ROUNDS.fetch_add(1, Ordering::Relaxed));
-        Self { device, recording, round, values: Cell::new(0), records: RefCell::default() }
+        let compute = DType::F32;
+        Self {
+            device,
+            recording,
+            compute,
+            round,
+            values: Cell::new(0),
+            records: RefCell::default(),
+        }
     }
 
     /// The device that computes.
@@ -146,7 +172,7 @@ impl Tape {
             return Err(TensorError::Shape { operation: "constant", shapes, problem });
         }
         let buffer = Arc::new(self.device.upload(values));
-        Ok(Tensor { source: Source::Constant, shape, buffer, needs_grad: false })
+        Ok(Tensor { source: Source::Constant, shape, buffer, rounded: None, needs_grad: false })
     }
 
     /// Reads the values of a tensor.
@@ -266,6 +292,8 @@ impl Tape {
         if shape.queries > cache.capacity() - past {
             return Err(unsupported("the cache is full; make one with room for more tokens"));
         }
+        let [q_bthk, k_btgk, v_btgk] =
+            [q_bthk, k_btgk, v_btgk].map(|tensor| self.in_dtype(tensor.clone(), DType::F32));
         let (device, queries) = (&*self.device, shape.queries);
         let keys = cache.append(device, layer, queries, &k_btgk.buffer, &v_btgk.buffer);
         let mut out = self.device.allocate(q_bthk.shape.elements());
@@ -322,7 +350,10 @@ impl Tape {
         let operation = Operation::LinearLogProbabilities { targets: targets.into() };
         operation.output_shapes(&[x.clone(), w_vd.clone()])?;
         check_targets(operation.name(), targets, x.shape.rows(), w_vd.shape.rows())?;
-        Ok(Head::of(&*self.device, x, w_vd).scores(targets))
+        let inputs = self.in_dtypes(&operation, vec![x.clone(), w_vd.clone()]);
+        let (x, w) = (&inputs[0], &inputs[1]);
+        let (x, w) = ((&*x.buffer, x.shape.last()), (&*w.buffer, w.shape.rows()));
+        Ok(Head::new(&*self.device, x, w).scores(targets))
     }
 
     /// Goes back from a loss of one element, adding to the gradients of `parameters`.
@@ -368,12 +399,13 @@ impl Tape {
         parameters: &mut ParameterStore,
     ) -> Result<LossSummary, TensorError> {
         let operation = Operation::LinearCrossEntropy(rows.clone());
-        let inputs = [x.clone(), w_vd.clone()];
+        let inputs = vec![x.clone(), w_vd.clone()];
         self.check_inputs(&operation, &inputs)?;
         operation.output_shapes(&inputs)?;
+        let inputs = self.in_dtypes(&operation, inputs);
         let mut losses = Vec::new();
         self.walk_back(parameters, |gradients| {
-            let inputs = inputs.map(Slot::of);
+            let inputs: Vec<Slot> = inputs.into_iter().map(Slot::of).collect();
             let factors = rows.factors(1.0);
             losses = head_backward(&*self.device, &inputs, &rows.targets, &factors, gradients);
         })?;
@@ -425,11 +457,14 @@ impl Tape {
         self.check_inputs(&operation, &inputs)?;
         let shapes = operation.output_shapes(&inputs)?;
         let needs_grad = self.recording && inputs.iter().any(|input| input.needs_grad);
-        if needs_grad && inputs.iter().any(|input| input.dtype() != DType::F32) {
+        if needs_grad && inputs.iter().any(|input| input.dtype() == DType::Q8_0) {
             let problem = "quantised weights cannot be trained through; use f32 weights";
             let (operation, problem) = (operation.name(), problem.to_owned());
             return Err(TensorError::Unsupported { operation, problem });
         }
+        let inputs = self.in_dtypes(&operation, inputs);
+        let compute = self.compute_dtype(&inputs);
+        let first = inputs[0].dtype();
         let mut inputs: Vec<Slot> = inputs.into_iter().map(Slot::of).collect();
         let mut outputs: Vec<Buffer> = Vec::with_capacity(shapes.len());
         for (index, shape) in shapes.iter().enumerate() {
@@ -439,7 +474,10 @@ impl Tape {
             };
             outputs.push(match shared {
                 Some(buffer) => own(&*self.device, buffer),
-                None => self.device.allocate(shape.elements()),
+                None => {
+                    let dtype = operation.output_dtype(index, first, compute);
+                    self.device.allocate_as(shape.elements(), dtype)
+                }
             });
         }
         let saved = operation.forward(&*self.device, &inputs, &mut outputs);
@@ -463,11 +501,43 @@ impl Tape {
         Ok(outputs)
     }
 
+    /// What an operation computes in: quantised weights are multiplied with f32.
+    fn compute_dtype(&self, inputs: &[Tensor]) -> DType {
+        let quantised = inputs.iter().any(|input| input.dtype() == DType::Q8_0);
+        if quantised { DType::F32 } else { self.compute }
+    }
+
+    /// Rounds or widens the inputs that the operation needs in another type.
+    fn in_dtypes(&self, operation: &Operation, inputs: Vec<Tensor>) -> Vec<Tensor> {
+        let compute = self.compute_dtype(&inputs);
+        let each = inputs.into_iter().enumerate();
+        each.map(|(index, input)| match operation.input_dtype(index, compute) {
+            Some(dtype) => self.in_dtype(input, dtype),
+            None => input,
+        })
+        .collect()
+    }
+
+    /// The same tensor with its values in f32 or bf16; its gradient goes where it went.
+    fn in_dtype(&self, mut tensor: Tensor, dtype: DType) -> Tensor {
+        if tensor.dtype() == dtype || tensor.dtype() == DType::Q8_0 {
+            return tensor;
+        }
+        let device = &*self.device;
+        tensor.buffer = match &tensor.rounded {
+            Some(rounded) if dtype == DType::BF16 => {
+                Arc::clone(rounded.get_or_init(|| converted(device, &tensor.buffer, dtype)))
+            }
+            _ => converted(device, &tensor.buffer, dtype),
+        };
+        tensor
+    }
+
     fn value(&self, shape: Shape, buffer: Buffer, needs_grad: bool) -> Tensor {
         let index = self.values.get();
         self.values.set(index + 1);
         let source = Source::Value { round: self.round.get(), index };
-        Tensor { source, shape, buffer: Arc::new(buffer), needs_grad }
+        Tensor { source, shape, buffer: Arc::new(buffer), rounded: None, needs_grad }
     }
 
     fn check_inputs(&self, operation: &Operation, inputs: &[Tensor]) -> Result<(), TensorError> {
@@ -493,7 +563,7 @@ pub(crate) struct Gradients<'a> {
 }
 
 impl Gradients<'_> {
-    /// Takes the gradient of a slot out, to be written or added to as the second part says;
+    /// Takes the gradient of a slot out (f32), to be written or added to as the second part says;
     /// [`Self::put`] brings it back.
     pub(crate) fn take(&mut self, slot: &Slot) -> (Buffer, Accumulate) {
         if !slot.needs_grad {
@@ -502,7 +572,7 @@ impl Gradients<'_> {
         match slot.source {
             Source::Parameter { id, .. } => self.parameters.take_grad(id),
             _ => match self.take_value(slot) {
-                Some(gradient) => (self.own(gradient), Accumulate::Yes),
+                Some(gradient) => (self.own(self.in_dtype(gradient, DType::F32)), Accumulate::Yes),
                 None => (self.device.allocate(slot.shape.elements()), Accumulate::No),
             },
         }
@@ -530,13 +600,13 @@ impl Gradients<'_> {
         match slot.source {
             Source::Constant => {}
             Source::Parameter { id, .. } => {
-                let gradient = self.own(gradient);
+                let gradient = self.own(self.in_dtype(gradient, DType::F32));
                 self.parameters.put_grad(id, gradient);
             }
             Source::Value { index, .. } => {
                 let sum = match self.values[index].take() {
                     Some(present) => {
-                        let mut sum = self.own(present);
+                        let mut sum = self.own(self.in_dtype(present, DType::F32));
                         self.device.add_assign(&mut sum, &gradient);
                         Arc::new(sum)
                     }
@@ -545,6 +615,22 @@ impl Gradients<'_> {
                 self.values[index] = Some(sum);
             }
         }
+    }
+
+    /// Whether nothing has arrived yet for a value.
+    pub(crate) fn is_first(&self, slot: &Slot) -> bool {
+        match slot.source {
+            Source::Value { index, .. } => self.values[index].is_none(),
+            _ => false,
+        }
+    }
+
+    /// A gradient rounded or widened where its type is another.
+    pub(crate) fn in_dtype(&self, gradient: Arc<Buffer>, dtype: DType) -> Arc<Buffer> {
+        if gradient.dtype() == dtype {
+            return gradient;
+        }
+        converted(self.device, &gradient, dtype)
     }
 
     /// Takes out the gradient of a value, if any has arrived.
@@ -563,8 +649,14 @@ impl Gradients<'_> {
 
 fn own(device: &dyn Device, buffer: Arc<Buffer>) -> Buffer {
     Arc::try_unwrap(buffer).unwrap_or_else(|shared| {
-        let mut copy = device.allocate(shared.len());
+        let mut copy = device.allocate_as(shared.len(), shared.dtype());
         device.copy(&shared, &mut copy);
         copy
     })
+}
+
+fn converted(device: &dyn Device, buffer: &Buffer, dtype: DType) -> Arc<Buffer> {
+    let mut out = device.allocate_as(buffer.len(), dtype);
+    device.convert(buffer, &mut out);
+    Arc::new(out)
 }

@@ -5,6 +5,7 @@ mod attention;
 mod common;
 mod formats;
 mod gemm;
+mod gemm_bf16;
 mod gradients;
 mod layers;
 mod loss;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod autocast;
 mod behaviour;
 mod finite_differences;
 mod golden;
@@ -11,7 +12,7 @@ mod threads;
 use std::sync::Arc;
 
 use milpa_base::Seed;
-use milpa_tensor::{CpuDevice, Device, ParameterStore, Tape, Tensor, TensorError};
+use milpa_tensor::{CpuDevice, DType, Device, ParameterStore, Tape, Tensor, TensorError};
 
 /// What a test runs on a tape: tensors in, tensors out.
 type Run<'a> = dyn Fn(&Tape, &[Tensor]) -> Result<Vec<Tensor>, TensorError> + 'a;
@@ -32,8 +33,19 @@ struct Outcome {
     gradients: Vec<Option<Vec<f32>>>,
 }
 
-/// Runs `run` on parameters with the given shapes and values and sends `back` back.
+/// Runs `run` in f32 on parameters with the given shapes and values and sends `back` back.
 fn differentiate(
+    threads: usize,
+    inputs: &[(Vec<usize>, Vec<f32>)],
+    back: &[Vec<f32>],
+    run: &Run<'_>,
+) -> Outcome {
+    differentiate_in(DType::F32, threads, inputs, back, run)
+}
+
+/// As [`differentiate`] in another type.
+fn differentiate_in(
+    dtype: DType,
     threads: usize,
     inputs: &[(Vec<usize>, Vec<f32>)],
     back: &[Vec<f32>],
@@ -45,7 +57,7 @@ fn differentiate(
         store.add(&index.to_string(), shape, values, true).unwrap();
     }
     let ids: Vec<_> = (0..inputs.len()).map(|i| store.id(&i.to_string()).unwrap()).collect();
-    let tape = Tape::recording(device);
+    let tape = Tape::recording(device).autocast(dtype);
     let leaves: Vec<Tensor> = ids.iter().map(|&id| store.leaf(id)).collect();
     let outputs = run(&tape, &leaves).unwrap();
     let values = outputs.iter().map(|output| tape.read(output)).collect();
