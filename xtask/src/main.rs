@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the terminal")]
 
+mod bench;
 mod dependencies;
 
 use std::{
@@ -18,7 +19,11 @@ cargo xtask COMMAND
 
   check                 formatting, lints, docs, dependency directions, licences, duplicates
   golden --python PATH  make the golden values again with the real peers and compare
-  bench                 kernels and training speed on this machine, recorded under benches/
+  bench                 kernels and training steps on this machine, recorded under benches/
+  bench train --peers DIR [--python PATH] [--rounds N] [--only NAME] [--dtype f32|bf16]
+              [--threads N] [--isa NAME] [--recorded-peaks F32,BF16] [--json] [--save]
+                        training steps and forward passes beside PyTorch as installed and as tuned;
+                        DIR holds torch_train.py and mkl_avx512_on_amd.c; --save records
 ";
 
 fn main() -> ExitCode {
@@ -27,7 +32,10 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["check"] => check(),
         ["golden", "--python", python] => golden(python),
-        ["bench"] => bench(),
+        ["bench"] => bench::kernels(),
+        ["bench", "train", rest @ ..] => {
+            bench::TrainOptions::parse(rest).and_then(|options| bench::train(&options))
+        }
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);
@@ -110,42 +118,4 @@ fn golden(python: &str) -> Result<()> {
         &folder,
     ])?;
     run(Command::new(python).args(["reference/model_export_check.py", &folder]))
-}
-
-/// Measures kernels and the training step, and records them with the machine, load and commit.
-fn bench() -> Result<()> {
-    let output = |program: &str, arguments: &[&str]| -> String {
-        Command::new(program)
-            .args(arguments)
-            .current_dir(root())
-            .output()
-            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-            .unwrap_or_default()
-    };
-    let date = output("date", &["-u", "+%Y-%m-%d"]);
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .map_or("unknown processor", |rest| rest.trim_start_matches([' ', '\t', ':']));
-    let mut text = format!(
-        "date    {date}\nmachine {cpu}, {} cores\nload    {}\ncommit  {}\n\n",
-        std::thread::available_parallelism()?,
-        std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
-        output("git", &["rev-parse", "--short", "HEAD"]),
-    );
-    for arguments in [
-        &["bench", "--quiet", "-p", "milpa-kernels"][..],
-        &["run", "--quiet", "--release", "-p", "milpa-model", "--example", "train_speed"][..],
-    ] {
-        eprintln!("$ cargo {}", arguments.join(" "));
-        text +=
-            &format!("$ cargo {}\n{}\n\n", arguments.join(" "), output(env!("CARGO"), arguments));
-    }
-    let path = root().join("benches").join(format!("{date}.txt"));
-    std::fs::create_dir_all(root().join("benches"))?;
-    std::fs::write(&path, &text)?;
-    print!("{text}");
-    eprintln!("recorded in {}", path.display());
-    Ok(())
 }
