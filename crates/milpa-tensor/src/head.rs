@@ -15,9 +15,10 @@ use crate::{
     error::TensorError,
 };
 
-/// Logits that a chunk holds at most, unless eight rows have more (8 MiB: a share of the L3 cache).
-const CHUNK_LOGITS: usize = 1 << 21;
-/// Rows of a chunk at most.
+/// Logits that a chunk holds at most (64 MiB), unless its fewest rows have more.
+const CHUNK_LOGITS: usize = 1 << 24;
+/// Rows of a chunk at least and at most: each chunk packs the weight again.
+const FEWEST_ROWS: usize = 128;
 const CHUNK_ROWS: usize = 1024;
 
 /// What each row is to predict, and how much it counts.
@@ -216,7 +217,7 @@ impl<'a> Head<'a> {
     }
 
     fn chunk_rows(&self) -> usize {
-        (CHUNK_LOGITS / self.vocab / 8 * 8).clamp(8, CHUNK_ROWS).min(self.rows.max(1))
+        (CHUNK_LOGITS / self.vocab / 8 * 8).clamp(FEWEST_ROWS, CHUNK_ROWS).min(self.rows.max(1))
     }
 
     /// Calls `body` with each range of rows and the logits of those rows.
