@@ -89,7 +89,11 @@ fn check() -> Result<()> {
 /// the environment of `python`), fails if they differ from the committed ones, and holds exported
 /// models against the ecosystem.
 fn golden(python: &str) -> Result<()> {
-    for script in ["reference/engine_golden.py", "reference/engine_train20.py"] {
+    for script in [
+        "reference/engine_golden.py",
+        "reference/variants_golden.py",
+        "reference/engine_train20.py",
+    ] {
         run(Command::new(python).arg(script))?;
     }
     let mut golden = vec!["crates/milpa-tensor/tests/golden", "crates/milpa-model/tests/golden"];

@@ -191,6 +191,8 @@ impl Bench {
                 kv_heads,
                 head_dim,
                 scale: 1.0 / (head_dim as f32).sqrt(),
+                window: None,
+                soft_cap: None,
             });
         }
     }
@@ -281,7 +283,7 @@ impl Bench {
         let (cos, sin) = rope::tables(&rope::inverse_frequencies(48, 10_000.0), TOKENS);
         let positions: Vec<u32> = (0..ROWS).map(|row| (row % TOKENS) as u32).collect();
         self.bytes("rotary positions", 2 * length, || {
-            rope::rope_forward(cpu, 8, 48, &cos, &sin, &positions, &mut dx);
+            rope::rope_forward(cpu, 8, 48, 48, &cos, &sin, &positions, &mut dx);
         });
         let length = ROWS * FEED_FORWARD;
         let (gate, up, dout) = (vec![0.5; length], vec![0.3; length], vec![0.1; length]);

@@ -3,15 +3,18 @@
 //! Scores exist as tiles of a few queries against a few keys; the softmax is kept online and the
 //! backward recomputes the tiles from the log-sum-exp. A task owns a key head of a sequence with all
 //! of its query heads, so nothing is added across tasks. It knows nothing of positions: rotate
-//! queries and keys before.
+//! queries and keys before. Tiles that no query of a block sees, because a document or a sliding
+//! window begins after them, are skipped.
 //!
-//! FlashAttention-2, arXiv:2307.08691; grouped queries, arXiv:2305.13245.
+//! FlashAttention-2, arXiv:2307.08691; grouped queries, arXiv:2305.13245; sliding windows, Mistral
+//! 7B, arXiv:2310.06825; soft-capped scores, Gemma 2, arXiv:2408.00118.
 
 use crate::cpu::Cpu;
 use crate::gemm::{DOT_TILE, Single, Tile, dot_tile, multiply_small, pack_transposed};
 use crate::pool::Shares;
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
+use crate::soft_cap::{cap_row, tanh_slope};
 use crate::view::{Heads, HeadsMut, Mat};
 
 /// Sizes of an attention; the query of token `t` has position `past + t` among the keys.
@@ -32,6 +35,10 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on the scores, usually `1/√head_dim`.
     pub scale: f32,
+    /// Keys that a query sees at most, its own and those right before it; `None`: all.
+    pub window: Option<usize>,
+    /// Bound `c` of the scaled scores: they become `c · tanh(score / c)`. `None`: as they are.
+    pub soft_cap: Option<f32>,
 }
 
 /// What attention reads.
@@ -44,8 +51,8 @@ pub struct AttentionInputs<'a, T = f32> {
     /// `[batch, past + queries, kv_heads, head_dim]`.
     pub v: Heads<'a, T>,
     /// `[batch, queries]`: index within the sequence of the first key that each query sees, for
-    /// documents packed into one sequence ([`document_starts`]) and for sliding windows. At most
-    /// the query's own position. `None`: every query sees from key 0.
+    /// documents packed into one sequence ([`document_starts`]). At most the query's own position.
+    /// `None`: every query sees from key 0. A window narrows it further.
     pub first_key: Option<&'a [u32]>,
 }
 
@@ -62,7 +69,7 @@ pub struct AttentionGrads<'a, T = f32> {
 
 /// Computes `out = softmax(scale · q·kᵀ) · v` over the keys that each query sees.
 ///
-/// Writes `out[batch, queries, heads, head_dim]` and the log-sum-exp of the scaled scores,
+/// Writes `out[batch, queries, heads, head_dim]` and the log-sum-exp of the scaled (and capped) scores,
 /// `log_sum_exp[batch, heads, queries]`. With `past > 0` this is decoding against a cache.
 pub fn forward(
     cpu: &Cpu,
@@ -132,6 +139,9 @@ impl AttentionShape {
         );
         assert!((1..=256).contains(&self.head_dim), "head_dim {} is not 1..=256", self.head_dim);
         assert!(self.scale > 0.0 && self.scale.is_finite(), "the scale is positive");
+        assert!(self.window != Some(0), "a window holds at least the query's own key");
+        let capped = self.soft_cap.is_none_or(|cap| cap > 0.0 && cap.is_finite());
+        assert!(capped, "the soft cap is positive");
         inputs.q.check("q", self.batch, self.queries, self.heads * self.head_dim);
         inputs.k.check("k", self.batch, self.keys(), kv_width);
         inputs.v.check("v", self.batch, self.keys(), kv_width);
@@ -149,8 +159,22 @@ impl AttentionShape {
     /// The keys that a query sees.
     #[inline(always)]
     fn visible(&self, first_key: Option<&[u32]>, batch: usize, token: usize) -> (usize, usize) {
+        let end = self.past + token + 1;
         let first = first_key.map_or(0, |first_key| first_key[batch * self.queries + token]);
-        (first as usize, self.past + token + 1)
+        let window = self.window.map_or(0, |window| end.saturating_sub(window));
+        (window.max(first as usize), end)
+    }
+
+    /// Bounds raw scores if there is a cap; returns the factor that they still need.
+    #[inline(always)]
+    fn cap<S: Simd>(&self, simd: S, scores: &mut [f32]) -> f32 {
+        match self.soft_cap {
+            Some(cap) => {
+                cap_row(simd, scores, self.scale, cap);
+                1.0
+            }
+            None => self.scale,
+        }
     }
 
     /// The keys that some query of a block sees; the beginning is aligned down to a vector.
@@ -162,7 +186,8 @@ impl AttentionShape {
         (start, end): (usize, usize),
     ) -> (usize, usize) {
         let firsts = (start..end).map(|token| self.visible(first_key, batch, token).0);
-        let first = if first_key.is_some() { firsts.min().unwrap_or(0) } else { 0 };
+        let all = first_key.is_none() && self.window.is_none();
+        let first = if all { 0 } else { firsts.min().unwrap_or(0) };
         (first / 16 * 16, self.past + end)
     }
 }
@@ -285,10 +310,12 @@ fn forward_chunk<S: Simd>(
                     for row in 0..rows {
                         let visible = shape.visible(inputs.first_key, batch, start + row);
                         let scores = &mut scores[row * KEY_BLOCK..(row + 1) * KEY_BLOCK];
-                        hide(scores, visible, key, keys.next_multiple_of(S::LANES));
+                        let width = keys.next_multiple_of(S::LANES);
+                        let scores = &mut scores[..width];
+                        let scale = shape.cap(simd, scores);
+                        hide(scores, visible, key, width);
                         let before = largest[row];
-                        let scores = &mut scores[..keys.next_multiple_of(S::LANES)];
-                        let sum = exponentiate(simd, scores, shape.scale, &mut largest[row]);
+                        let sum = exponentiate(simd, scores, scale, &mut largest[row]);
                         let factor = if before == f32::NEG_INFINITY {
                             0.0
                         } else {
@@ -380,9 +407,10 @@ fn decode<S: Simd>(
             for i in 0..heads {
                 let scores = &mut scores[(base + i) * stride..][..width];
                 let visible = shape.visible(inputs.first_key, batch, token);
+                let scale = shape.cap(simd, scores);
                 hide(scores, visible, first, width);
                 let mut largest = f32::NEG_INFINITY;
-                sums[i] = exponentiate(simd, scores, shape.scale, &mut largest);
+                sums[i] = exponentiate(simd, scores, scale, &mut largest);
                 let head = kv_head * group + start + i;
                 let statistic = (batch * shape.heads + head) * shape.queries + token;
                 // SAFETY: each statistic belongs to one task.
@@ -577,9 +605,15 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
                 for row in 0..rows {
                     let tile_row = row * KEY_BLOCK..row * KEY_BLOCK + width;
                     let (p, ds) = (&mut p[tile_row.clone()], &mut ds[tile_row]);
+                    let scale = shape.cap(simd, p);
                     hide(p, shape.visible(inputs.first_key, batch, start + row), key, width);
+                    if let Some(cap) = shape.soft_cap {
+                        // The slope of the cap joins dP − D before P is made of the scores.
+                        cap_gradients(simd, p, ds, shape.scale, cap, row_dot[row]);
+                    }
                     let lse = job.log_sum_exp[statistic + row];
-                    score_gradients(simd, p, ds, shape.scale, lse, row_dot[row]);
+                    let row_dot = if shape.soft_cap.is_some() { 0.0 } else { row_dot[row] };
+                    score_gradients(simd, p, ds, scale, lse, row_dot);
                 }
                 // SAFETY: as above; only this task writes these heads of this sequence.
                 unsafe {
@@ -638,6 +672,17 @@ fn score_gradients<S: Simd>(
         let change = simd.sub(simd.read(ds), row_dot);
         simd.write(ds, simd.mul(simd.mul(probability, scale), change));
         simd.write(p, probability);
+    }
+}
+
+/// `ds = (ds − D) · slope` with the slope `scale · (1 − (p/cap)²)` of a cap at the capped scores `p`.
+#[inline(always)]
+fn cap_gradients<S: Simd>(simd: S, p: &[f32], ds: &mut [f32], scale: f32, cap: f32, row_dot: f32) {
+    let (scale, row_dot) = (simd.splat(scale), simd.splat(row_dot));
+    for (p, ds) in p.chunks_exact(S::LANES).zip(ds.chunks_exact_mut(S::LANES)) {
+        let slope = simd.mul(tanh_slope(simd, simd.read(p), cap), scale);
+        let change = simd.mul(simd.sub(simd.read(ds), row_dot), slope);
+        simd.write(ds, change);
     }
 }
 

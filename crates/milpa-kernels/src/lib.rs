@@ -24,11 +24,13 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bias;
 pub mod convert;
 mod cpu;
 mod element;
 pub mod elementwise;
 pub mod embedding;
+pub mod geglu;
 pub mod gemm;
 pub mod gemm_bf16;
 pub mod loss;
@@ -39,8 +41,10 @@ mod pool;
 pub mod q8_0;
 pub mod reference;
 pub mod rope;
+pub mod routing;
 mod scratch;
 mod simd;
+pub mod soft_cap;
 mod view;
 
 pub use cpu::{Cpu, Isa};

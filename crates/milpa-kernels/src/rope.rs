@@ -12,9 +12,9 @@ use crate::simd::{Simd, dispatch};
 /// Elements of a task.
 const TASK: usize = 16 * 1024;
 
-/// Returns the frequency of each pair, `theta^(-2i/head_dim)`, `[head_dim/2]`.
-pub fn inverse_frequencies(head_dim: usize, theta: f64) -> Vec<f64> {
-    (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect()
+/// Returns the frequency of each pair, `theta^(-2i/rotary_dim)`, `[rotary_dim/2]`.
+pub fn inverse_frequencies(rotary_dim: usize, theta: f64) -> Vec<f64> {
+    (0..rotary_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / rotary_dim as f64)).collect()
 }
 
 /// Returns the cosines and sines of `position · frequency`, each `[positions, frequencies.len()]`.
@@ -26,18 +26,20 @@ pub fn tables(frequencies: &[f64], positions: usize) -> (Vec<f32>, Vec<f32>) {
 
 /// Rotates `x[tokens, heads, head_dim]` in place; token `i` stands at `positions[i]`.
 ///
-/// Pair `(i, i + head_dim/2)` of each head turns by the angle whose cosine and sine are in row
-/// `positions[token]` of the tables, `[max_t, head_dim/2]` each.
+/// Pair `(i, i + rotary_dim/2)` of each head turns by the angle whose cosine and sine are in row
+/// `positions[token]` of the tables, `[max_t, rotary_dim/2]` each; elements from `rotary_dim` on stay
+/// (`partial_rotary_factor` of Hugging Face; else `rotary_dim` is `head_dim`).
 pub fn rope_forward<E: Element>(
     cpu: &Cpu,
     heads: usize,
     head_dim: usize,
+    rotary_dim: usize,
     cos: &[f32],
     sin: &[f32],
     positions: &[u32],
     x: &mut [E],
 ) {
-    rotate(cpu, 1.0, (heads, head_dim), cos, sin, positions, x);
+    rotate(cpu, 1.0, (heads, head_dim, rotary_dim), cos, sin, positions, x);
 }
 
 /// Backward of [`rope_forward`]: rotates `dx[tokens, heads, head_dim]` the other way, in place.
@@ -45,28 +47,30 @@ pub fn rope_backward<E: Element>(
     cpu: &Cpu,
     heads: usize,
     head_dim: usize,
+    rotary_dim: usize,
     cos: &[f32],
     sin: &[f32],
     positions: &[u32],
     dx: &mut [E],
 ) {
-    rotate(cpu, -1.0, (heads, head_dim), cos, sin, positions, dx);
+    rotate(cpu, -1.0, (heads, head_dim, rotary_dim), cos, sin, positions, dx);
 }
 
 fn rotate<E: Element>(
     cpu: &Cpu,
     direction: f32,
-    (heads, head_dim): (usize, usize),
+    (heads, head_dim, rotary_dim): (usize, usize, usize),
     cos: &[f32],
     sin: &[f32],
     positions: &[u32],
     x: &mut [E],
 ) {
     let width = heads * head_dim;
-    assert!(head_dim > 0 && head_dim.is_multiple_of(2), "head_dim {head_dim} is even");
+    assert!(rotary_dim > 0 && rotary_dim.is_multiple_of(2), "rotary_dim {rotary_dim} is even");
+    assert!(rotary_dim <= head_dim, "{rotary_dim} of {head_dim} elements turn");
     assert_eq!(x.len(), positions.len() * width, "x: [tokens, heads, head_dim]");
     assert_eq!(cos.len(), sin.len(), "tables of one length");
-    let half = head_dim / 2;
+    let half = rotary_dim / 2;
     let rows = cos.len() / half;
     let largest = positions.iter().copied().max().map_or(0, |position| position as usize + 1);
     assert!(largest <= rows, "position {} is beyond a table of {rows}", largest.wrapping_sub(1));
@@ -80,7 +84,7 @@ fn rotate<E: Element>(
                 let row = position as usize * half..(position as usize + 1) * half;
                 let (cos, sin) = (&cos[row.clone()], &sin[row]);
                 for head in x.chunks_exact_mut(head_dim) {
-                    rotate_head(simd, direction, cos, sin, head);
+                    rotate_head(simd, direction, cos, sin, &mut head[..rotary_dim]);
                 }
             }
         });

@@ -386,8 +386,8 @@ impl Decoder {
         k_btgk = tape.rope(k_btgk, &pass.rope, &pass.positions_bt)?;
         let out_bthk = match cache {
             Some((cache, index)) => {
-                let scale = pass.attention.scale;
-                tape.attention_cached(&q_bthk, &k_btgk, &v_btgk, scale, cache, index)?
+                let options = &pass.attention;
+                tape.attention_cached(&q_bthk, &k_btgk, &v_btgk, options, cache, index)?
             }
             None => tape.attention(&q_bthk, &k_btgk, &v_btgk, &pass.attention)?,
         };
@@ -456,7 +456,7 @@ impl Decoder {
             }
         };
         let scale = 1.0 / (self.config.head_dim() as f32).sqrt();
-        let attention = AttentionOptions { scale, first_key };
+        let attention = AttentionOptions { first_key, ..AttentionOptions::causal(scale) };
         let rope = self.rope(parameters, past + tokens);
         Ok(Pass { tape, parameters, sequences, tokens, rope, positions_bt, attention })
     }

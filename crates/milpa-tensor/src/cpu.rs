@@ -5,9 +5,11 @@ use std::sync::Arc;
 use milpa_kernels::{
     Accumulate, Cpu, Heads, HeadsMut, Isa, Mat, MatMut, Size, activation, attention,
     attention::{AttentionGrads, AttentionInputs, AttentionShape},
-    bf16, convert, elementwise, embedding, gemm, gemm_bf16, loss, norm,
+    bf16, bias, convert, elementwise, embedding, geglu, gemm, gemm_bf16, loss, norm,
     optim::{self, AdamW, Muon},
     q8_0, rope,
+    routing::{self, RoutingShape},
+    soft_cap,
 };
 
 use crate::{
@@ -300,18 +302,23 @@ impl Device for CpuDevice {
         &self,
         heads: usize,
         head_dim: usize,
+        rotary_dim: usize,
         cos: &Buffer,
         sin: &Buffer,
         positions: &[u32],
         x: &mut Buffer,
     ) {
         let (cos, sin) = (cos.f32(), sin.f32());
-        let cpu = &self.cpu;
+        let (cpu, turned) = (&self.cpu, rotary_dim);
         match x.dtype() {
             DType::BF16 => {
-                rope::rope_forward(cpu, heads, head_dim, cos, sin, positions, x.bf16_mut());
+                let x = x.bf16_mut();
+                rope::rope_forward(cpu, heads, head_dim, turned, cos, sin, positions, x);
             }
-            _ => rope::rope_forward(cpu, heads, head_dim, cos, sin, positions, x.f32_mut()),
+            _ => {
+                let x = x.f32_mut();
+                rope::rope_forward(cpu, heads, head_dim, turned, cos, sin, positions, x);
+            }
         }
     }
 
@@ -319,18 +326,23 @@ impl Device for CpuDevice {
         &self,
         heads: usize,
         head_dim: usize,
+        rotary_dim: usize,
         cos: &Buffer,
         sin: &Buffer,
         positions: &[u32],
         dx: &mut Buffer,
     ) {
         let (cos, sin) = (cos.f32(), sin.f32());
-        let cpu = &self.cpu;
+        let (cpu, turned) = (&self.cpu, rotary_dim);
         match dx.dtype() {
             DType::BF16 => {
-                rope::rope_backward(cpu, heads, head_dim, cos, sin, positions, dx.bf16_mut());
+                let dx = dx.bf16_mut();
+                rope::rope_backward(cpu, heads, head_dim, turned, cos, sin, positions, dx);
             }
-            _ => rope::rope_backward(cpu, heads, head_dim, cos, sin, positions, dx.f32_mut()),
+            _ => {
+                let dx = dx.f32_mut();
+                rope::rope_backward(cpu, heads, head_dim, turned, cos, sin, positions, dx);
+            }
         }
     }
 
@@ -533,6 +545,110 @@ impl Device for CpuDevice {
 
     fn scale_grads(&self, gradient: &mut Buffer, factor: f32) {
         elementwise::scale(&self.cpu, gradient.f32_mut(), factor);
+    }
+
+    fn geglu(&self, gate: &Buffer, up: &Buffer, out: &mut Buffer) {
+        geglu::geglu_forward(&self.cpu, gate.f32(), up.f32(), out.f32_mut());
+    }
+
+    fn geglu_backward(
+        &self,
+        gate: &Buffer,
+        up: &Buffer,
+        dout: &Buffer,
+        dgate: &mut Buffer,
+        dup: &mut Buffer,
+    ) {
+        let (dgate, dup) = (dgate.f32_mut(), dup.f32_mut());
+        geglu::geglu_backward(&self.cpu, gate.f32(), up.f32(), dout.f32(), dgate, dup);
+    }
+
+    fn add_bias(&self, bias: &Buffer, x: &mut Buffer) {
+        bias::bias_forward(&self.cpu, bias.f32(), x.f32_mut());
+    }
+
+    fn add_bias_backward(&self, dy: &Buffer, dbias: &mut Buffer) {
+        bias::bias_backward(&self.cpu, dy.f32(), dbias.f32_mut());
+    }
+
+    fn soft_cap(&self, cap: f32, x: &mut Buffer) {
+        soft_cap::soft_cap_forward(&self.cpu, cap, x.f32_mut());
+    }
+
+    fn soft_cap_backward(&self, cap: f32, y: &Buffer, dy: &mut Buffer) {
+        soft_cap::soft_cap_backward(&self.cpu, cap, y.f32(), dy.f32_mut());
+    }
+
+    fn choose_experts(&self, shape: &RoutingShape, logits: &Buffer, ids: &mut [u32]) {
+        routing::choose_experts(&self.cpu, shape, logits.f32(), ids);
+    }
+
+    fn routing_weights(
+        &self,
+        shape: &RoutingShape,
+        logits: &Buffer,
+        ids: &[u32],
+        weights: &mut Buffer,
+    ) {
+        let weights = weights.f32_mut();
+        routing::routing_weights_forward(&self.cpu, shape, logits.f32(), ids, weights);
+    }
+
+    fn routing_weights_backward(
+        &self,
+        shape: &RoutingShape,
+        logits: &Buffer,
+        ids: &[u32],
+        weights: &Buffer,
+        dweights: &Buffer,
+        dlogits: &mut Buffer,
+    ) {
+        routing::routing_weights_backward(
+            &self.cpu,
+            shape,
+            logits.f32(),
+            ids,
+            weights.f32(),
+            dweights.f32(),
+            dlogits.f32_mut(),
+        );
+    }
+
+    fn combine(
+        &self,
+        dim: usize,
+        chosen: usize,
+        places: &[u32],
+        weights: &Buffer,
+        rows: &Buffer,
+        out: &mut Buffer,
+    ) {
+        let (weights, rows, out) = (weights.f32(), rows.f32(), out.f32_mut());
+        routing::combine_forward(&self.cpu, dim, chosen, places, weights, rows, out);
+    }
+
+    fn combine_backward(
+        &self,
+        dim: usize,
+        chosen: usize,
+        places: &[u32],
+        weights: &Buffer,
+        rows: &Buffer,
+        dout: &Buffer,
+        drows: &mut Buffer,
+        dweights: &mut Buffer,
+    ) {
+        routing::combine_backward(
+            &self.cpu,
+            dim,
+            chosen,
+            places,
+            weights.f32(),
+            rows.f32(),
+            dout.f32(),
+            drows.f32_mut(),
+            dweights.f32_mut(),
+        );
     }
 }
 

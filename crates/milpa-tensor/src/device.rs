@@ -10,6 +10,7 @@ use milpa_kernels::{
     Accumulate, Size,
     attention::AttentionShape,
     optim::{AdamW, Muon},
+    routing::RoutingShape,
 };
 
 use crate::buffer::{Buffer, DType, MemoryStats};
@@ -175,12 +176,13 @@ pub trait Device: Debug + Send + Sync {
         dweight: &mut Buffer,
     );
 
-    /// Rotates `x[tokens, heads, head_dim]` (f32 or bf16) in place by the tables' angles at
-    /// `positions`.
+    /// Rotates the first `rotary_dim` elements of each head of `x[tokens, heads, head_dim]` (f32 or
+    /// bf16) in place by the tables' angles at `positions`.
     fn rope(
         &self,
         heads: usize,
         head_dim: usize,
+        rotary_dim: usize,
         cos: &Buffer,
         sin: &Buffer,
         positions: &[u32],
@@ -192,6 +194,7 @@ pub trait Device: Debug + Send + Sync {
         &self,
         heads: usize,
         head_dim: usize,
+        rotary_dim: usize,
         cos: &Buffer,
         sin: &Buffer,
         positions: &[u32],
@@ -302,4 +305,76 @@ pub trait Device: Debug + Send + Sync {
 
     /// `gradient *= factor`.
     fn scale_grads(&self, gradient: &mut Buffer, factor: f32);
+
+    /// `out = gelu(gate) · up` with the tanh approximation of GELU.
+    fn geglu(&self, gate: &Buffer, up: &Buffer, out: &mut Buffer);
+
+    /// Backward of [`Device::geglu`]: overwrites `dgate` and `dup`.
+    fn geglu_backward(
+        &self,
+        gate: &Buffer,
+        up: &Buffer,
+        dout: &Buffer,
+        dgate: &mut Buffer,
+        dup: &mut Buffer,
+    );
+
+    /// Adds `bias` to each row of `x`.
+    fn add_bias(&self, bias: &Buffer, x: &mut Buffer);
+
+    /// Adds the sum of the rows of `dy` to `dbias`.
+    fn add_bias_backward(&self, dy: &Buffer, dbias: &mut Buffer);
+
+    /// `x = cap · tanh(x / cap)`.
+    fn soft_cap(&self, cap: f32, x: &mut Buffer);
+
+    /// `dy *= 1 − (y / cap)²`, `y` being the result of [`Device::soft_cap`].
+    fn soft_cap_backward(&self, cap: f32, y: &Buffer, dy: &mut Buffer);
+
+    /// Writes the experts with the largest `logits[tokens, experts]` to `ids[tokens, chosen]`.
+    fn choose_experts(&self, shape: &RoutingShape, logits: &Buffer, ids: &mut [u32]);
+
+    /// Writes the weights `[tokens, chosen]` of the experts `ids`.
+    fn routing_weights(
+        &self,
+        shape: &RoutingShape,
+        logits: &Buffer,
+        ids: &[u32],
+        weights: &mut Buffer,
+    );
+
+    /// Backward of [`Device::routing_weights`]: overwrites `dlogits`.
+    fn routing_weights_backward(
+        &self,
+        shape: &RoutingShape,
+        logits: &Buffer,
+        ids: &[u32],
+        weights: &Buffer,
+        dweights: &Buffer,
+        dlogits: &mut Buffer,
+    );
+
+    /// `out[t] = Σⱼ weights[t, j] · rows[places[t, j]]` over `chosen` rows of `dim` for each token.
+    fn combine(
+        &self,
+        dim: usize,
+        chosen: usize,
+        places: &[u32],
+        weights: &Buffer,
+        rows: &Buffer,
+        out: &mut Buffer,
+    );
+
+    /// Backward of [`Device::combine`]: overwrites `drows` and `dweights`.
+    fn combine_backward(
+        &self,
+        dim: usize,
+        chosen: usize,
+        places: &[u32],
+        weights: &Buffer,
+        rows: &Buffer,
+        dout: &Buffer,
+        drows: &mut Buffer,
+        dweights: &mut Buffer,
+    );
 }

@@ -13,6 +13,7 @@ use crate::{
     buffer::{Buffer, DType},
     device::{Device, Matrix, MatrixMut},
     error::TensorError,
+    tape::Tensor,
 };
 
 /// Logits that a chunk holds at most (64 MiB), unless its fewest rows have more.
@@ -138,6 +139,21 @@ pub(crate) fn check_targets(
     }
 }
 
+/// The layer that turns hidden states into logits `x · wᵀ`; a plain weight becomes one without a cap.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputLayer<'a> {
+    /// `[vocabulary, d]`.
+    pub weight_vd: &'a Tensor,
+    /// Bound `c` of the logits: they become `c · tanh(logit / c)` (Gemma 2, arXiv:2408.00118).
+    pub soft_cap: Option<f32>,
+}
+
+impl<'a> From<&'a Tensor> for OutputLayer<'a> {
+    fn from(weight_vd: &'a Tensor) -> Self {
+        Self { weight_vd, soft_cap: None }
+    }
+}
+
 /// Hidden states `x_nd` and the weight `w_vd` that turns them into logits.
 pub(crate) struct Head<'a> {
     device: &'a dyn Device,
@@ -146,6 +162,7 @@ pub(crate) struct Head<'a> {
     rows: usize,
     dim: usize,
     vocab: usize,
+    soft_cap: Option<f32>,
 }
 
 /// Where a gradient goes.
@@ -159,9 +176,10 @@ impl<'a> Head<'a> {
         device: &'a dyn Device,
         x: (&'a Buffer, usize),
         w: (&'a Buffer, usize),
+        soft_cap: Option<f32>,
     ) -> Self {
         let ((x_nd, dim), (w_vd, vocab)) = (x, w);
-        Self { device, x_nd, w_vd, rows: x_nd.len() / dim, dim, vocab }
+        Self { device, x_nd, w_vd, rows: x_nd.len() / dim, dim, vocab, soft_cap }
     }
 
     pub(crate) fn scores(&self, targets: &[u32]) -> RowScores {
@@ -196,7 +214,21 @@ impl<'a> Head<'a> {
             let targets = &targets[rows.clone()];
             let chunk = rows.len();
             let (factors, losses) = (&factors[rows.clone()], &mut losses[rows.clone()]);
-            self.device.cross_entropy(v, logits, targets, factors, losses, rounded.as_mut());
+            match self.soft_cap {
+                None => {
+                    let rounded = rounded.as_mut();
+                    self.device.cross_entropy(v, logits, targets, factors, losses, rounded);
+                }
+                Some(cap) => {
+                    let mut capped = self.device.allocate(logits.len());
+                    self.device.copy(logits, &mut capped);
+                    self.device.cross_entropy(v, logits, targets, factors, losses, None);
+                    self.device.soft_cap_backward(cap, &capped, logits);
+                    if let Some(rounded) = &mut rounded {
+                        self.device.convert(logits, rounded);
+                    }
+                }
+            }
             let dlogits = Matrix::new(rounded.as_ref().unwrap_or(logits), v);
             let offset = rows.start * d;
             if let Some(dx) = &mut dx {
@@ -231,6 +263,9 @@ impl<'a> Head<'a> {
             let x = Matrix { buffer: self.x_nd, offset: start * d, stride: d };
             let out = MatrixMut::new(&mut logits, v);
             self.device.matmul_nt(size, x, Matrix::new(self.w_vd, d), out);
+            if let Some(cap) = self.soft_cap {
+                self.device.soft_cap(cap, &mut logits);
+            }
             body(rows, &mut logits);
         }
     }

@@ -2,7 +2,8 @@
 //! backward.
 //!
 //! Legend of shape suffixes: n rows (batch × tokens), d model width, o outputs of a linear layer,
-//! v vocabulary; b batch, t tokens, h query heads, g key-value heads, k width of a head.
+//! v vocabulary; b batch, t tokens, h query heads, g key-value heads, k width of a head; e experts,
+//! c experts chosen for a token, f width of an expert.
 //! To add an operation: add a variant, then follow the compiler through the four `match`es, give
 //! [`crate::Tape`] a method, and add it to the gradient checks in `tests/it`.
 
@@ -14,6 +15,7 @@ use crate::{
     buffer::{Buffer, DType},
     device::{Device, KeyValues, Matrix, MatrixMut},
     error::TensorError,
+    experts::Routing,
     head::{GradTarget, Head, LossRows, check_targets},
     shape::Shape,
     tape::{Gradients, Slot, Tensor},
@@ -25,6 +27,8 @@ pub struct RopeTable {
     cos: Arc<Buffer>,
     sin: Arc<Buffer>,
     head_dim: usize,
+    /// Elements of a head that turn, from its beginning.
+    rotary_dim: usize,
     positions: usize,
 }
 
@@ -32,9 +36,31 @@ impl RopeTable {
     /// Computes the tables for positions below `positions` and base frequency `theta`.
     pub fn new(device: &dyn Device, head_dim: usize, theta: f64, positions: usize) -> Self {
         let frequencies = rope::inverse_frequencies(head_dim, theta);
-        let (cos, sin) = rope::tables(&frequencies, positions);
+        Self::from_frequencies(device, head_dim, &frequencies, 1.0, positions)
+    }
+
+    /// Computes the tables for positions below `positions` from the frequency of each pair, of
+    /// which there may be fewer than `head_dim / 2`: then the rest of a head does not turn. Rotated
+    /// elements are multiplied by `factor`, as extensions of the context such as `YaRN` want it.
+    ///
+    /// # Panics
+    /// If there is no frequency, or more of them than pairs.
+    pub fn from_frequencies(
+        device: &dyn Device,
+        head_dim: usize,
+        frequencies: &[f64],
+        factor: f64,
+        positions: usize,
+    ) -> Self {
+        let rotary_dim = 2 * frequencies.len();
+        assert!((2..=head_dim).contains(&rotary_dim), "{rotary_dim} of {head_dim} elements turn");
+        let (mut cos, mut sin) = rope::tables(frequencies, positions);
+        if factor != 1.0 {
+            let scale = |value: &mut f32| *value = (f64::from(*value) * factor) as f32;
+            cos.iter_mut().chain(&mut sin).for_each(scale);
+        }
         let (cos, sin) = (Arc::new(device.upload(&cos)), Arc::new(device.upload(&sin)));
-        Self { cos, sin, head_dim, positions }
+        Self { cos, sin, head_dim, rotary_dim, positions }
     }
 
     /// Number of positions.
@@ -57,6 +83,17 @@ pub struct AttentionOptions {
     /// First key that each query `[batch, tokens]` sees: the start of its document where several
     /// are packed into a sequence ([`crate::document_starts`]). `None`: all keys before it.
     pub first_key: Option<Arc<[u32]>>,
+    /// Keys that a query sees at most, its own and those right before it. `None`: all.
+    pub window: Option<usize>,
+    /// Bound `c` of the scaled scores: they become `c · tanh(score / c)`.
+    pub soft_cap: Option<f32>,
+}
+
+impl AttentionOptions {
+    /// Each query sees all keys up to its own; scores are only scaled.
+    pub fn causal(scale: f32) -> Self {
+        Self { scale, first_key: None, window: None, soft_cap: None }
+    }
 }
 
 /// What a tape can do. Inputs and outputs in the order given.
@@ -92,6 +129,25 @@ pub enum Operation {
     Attention(AttentionOptions),
     /// `[gate, up] → [silu(gate) · up]`.
     SwiGlu,
+    /// `[gate, up] → [gelu(gate) · up]` with GELU's tanh approximation.
+    GeGlu,
+    /// `[x, bias_d] → [x + bias]` on rows of `d`.
+    AddBias,
+    /// `[x] → [factor · x]`.
+    Scale {
+        /// The factor.
+        factor: f32,
+    },
+    /// `[x] → [cap · tanh(x / cap)]`.
+    SoftCap {
+        /// The bound.
+        cap: f32,
+    },
+    /// `[logits_ne] → [weights_nc]` of the experts that were chosen.
+    RoutingWeights(Routing),
+    /// `[x_nd, weights_nc, gate_efd, up_efd, down_edf] → [out_nd]`: the weighted sum of what the
+    /// chosen experts, each a SwiGLU layer, make of a token.
+    Experts(Routing),
     /// `[a, b] → [a + b]`.
     Add,
     /// `[x_nd] → [x of the chosen rows]`.
@@ -100,11 +156,18 @@ pub enum Operation {
         rows: Arc<[u32]>,
     },
     /// `[x_nd, w_vd] → [loss of 1 element]`.
-    LinearCrossEntropy(LossRows),
+    LinearCrossEntropy {
+        /// Targets and weights of the rows.
+        rows: LossRows,
+        /// Bound of the logits.
+        soft_cap: Option<f32>,
+    },
     /// `[x_nd, w_vd] → [log p(target) of n elements]`.
     LinearLogProbabilities {
         /// One token id per row, or [`crate::IGNORE`].
         targets: Arc<[u32]>,
+        /// Bound of the logits.
+        soft_cap: Option<f32>,
     },
 }
 
@@ -119,9 +182,15 @@ impl Operation {
             Self::Rope { .. } => "rope",
             Self::Attention(_) => "attention",
             Self::SwiGlu => "swiglu",
+            Self::GeGlu => "geglu",
+            Self::AddBias => "add_bias",
+            Self::Scale { .. } => "scale",
+            Self::SoftCap { .. } => "soft_cap",
+            Self::RoutingWeights(_) => "routing_weights",
+            Self::Experts(_) => "experts",
             Self::Add => "add",
             Self::SelectRows { .. } => "select_rows",
-            Self::LinearCrossEntropy(_) => "linear_cross_entropy",
+            Self::LinearCrossEntropy { .. } => "linear_cross_entropy",
             Self::LinearLogProbabilities { .. } => "linear_log_probabilities",
         }
     }
@@ -190,7 +259,8 @@ impl Operation {
                 Ok(vec![shapes[0]])
             }
             Self::Attention(options) => {
-                let shape = attention_shape(&shapes[0], &shapes[1], options.scale, 0);
+                check_attention_options(name, options)?;
+                let shape = attention_shape(&shapes[0], &shapes[1], options, 0);
                 let shape = shape.filter(|_| shapes[1] == shapes[2]).ok_or_else(|| {
                     let problem = "q must be [b, t, h, k], k and v [b, t, g, k] with g dividing h \
                                    and k at most 256";
@@ -201,22 +271,35 @@ impl Operation {
                 }
                 Ok(vec![shapes[0]])
             }
-            Self::SwiGlu | Self::Add => same(0, 1).map(|()| vec![shapes[0]]),
+            Self::SwiGlu | Self::GeGlu | Self::Add => same(0, 1).map(|()| vec![shapes[0]]),
+            Self::AddBias => {
+                if shapes[1].lengths().len() != 1 || shapes[1].elements() != shapes[0].last() {
+                    let problem = "the bias must be one row of the last length of x";
+                    return Err(mismatch(problem.to_owned()));
+                }
+                Ok(vec![shapes[0]])
+            }
+            Self::Scale { .. } => Ok(vec![shapes[0]]),
+            Self::SoftCap { cap } => check_cap(name, Some(*cap)).map(|()| vec![shapes[0]]),
+            Self::RoutingWeights(routing) => routing.weights_shape(&shapes[0]).map_err(mismatch),
+            Self::Experts(routing) => routing.output_shape(inputs, &shapes).map_err(mismatch),
             Self::SelectRows { rows } => {
                 check_below(name, "row", rows, shapes[0].rows())?;
                 Ok(vec![Shape::new(&[rows.len(), shapes[0].last()])?])
             }
-            Self::LinearCrossEntropy(_) | Self::LinearLogProbabilities { .. } => {
+            Self::LinearCrossEntropy { soft_cap, .. }
+            | Self::LinearLogProbabilities { soft_cap, .. } => {
+                check_cap(name, *soft_cap)?;
                 let (x, w) = (shapes[0], shapes[1]);
                 if w.lengths().len() != 2 || w.last() != x.last() || w.rows() == 0 {
                     return Err(mismatch("the weight must be [vocabulary, last of x]".to_owned()));
                 }
                 match self {
-                    Self::LinearCrossEntropy(rows) => {
+                    Self::LinearCrossEntropy { rows, .. } => {
                         rows.check(name, x.rows(), w.rows())?;
                         Ok(vec![Shape::new(&[1])?])
                     }
-                    Self::LinearLogProbabilities { targets } => {
+                    Self::LinearLogProbabilities { targets, .. } => {
                         check_targets(name, targets, x.rows(), w.rows())?;
                         Ok(vec![Shape::new(&[x.rows()])?])
                     }
@@ -233,7 +316,7 @@ impl Operation {
                 Self::Linear
                 | Self::Attention(_)
                 | Self::SwiGlu
-                | Self::LinearCrossEntropy(_)
+                | Self::LinearCrossEntropy { .. }
                 | Self::LinearLogProbabilities { .. },
                 _,
             )
@@ -253,10 +336,28 @@ impl Operation {
         }
     }
 
+    /// Whether backward takes gradients of the outputs in bf16; for the others they are widened.
+    pub(crate) fn takes_bf16_gradients(&self) -> bool {
+        matches!(
+            self,
+            Self::Linear
+                | Self::RmsNorm { .. }
+                | Self::AddRmsNorm { .. }
+                | Self::Rope { .. }
+                | Self::Attention(_)
+                | Self::SwiGlu
+                | Self::Add
+        )
+    }
+
     /// The input and the output that share a buffer if nobody else holds the input.
     pub(crate) fn in_place(&self) -> Option<(usize, usize)> {
         match self {
-            Self::Rope { .. } | Self::AddRmsNorm { .. } => Some((0, 0)),
+            Self::Rope { .. }
+            | Self::AddRmsNorm { .. }
+            | Self::AddBias
+            | Self::Scale { .. }
+            | Self::SoftCap { .. } => Some((0, 0)),
             _ => None,
         }
     }
@@ -264,15 +365,23 @@ impl Operation {
     /// Whether backward reads the input.
     pub(crate) fn keeps_input(&self, index: usize) -> bool {
         match self {
-            Self::Embedding { .. } | Self::Rope { .. } | Self::Add | Self::SelectRows { .. } => {
-                false
-            }
+            Self::Embedding { .. }
+            | Self::Rope { .. }
+            | Self::Add
+            | Self::AddBias
+            | Self::Scale { .. }
+            | Self::SoftCap { .. }
+            | Self::SelectRows { .. } => false,
             Self::AddRmsNorm { .. } => index == 2,
+            // The experts' inputs are kept in groups.
+            Self::Experts(_) => index != 0,
             Self::Linear
             | Self::RmsNorm { .. }
             | Self::Attention(_)
             | Self::SwiGlu
-            | Self::LinearCrossEntropy(_)
+            | Self::GeGlu
+            | Self::RoutingWeights(_)
+            | Self::LinearCrossEntropy { .. }
             | Self::LinearLogProbabilities { .. } => true,
         }
     }
@@ -281,7 +390,7 @@ impl Operation {
     pub(crate) fn keeps_output(&self, index: usize) -> bool {
         match self {
             Self::AddRmsNorm { .. } => index == 0,
-            Self::Attention(_) => true,
+            Self::Attention(_) | Self::SoftCap { .. } | Self::RoutingWeights(_) => true,
             _ => false,
         }
     }
@@ -327,7 +436,15 @@ impl Operation {
             }
             Self::Rope { table, positions } => {
                 let (heads, dim) = (inputs[0].shape.lengths()[2], table.head_dim);
-                device.rope(heads, dim, &table.cos, &table.sin, positions, &mut outputs[0]);
+                device.rope(
+                    heads,
+                    dim,
+                    table.rotary_dim,
+                    &table.cos,
+                    &table.sin,
+                    positions,
+                    &mut outputs[0],
+                );
                 Vec::new()
             }
             Self::Attention(options) => {
@@ -343,6 +460,27 @@ impl Operation {
                 device.swiglu(inputs[0].buffer(), inputs[1].buffer(), &mut outputs[0]);
                 Vec::new()
             }
+            Self::GeGlu => {
+                device.geglu(inputs[0].buffer(), inputs[1].buffer(), &mut outputs[0]);
+                Vec::new()
+            }
+            Self::AddBias => {
+                device.add_bias(inputs[1].buffer(), &mut outputs[0]);
+                Vec::new()
+            }
+            Self::Scale { factor } => {
+                device.scale_grads(&mut outputs[0], *factor);
+                Vec::new()
+            }
+            Self::SoftCap { cap } => {
+                device.soft_cap(*cap, &mut outputs[0]);
+                Vec::new()
+            }
+            Self::RoutingWeights(routing) => {
+                routing.weights(device, inputs[0].buffer(), &mut outputs[0]);
+                Vec::new()
+            }
+            Self::Experts(routing) => routing.experts(device, inputs, &mut outputs[0]),
             Self::Add => {
                 device.add(inputs[0].buffer(), inputs[1].buffer(), &mut outputs[0]);
                 Vec::new()
@@ -352,14 +490,14 @@ impl Operation {
                 device.gather_rows(dim, inputs[0].buffer(), rows, &mut outputs[0]);
                 Vec::new()
             }
-            Self::LinearCrossEntropy(rows) => {
-                let scores = head(device, inputs).scores(&rows.targets);
+            Self::LinearCrossEntropy { rows, soft_cap } => {
+                let scores = head(device, inputs, *soft_cap).scores(&rows.targets);
                 let losses: Vec<f32> = scores.log_probabilities.iter().map(|p| -p).collect();
                 device.write(&[rows.summarise(&losses).loss as f32], &mut outputs[0]);
                 Vec::new()
             }
-            Self::LinearLogProbabilities { targets } => {
-                let scores = head(device, inputs).scores(targets);
+            Self::LinearLogProbabilities { targets, soft_cap } => {
+                let scores = head(device, inputs, *soft_cap).scores(targets);
                 device.write(&scores.log_probabilities, &mut outputs[0]);
                 Vec::new()
             }
@@ -379,7 +517,6 @@ impl Operation {
         match self {
             Self::Embedding { ids, .. } => {
                 let Some(dout) = douts[0].take() else { return };
-                let dout = gradients.in_dtype(dout, DType::F32);
                 let mut dtable = gradients.take_zeroed(&inputs[0]);
                 device.scatter_add_rows(inputs[0].shape.last(), ids, &dout, &mut dtable);
                 gradients.put(&inputs[0], dtable);
@@ -439,7 +576,8 @@ impl Operation {
                 let Some(dout) = douts[0].take() else { return };
                 let mut dx = gradients.own(dout);
                 let (heads, dim) = (inputs[0].shape.lengths()[2], table.head_dim);
-                device.rope_backward(heads, dim, &table.cos, &table.sin, positions, &mut dx);
+                let (cos, sin) = (&table.cos, &table.sin);
+                device.rope_backward(heads, dim, table.rotary_dim, cos, sin, positions, &mut dx);
                 gradients.pass(&inputs[0], Arc::new(dx));
             }
             Self::Attention(options) => {
@@ -476,6 +614,45 @@ impl Operation {
                 gradients.pass(&inputs[0], Arc::new(dgate));
                 gradients.pass(&inputs[1], Arc::new(dup));
             }
+            Self::GeGlu => {
+                let Some(dout) = douts[0].take() else { return };
+                let (gate, up) = (inputs[0].buffer(), inputs[1].buffer());
+                let (mut dgate, mut dup) = (device.allocate(gate.len()), device.allocate(up.len()));
+                device.geglu_backward(gate, up, &dout, &mut dgate, &mut dup);
+                gradients.pass(&inputs[0], Arc::new(dgate));
+                gradients.pass(&inputs[1], Arc::new(dup));
+            }
+            Self::AddBias => {
+                let Some(dout) = douts[0].take() else { return };
+                if inputs[1].needs_grad {
+                    let mut dbias = gradients.take_zeroed(&inputs[1]);
+                    device.add_bias_backward(&dout, &mut dbias);
+                    gradients.put(&inputs[1], dbias);
+                }
+                gradients.pass(&inputs[0], dout);
+            }
+            Self::Scale { factor } => {
+                let Some(dout) = douts[0].take() else { return };
+                let mut dx = gradients.own(dout);
+                device.scale_grads(&mut dx, *factor);
+                gradients.put(&inputs[0], dx);
+            }
+            Self::SoftCap { cap } => {
+                let Some(dout) = douts[0].take() else { return };
+                let mut dx = gradients.own(dout);
+                device.soft_cap_backward(*cap, outputs[0].buffer(), &mut dx);
+                gradients.put(&inputs[0], dx);
+            }
+            Self::RoutingWeights(routing) => {
+                let Some(dout) = douts[0].take() else { return };
+                let (logits, weights) = (&inputs[0], outputs[0].buffer());
+                let dlogits = routing.weights_backward(device, logits.buffer(), weights, &dout);
+                gradients.put(logits, dlogits);
+            }
+            Self::Experts(routing) => {
+                let Some(dout) = douts[0].take() else { return };
+                routing.experts_backward(device, inputs, saved, &dout, gradients);
+            }
             Self::Add => {
                 let Some(dout) = douts[0].take() else { return };
                 gradients.pass(&inputs[1], Arc::clone(&dout));
@@ -483,19 +660,18 @@ impl Operation {
             }
             Self::SelectRows { rows } => {
                 let Some(dout) = douts[0].take() else { return };
-                let dout = gradients.in_dtype(dout, DType::F32);
                 let mut dx = gradients.take_zeroed(&inputs[0]);
                 device.scatter_add_rows(inputs[0].shape.last(), rows, &dout, &mut dx);
                 gradients.put(&inputs[0], dx);
             }
-            Self::LinearCrossEntropy(rows) => {
+            Self::LinearCrossEntropy { rows, soft_cap } => {
                 let Some(dout) = douts[0].take() else { return };
                 let mut outer = [0.0];
                 device.download(&dout, &mut outer);
                 let factors = rows.factors(f64::from(outer[0]));
-                head_backward(device, inputs, &rows.targets, &factors, gradients);
+                head_backward(device, inputs, *soft_cap, &rows.targets, &factors, gradients);
             }
-            Self::LinearLogProbabilities { targets } => {
+            Self::LinearLogProbabilities { targets, soft_cap } => {
                 let Some(dout) = douts[0].take() else { return };
                 let mut factors = vec![0.0; targets.len()];
                 device.download(&dout, &mut factors);
@@ -503,7 +679,7 @@ impl Operation {
                 for factor in &mut factors {
                     *factor = -*factor;
                 }
-                head_backward(device, inputs, targets, &factors, gradients);
+                head_backward(device, inputs, *soft_cap, targets, &factors, gradients);
             }
         }
     }
@@ -552,6 +728,7 @@ fn linear_backward(
 pub(crate) fn head_backward(
     device: &dyn Device,
     inputs: &[Slot],
+    soft_cap: Option<f32>,
     targets: &[u32],
     factors: &[f32],
     gradients: &mut Gradients<'_>,
@@ -559,7 +736,7 @@ pub(crate) fn head_backward(
     let (x, w) = (&inputs[0], &inputs[1]);
     let mut dx = x.needs_grad.then(|| gradients.take(x));
     let mut dw = w.needs_grad.then(|| gradients.take(w));
-    let losses = head(device, inputs).gradients(
+    let losses = head(device, inputs, soft_cap).gradients(
         targets,
         factors,
         dx.as_mut().map(|(buffer, accumulate)| GradTarget { buffer, accumulate: *accumulate }),
@@ -573,9 +750,9 @@ pub(crate) fn head_backward(
     losses
 }
 
-fn head<'a>(device: &'a dyn Device, inputs: &'a [Slot]) -> Head<'a> {
+fn head<'a>(device: &'a dyn Device, inputs: &'a [Slot], soft_cap: Option<f32>) -> Head<'a> {
     let (x, w) = (&inputs[0], &inputs[1]);
-    Head::new(device, (x.buffer(), x.shape.last()), (w.buffer(), w.shape.rows()))
+    Head::new(device, (x.buffer(), x.shape.last()), (w.buffer(), w.shape.rows()), soft_cap)
 }
 
 fn dense_keys(inputs: &[Slot]) -> KeyValues<'_> {
@@ -584,7 +761,7 @@ fn dense_keys(inputs: &[Slot]) -> KeyValues<'_> {
 }
 
 fn checked_attention_shape(inputs: &[Slot], options: &AttentionOptions) -> AttentionShape {
-    attention_shape(&inputs[0].shape, &inputs[1].shape, options.scale, 0)
+    attention_shape(&inputs[0].shape, &inputs[1].shape, options, 0)
         .expect("output_shapes has accepted these inputs")
 }
 
@@ -592,7 +769,7 @@ fn checked_attention_shape(inputs: &[Slot], options: &AttentionOptions) -> Atten
 pub(crate) fn attention_shape(
     q: &Shape,
     k: &Shape,
-    scale: f32,
+    options: &AttentionOptions,
     past: usize,
 ) -> Option<AttentionShape> {
     let &[batch, queries, heads, head_dim] = q.lengths() else { return None };
@@ -601,7 +778,42 @@ pub(crate) fn attention_shape(
         && kv_heads > 0
         && heads.is_multiple_of(kv_heads)
         && (1..=256).contains(&head_dim);
-    fits.then_some(AttentionShape { batch, queries, past, heads, kv_heads, head_dim, scale })
+    let AttentionOptions { scale, window, soft_cap, .. } = *options;
+    fits.then_some(AttentionShape {
+        batch,
+        queries,
+        past,
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        window,
+        soft_cap,
+    })
+}
+
+pub(crate) fn check_attention_options(
+    operation: &'static str,
+    options: &AttentionOptions,
+) -> Result<(), TensorError> {
+    let unsupported = |problem: String| Err(TensorError::Unsupported { operation, problem });
+    if !(options.scale > 0.0 && options.scale.is_finite()) {
+        return unsupported(format!("a scale of {}; it must be positive", options.scale));
+    }
+    if options.window == Some(0) {
+        return unsupported("a window of no keys; a query sees at least its own".to_owned());
+    }
+    check_cap(operation, options.soft_cap)
+}
+
+fn check_cap(operation: &'static str, cap: Option<f32>) -> Result<(), TensorError> {
+    match cap {
+        Some(cap) if !(cap > 0.0 && cap.is_finite()) => {
+            let problem = format!("a soft cap of {cap}; it must be positive");
+            Err(TensorError::Unsupported { operation, problem })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_first_key(

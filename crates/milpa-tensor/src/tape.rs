@@ -19,8 +19,12 @@ use crate::{
     cache::KvCache,
     device::Device,
     error::TensorError,
-    head::{Head, LossRows, LossSummary, RowScores, check_targets},
-    operation::{AttentionOptions, Operation, RopeTable, attention_shape, head_backward},
+    experts::Routing,
+    head::{Head, LossRows, LossSummary, OutputLayer, RowScores, check_targets},
+    operation::{
+        AttentionOptions, Operation, RopeTable, attention_shape, check_attention_options,
+        head_backward,
+    },
     parameters::{ParameterId, ParameterStore, Rounded},
     shape::Shape,
 };
@@ -260,7 +264,7 @@ impl Tape {
         q_bthk: &Tensor,
         k_btgk: &Tensor,
         v_btgk: &Tensor,
-        scale: f32,
+        options: &AttentionOptions,
         cache: &mut KvCache,
         layer: usize,
     ) -> Result<Tensor, TensorError> {
@@ -270,9 +274,13 @@ impl Tape {
         if self.recording {
             return Err(unsupported("a recording tape cannot use a cache"));
         }
+        if options.first_key.is_some() {
+            return Err(unsupported("a cache holds one document for each sequence"));
+        }
+        check_attention_options(operation, options)?;
         let past = cache.len();
         let shapes = || vec![q_bthk.shape, k_btgk.shape, v_btgk.shape];
-        let shape = attention_shape(&q_bthk.shape, &k_btgk.shape, scale, past)
+        let shape = attention_shape(&q_bthk.shape, &k_btgk.shape, options, past)
             .filter(|shape| {
                 k_btgk.shape == v_btgk.shape
                     && shape.batch == cache.batch()
@@ -307,6 +315,56 @@ impl Tape {
         self.one(Operation::SwiGlu, vec![gate.clone(), up.clone()])
     }
 
+    /// `gelu(gate) · up` with the tanh approximation of GELU (arXiv:2002.05202).
+    pub fn geglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor, TensorError> {
+        self.one(Operation::GeGlu, vec![gate.clone(), up.clone()])
+    }
+
+    /// `x + bias` on rows of `bias_d`; `x` is taken by value, so that its buffer is reused.
+    pub fn add_bias(&self, x: Tensor, bias_d: &Tensor) -> Result<Tensor, TensorError> {
+        self.one(Operation::AddBias, vec![x, bias_d.clone()])
+    }
+
+    /// `factor · x`; `x` is taken by value, so that its buffer is reused.
+    pub fn scale(&self, x: Tensor, factor: f32) -> Result<Tensor, TensorError> {
+        self.one(Operation::Scale { factor }, vec![x])
+    }
+
+    /// `cap · tanh(x / cap)`; `x` is taken by value, so that its buffer is reused.
+    pub fn soft_cap(&self, x: Tensor, cap: f32) -> Result<Tensor, TensorError> {
+        self.one(Operation::SoftCap { cap }, vec![x])
+    }
+
+    /// Chooses the `chosen` experts with the largest of `logits_ne` for each token; returns the
+    /// choice and the weights of the chosen, `[n, chosen]`, which sum to 1 if `normalise`.
+    ///
+    /// Gradients flow through the weights, not through the choice.
+    pub fn route(
+        &self,
+        logits_ne: &Tensor,
+        chosen: usize,
+        normalise: bool,
+    ) -> Result<(Routing, Tensor), TensorError> {
+        let (device, shape) = (&*self.device, logits_ne.shape);
+        let logits_ne = self.in_dtype(logits_ne.clone(), DType::F32);
+        let routing = Routing::choose(device, &logits_ne.buffer, &shape, chosen, normalise)?;
+        let weights_nc = self.one(Operation::RoutingWeights(routing.clone()), vec![logits_ne])?;
+        Ok((routing, weights_nc))
+    }
+
+    /// The weighted sum of what the chosen experts make of each token of `x` (`[.., d]`); expert
+    /// `e` is the SwiGLU layer `gate_efd[e]`, `up_efd[e]`, `down_edf[e]`.
+    pub fn experts(
+        &self,
+        x: &Tensor,
+        weights_nc: &Tensor,
+        routing: &Routing,
+        [gate_efd, up_efd, down_edf]: [&Tensor; 3],
+    ) -> Result<Tensor, TensorError> {
+        let inputs = [x, weights_nc, gate_efd, up_efd, down_edf].map(Tensor::clone).to_vec();
+        self.one(Operation::Experts(routing.clone()), inputs)
+    }
+
     /// `a + b`.
     pub fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, TensorError> {
         self.one(Operation::Add, vec![a.clone(), b.clone()])
@@ -319,41 +377,45 @@ impl Tape {
 
     /// The mean (or weighted) cross-entropy of `softmax(x · wᵀ)`; the logits of all rows are never
     /// stored. Returns one element.
-    pub fn linear_cross_entropy(
+    pub fn linear_cross_entropy<'a>(
         &self,
         x: &Tensor,
-        w_vd: &Tensor,
+        layer: impl Into<OutputLayer<'a>>,
         rows: &LossRows,
     ) -> Result<Tensor, TensorError> {
-        self.one(Operation::LinearCrossEntropy(rows.clone()), vec![x.clone(), w_vd.clone()])
+        let OutputLayer { weight_vd, soft_cap } = layer.into();
+        let operation = Operation::LinearCrossEntropy { rows: rows.clone(), soft_cap };
+        self.one(operation, vec![x.clone(), weight_vd.clone()])
     }
 
     /// `log softmax(x · wᵀ)[target]` of each row, `[n]`, with gradient.
-    pub fn linear_log_probabilities(
+    pub fn linear_log_probabilities<'a>(
         &self,
         x: &Tensor,
-        w_vd: &Tensor,
+        layer: impl Into<OutputLayer<'a>>,
         targets: &[u32],
     ) -> Result<Tensor, TensorError> {
-        let operation = Operation::LinearLogProbabilities { targets: targets.into() };
-        self.one(operation, vec![x.clone(), w_vd.clone()])
+        let OutputLayer { weight_vd, soft_cap } = layer.into();
+        let operation = Operation::LinearLogProbabilities { targets: targets.into(), soft_cap };
+        self.one(operation, vec![x.clone(), weight_vd.clone()])
     }
 
     /// `log softmax(x · wᵀ)[target]` of each row on the host, and whether greedy decoding would
     /// choose the target; nothing is recorded.
-    pub fn score_rows(
+    pub fn score_rows<'a>(
         &self,
         x: &Tensor,
-        w_vd: &Tensor,
+        layer: impl Into<OutputLayer<'a>>,
         targets: &[u32],
     ) -> Result<RowScores, TensorError> {
-        let operation = Operation::LinearLogProbabilities { targets: targets.into() };
-        operation.output_shapes(&[x.clone(), w_vd.clone()])?;
-        check_targets(operation.name(), targets, x.shape.rows(), w_vd.shape.rows())?;
-        let inputs = self.in_dtypes(&operation, vec![x.clone(), w_vd.clone()]);
+        let OutputLayer { weight_vd, soft_cap } = layer.into();
+        let operation = Operation::LinearLogProbabilities { targets: targets.into(), soft_cap };
+        operation.output_shapes(&[x.clone(), weight_vd.clone()])?;
+        check_targets(operation.name(), targets, x.shape.rows(), weight_vd.shape.rows())?;
+        let inputs = self.in_dtypes(&operation, vec![x.clone(), weight_vd.clone()]);
         let (x, w) = (&inputs[0], &inputs[1]);
         let (x, w) = ((&*x.buffer, x.shape.last()), (&*w.buffer, w.shape.rows()));
-        Ok(Head::new(&*self.device, x, w).scores(targets))
+        Ok(Head::new(&*self.device, x, w, soft_cap).scores(targets))
     }
 
     /// Goes back from a loss of one element, adding to the gradients of `parameters`.
@@ -391,15 +453,16 @@ impl Tape {
 
     /// Computes the cross-entropy as [`Tape::linear_cross_entropy`] does and goes back from it in
     /// the same pass over the logits, which saves one of the head's three matrix products.
-    pub fn cross_entropy_and_backward(
+    pub fn cross_entropy_and_backward<'a>(
         &self,
         x: &Tensor,
-        w_vd: &Tensor,
+        layer: impl Into<OutputLayer<'a>>,
         rows: &LossRows,
         parameters: &mut ParameterStore,
     ) -> Result<LossSummary, TensorError> {
-        let operation = Operation::LinearCrossEntropy(rows.clone());
-        let inputs = vec![x.clone(), w_vd.clone()];
+        let OutputLayer { weight_vd, soft_cap } = layer.into();
+        let operation = Operation::LinearCrossEntropy { rows: rows.clone(), soft_cap };
+        let inputs = vec![x.clone(), weight_vd.clone()];
         self.check_inputs(&operation, &inputs)?;
         operation.output_shapes(&inputs)?;
         let inputs = self.in_dtypes(&operation, inputs);
@@ -407,7 +470,8 @@ impl Tape {
         self.walk_back(parameters, |gradients| {
             let inputs: Vec<Slot> = inputs.into_iter().map(Slot::of).collect();
             let factors = rows.factors(1.0);
-            losses = head_backward(&*self.device, &inputs, &rows.targets, &factors, gradients);
+            let device = &*self.device;
+            losses = head_backward(device, &inputs, soft_cap, &rows.targets, &factors, gradients);
         })?;
         Ok(rows.summarise(&losses))
     }
@@ -439,8 +503,12 @@ impl Tape {
         seed(&mut gradients);
         while let Some(record) = records.pop() {
             let Record { operation, inputs, outputs, saved } = record;
-            let mut douts: Vec<_> =
-                outputs.iter().map(|output| gradients.take_value(output)).collect();
+            let take = |output: &Slot| {
+                let gradient = gradients.take_value(output)?;
+                let any = operation.takes_bf16_gradients();
+                Some(if any { gradient } else { gradients.in_dtype(gradient, DType::F32) })
+            };
+            let mut douts: Vec<_> = outputs.iter().map(take).collect();
             let device = &*self.device;
             operation.backward(device, &inputs, &outputs, &saved, &mut douts, &mut gradients);
         }

@@ -55,7 +55,14 @@ pub fn attention_backward<T: Real>(
         for key in row.keys() {
             let p = (row.score(key) - log_sum_exp[row.statistic]).exp();
             let dp: T = (0..dim).map(|d| dout.data[d_o + d] * inputs.v.data[row.v(key) + d]).sum();
-            let ds = p * (dp - row_dot) * scale;
+            let slope = match shape.soft_cap {
+                Some(cap) => {
+                    let t = row.score(key) / T::from_f64(f64::from(cap));
+                    scale * (T::ONE - t * t)
+                }
+                None => scale,
+            };
+            let ds = p * (dp - row_dot) * slope;
             let kv = row.kv_head * dim;
             for d in 0..dim {
                 let q_at = row.batch * dq.batch_stride + row.token * dq.token_stride;
@@ -86,7 +93,9 @@ impl<T: Real> Query<'_, T> {
     fn keys(&self) -> std::ops::Range<usize> {
         let row = self.batch * self.shape.queries + self.token;
         let first = self.inputs.first_key.map_or(0, |first_key| first_key[row] as usize);
-        first..self.shape.past + self.token + 1
+        let end = self.shape.past + self.token + 1;
+        let window = self.shape.window.map_or(0, |window| end.saturating_sub(window));
+        first.max(window)..end
     }
 
     fn q(&self) -> usize {
@@ -104,11 +113,19 @@ impl<T: Real> Query<'_, T> {
         self.batch * v.batch_stride + key * v.token_stride + self.kv_head * self.shape.head_dim
     }
 
+    /// The scaled and capped score.
     fn score(&self, key: usize) -> T {
         let (q, k) = (self.q(), self.k(key));
         let terms = 0..self.shape.head_dim;
         let dot: T = terms.map(|d| self.inputs.q.data[q + d] * self.inputs.k.data[k + d]).sum();
-        dot * T::from_f64(f64::from(self.shape.scale))
+        let score = dot * T::from_f64(f64::from(self.shape.scale));
+        match self.shape.soft_cap {
+            Some(cap) => {
+                let cap = T::from_f64(f64::from(cap));
+                cap * (score / cap).tanh()
+            }
+            None => score,
+        }
     }
 }
 

@@ -48,43 +48,47 @@ pub fn rms_norm_backward<T: Real>(
     }
 }
 
-/// Rotates each head in place: pair `(i, i + d/2)` of a token at position `p` turns by
+/// Rotates each head in place: pair `(i, i + rotary_dim/2)` of a token at position `p` turns by
 /// `p · frequency_i` (the `rotate_half` convention of Hugging Face Llama).
 ///
-/// RoFormer, arXiv:2104.09864. `x` is `[tokens, heads, head_dim]`; tables are `[max_t, head_dim/2]`.
+/// RoFormer, arXiv:2104.09864. `x` is `[tokens, heads, head_dim]`; tables are
+/// `[max_t, rotary_dim/2]`; elements from `rotary_dim` on stay.
 pub fn rope_forward<T: Real>(
     heads: usize,
     head_dim: usize,
+    rotary_dim: usize,
     cos: &[T],
     sin: &[T],
     positions: &[u32],
     x: &mut [T],
 ) {
-    rotate(heads, head_dim, cos, sin, positions, x, T::ONE);
+    rotate(heads, head_dim, rotary_dim, cos, sin, positions, x, T::ONE);
 }
 
 /// Backward of [`rope_forward`]: the opposite rotation, in place.
 pub fn rope_backward<T: Real>(
     heads: usize,
     head_dim: usize,
+    rotary_dim: usize,
     cos: &[T],
     sin: &[T],
     positions: &[u32],
     dx: &mut [T],
 ) {
-    rotate(heads, head_dim, cos, sin, positions, dx, -T::ONE);
+    rotate(heads, head_dim, rotary_dim, cos, sin, positions, dx, -T::ONE);
 }
 
 fn rotate<T: Real>(
     heads: usize,
     head_dim: usize,
+    rotary_dim: usize,
     cos: &[T],
     sin: &[T],
     positions: &[u32],
     x: &mut [T],
     direction: T,
 ) {
-    let half = head_dim / 2;
+    let half = rotary_dim / 2;
     for (token, &position) in positions.iter().enumerate() {
         for head in 0..heads {
             let start = (token * heads + head) * head_dim;

@@ -10,6 +10,7 @@ mod linear;
 mod loss;
 mod optim;
 mod real;
+mod variants;
 
 pub use attention::{attention_backward, attention_forward};
 pub use layers::{
@@ -20,3 +21,8 @@ pub use linear::{matmul_nn, matmul_nt, matmul_tn};
 pub use loss::{cross_entropy, log_probabilities, softmax_rows};
 pub use optim::{adamw_step, muon_step, newton_schulz};
 pub use real::Real;
+pub use variants::{
+    bias_backward, bias_forward, choose_experts, combine_backward, combine_forward, geglu_backward,
+    geglu_forward, routing_weights_backward, routing_weights_forward, soft_cap_backward,
+    soft_cap_forward,
+};

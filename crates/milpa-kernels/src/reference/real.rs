@@ -36,6 +36,9 @@ pub trait Real:
     /// The square root.
     #[must_use]
     fn sqrt(self) -> Self;
+    /// The hyperbolic tangent.
+    #[must_use]
+    fn tanh(self) -> Self;
 }
 
 macro_rules! real {
@@ -57,6 +60,9 @@ macro_rules! real {
             }
             fn sqrt(self) -> Self {
                 self.sqrt()
+            }
+            fn tanh(self) -> Self {
+                self.tanh()
             }
         }
     };

@@ -115,7 +115,17 @@ fn rows<T>(tokens: usize, stride: usize, data: &mut [T]) -> HeadsMut<'_, T> {
 
 fn shape([batch, queries, past, heads, kv_heads, head_dim]: [usize; 6]) -> AttentionShape {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    AttentionShape { batch, queries, past, heads, kv_heads, head_dim, scale }
+    AttentionShape {
+        batch,
+        queries,
+        past,
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        window: None,
+        soft_cap: None,
+    }
 }
 
 proptest! {
@@ -124,9 +134,11 @@ proptest! {
     fn any_shape(
         batch in 1_usize..3, queries in 1_usize..70, past in 0_usize..40, kv_heads in 1_usize..3,
         group in 1_usize..4, head_dim in 1_usize..70, pad in 0_usize..4, documents in any::<bool>(),
-        sharp in any::<bool>(),
+        sharp in any::<bool>(), window in prop::option::of(1_usize..60),
+        soft_cap in prop::option::of(0.5_f32..50.0),
     ) {
         let shape = shape([batch, queries, past, kv_heads * group, kv_heads, head_dim]);
+        let shape = AttentionShape { window, soft_cap, ..shape };
         let sharpness = if sharp { 30.0 } else { 1.0 };
         Case { shape, pad, documents, sharpness }.run();
     }
@@ -153,6 +165,61 @@ fn decoding_against_a_cache() {
             Case { shape, pad: 0, documents: queries % 2 == 0, sharpness: 3.0 }.run();
         }
     }
+}
+
+#[test]
+fn windows_over_several_key_blocks() {
+    for (sizes, window, documents) in [
+        ([1, 450, 0, 2, 1, 48], 1, false),
+        ([1, 450, 0, 2, 1, 48], 200, true),
+        ([2, 900, 0, 2, 2, 20], 64, false),
+        ([1, 33, 700, 4, 2, 64], 100, true),
+        ([2, 1, 700, 4, 2, 64], 37, false),
+        ([1, 5, 300, 4, 1, 256], 9, false),
+        ([1, 20, 0, 1, 1, 256], usize::MAX, false),
+    ] {
+        let shape = AttentionShape { window: Some(window), ..shape(sizes) };
+        Case { shape, pad: 0, documents, sharpness: 1.0 }.run();
+        let shape = AttentionShape { soft_cap: Some(5.0), ..shape };
+        Case { shape, pad: 3, documents, sharpness: 30.0 }.run();
+    }
+}
+
+#[test]
+fn a_window_is_the_same_as_first_keys() {
+    let (tokens, dim) = (300, 16);
+    let mut random = Random(5);
+    let [q, k, v] = [(); 3].map(|()| random.reals(tokens * dim));
+    let run = |window, first_key| {
+        let cpu = milpa_kernels::Cpu::detect(1);
+        let shape = AttentionShape { window, ..shape([1, tokens, 0, 1, 1, dim]) };
+        let view = |data| Heads::dense(data, tokens, 1, dim);
+        let inputs = AttentionInputs { q: view(&q), k: view(&k), v: view(&v), first_key };
+        let (mut out, mut lse) = (vec![0.0; tokens * dim], vec![0.0; tokens]);
+        attention::forward(
+            &cpu,
+            &shape,
+            &inputs,
+            HeadsMut::dense(&mut out, tokens, 1, dim),
+            &mut lse,
+        );
+        (out, lse)
+    };
+    let first: Vec<u32> = (0..tokens as u32).map(|token| (token + 1).saturating_sub(70)).collect();
+    assert_eq!(run(Some(70), None), run(None, Some(&first)));
+    assert_ne!(run(Some(70), None).0, run(Some(69), None).0);
+}
+
+#[test]
+#[should_panic(expected = "a window holds at least the query's own key")]
+fn a_window_of_nothing_is_refused() {
+    let cpu = milpa_kernels::Cpu::detect(1);
+    let shape = AttentionShape { window: Some(0), ..shape([1, 2, 0, 1, 1, 4]) };
+    let data = [0.0; 8];
+    let view = Heads::dense(&data, 2, 1, 4);
+    let inputs = AttentionInputs { q: view, k: view, v: view, first_key: None };
+    let (mut out, mut lse) = ([0.0; 8], [0.0; 2]);
+    attention::forward(&cpu, &shape, &inputs, HeadsMut::dense(&mut out, 2, 1, 4), &mut lse);
 }
 
 #[test]

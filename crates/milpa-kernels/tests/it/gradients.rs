@@ -4,6 +4,7 @@
 //! rounding 10⁻¹⁶/h); 10⁻⁷ leaves room for second derivatives above one.
 
 use milpa_kernels::attention::{AttentionGrads, AttentionInputs, AttentionShape};
+use milpa_kernels::routing::RoutingShape;
 use milpa_kernels::{Accumulate, Heads, HeadsMut, Mat, MatMut, Size, reference, rope};
 
 use crate::common::{Random, doubles};
@@ -60,8 +61,16 @@ fn linear() {
 }
 
 #[test]
-fn attention_with_documents_and_past() {
-    for (past, first_key) in [(0, None), (2, None), (0, Some([0, 0, 2, 2, 0, 1, 1, 3]))] {
+fn attention_with_documents_windows_caps_and_past() {
+    let documents = Some([0, 0, 2, 2, 0, 1, 1, 3]);
+    for (past, first_key, window, soft_cap) in [
+        (0, None, None, None),
+        (2, None, None, None),
+        (0, documents, None, None),
+        (0, None, Some(2), None),
+        (3, documents, Some(3), Some(0.4)),
+        (0, None, None, Some(1.5)),
+    ] {
         let shape = AttentionShape {
             batch: 2,
             queries: 4,
@@ -70,6 +79,8 @@ fn attention_with_documents_and_past() {
             kv_heads: 2,
             head_dim: 3,
             scale: 0.6,
+            window,
+            soft_cap,
         };
         let keys = past + 4;
         let (q_len, kv_len, statistics) = (2 * 4 * 12, 2 * keys * 6, 2 * 4 * 4);
@@ -119,15 +130,15 @@ fn rms_norm() {
 
 #[test]
 fn rotary_positions() {
-    let (heads, dim, positions) = (2, 6, [3, 0, 7]);
-    let (cos, sin) = rope::tables(&rope::inverse_frequencies(dim, 100.0), 8);
+    let (heads, dim, turning, positions) = (2, 6, 4, [3, 0, 7]);
+    let (cos, sin) = rope::tables(&rope::inverse_frequencies(turning, 100.0), 8);
     let (cos, sin) = (doubles(&cos), doubles(&sin));
     let (x, dy) = (random(1, 36), random(2, 36));
     let mut dx = dy.clone();
-    reference::rope_backward(heads, dim, &cos, &sin, &positions, &mut dx);
+    reference::rope_backward(heads, dim, turning, &cos, &sin, &positions, &mut dx);
     check(&[x], &[dx], |inputs| {
         let mut y = inputs[0].clone();
-        reference::rope_forward(heads, dim, &cos, &sin, &positions, &mut y);
+        reference::rope_forward(heads, dim, turning, &cos, &sin, &positions, &mut y);
         dot(&y, &dy)
     });
 }
@@ -144,6 +155,82 @@ fn swiglu() {
         reference::swiglu_forward(&inputs[0], &inputs[1], &mut out);
         dot(&out, &dout)
     });
+}
+
+#[test]
+fn geglu() {
+    let length = 20;
+    let gate: Vec<f64> = random(1, length).iter().map(|gate| 4.0 * gate).collect();
+    let (up, dout) = (random(2, length), random(3, length));
+    let (mut dgate, mut dup) = (vec![0.0; length], vec![0.0; length]);
+    reference::geglu_backward(&gate, &up, &dout, &mut dgate, &mut dup);
+    check(&[gate, up], &[dgate, dup], |inputs| {
+        let mut out = vec![0.0; length];
+        reference::geglu_forward(&inputs[0], &inputs[1], &mut out);
+        dot(&out, &dout)
+    });
+}
+
+#[test]
+fn bias() {
+    let (bias, x, dy) = (random(1, 4), random(2, 12), random(3, 12));
+    let mut dbias = vec![0.0; 4];
+    reference::bias_backward(&dy, &mut dbias);
+    check(&[bias, x], &[dbias, dy.clone()], |inputs| {
+        let mut y = inputs[1].clone();
+        reference::bias_forward(&inputs[0], &mut y);
+        dot(&y, &dy)
+    });
+}
+
+#[test]
+fn soft_cap() {
+    let x: Vec<f64> = random(1, 20).iter().map(|x| 6.0 * x).collect();
+    let (mut y, dy) = (x.clone(), random(2, 20));
+    reference::soft_cap_forward(2.5, &mut y);
+    let mut dx = dy.clone();
+    reference::soft_cap_backward(2.5, &y, &mut dx);
+    check(&[x], &[dx], |inputs| {
+        let mut y = inputs[0].clone();
+        reference::soft_cap_forward(2.5, &mut y);
+        dot(&y, &dy)
+    });
+}
+
+#[test]
+fn routing() {
+    for normalise in [false, true] {
+        let shape = RoutingShape { experts: 5, chosen: 2, normalise };
+        let (tokens, dim) = (3, 4);
+        let logits: Vec<f64> = random(1, tokens * 5).iter().map(|logit| 3.0 * logit).collect();
+        let (rows, dout) = (random(2, tokens * 2 * dim), random(3, tokens * dim));
+        let mut ids = vec![0; tokens * 2];
+        reference::choose_experts(&shape, &logits, &mut ids);
+        let places = [4, 0, 5, 1, 3, 2];
+        let run = |logits: &[f64], rows: &[f64]| {
+            let (mut weights, mut out) = (vec![0.0; tokens * 2], vec![0.0; tokens * dim]);
+            reference::routing_weights_forward(&shape, logits, &ids, &mut weights);
+            reference::combine_forward(dim, 2, &places, &weights, rows, &mut out);
+            (weights, out)
+        };
+        let (weights, _) = run(&logits, &rows);
+        let (mut drows, mut dweights) = (vec![0.0; rows.len()], vec![0.0; weights.len()]);
+        reference::combine_backward(
+            dim,
+            2,
+            &places,
+            &weights,
+            &rows,
+            &dout,
+            &mut drows,
+            &mut dweights,
+        );
+        let mut dlogits = vec![0.0; logits.len()];
+        reference::routing_weights_backward(&shape, &logits, &ids, &dweights, &mut dlogits);
+        check(&[logits, rows], &[dlogits, drows], |inputs| {
+            dot(&run(&inputs[0], &inputs[1]).1, &dout)
+        });
+    }
 }
 
 #[test]

@@ -76,19 +76,27 @@ fn rms_norm() {
 
 #[test]
 fn rotary_positions() {
-    for (tokens, heads, dim) in [(1, 1, 2), (5, 3, 6), (40, 8, 48), (300, 2, 64), (70, 1, 34)] {
+    for (tokens, heads, dim, turning) in [
+        (1, 1, 2, 2),
+        (5, 3, 6, 6),
+        (40, 8, 48, 48),
+        (300, 2, 64, 64),
+        (70, 1, 34, 34),
+        (70, 3, 96, 72),
+        (9, 2, 7, 4),
+    ] {
         let mut random = Random((tokens + heads + dim) as u64);
-        let (cos, sin) = rope::tables(&rope::inverse_frequencies(dim, 10_000.0), 512);
+        let (cos, sin) = rope::tables(&rope::inverse_frequencies(turning, 10_000.0), 512);
         let positions: Vec<u32> = (0..tokens).map(|_| random.below(512) as u32).collect();
         let x = random.reals(tokens * heads * dim);
         let (cos64, sin64) = (doubles(&cos), doubles(&sin));
         let (mut forward, mut backward) = (doubles(&x), doubles(&x));
-        reference::rope_forward(heads, dim, &cos64, &sin64, &positions, &mut forward);
-        reference::rope_backward(heads, dim, &cos64, &sin64, &positions, &mut backward);
+        reference::rope_forward(heads, dim, turning, &cos64, &sin64, &positions, &mut forward);
+        reference::rope_backward(heads, dim, turning, &cos64, &sin64, &positions, &mut backward);
         check("rope", &[forward, backward], (1e-6, 0.0), |cpu| {
             let (mut forward, mut backward) = (x.clone(), x.clone());
-            rope::rope_forward(cpu, heads, dim, &cos, &sin, &positions, &mut forward);
-            rope::rope_backward(cpu, heads, dim, &cos, &sin, &positions, &mut backward);
+            rope::rope_forward(cpu, heads, dim, turning, &cos, &sin, &positions, &mut forward);
+            rope::rope_backward(cpu, heads, dim, turning, &cos, &sin, &positions, &mut backward);
             vec![forward, backward]
         });
     }
@@ -108,7 +116,7 @@ fn rotary_tables_follow_the_formula() {
 fn a_position_beyond_the_table_is_refused() {
     let cpu = milpa_kernels::Cpu::detect(1);
     let (cos, sin) = rope::tables(&rope::inverse_frequencies(2, 10_000.0), 4);
-    rope::rope_forward(&cpu, 1, 2, &cos, &sin, &[4], &mut [0.0, 0.0]);
+    rope::rope_forward(&cpu, 1, 2, 2, &cos, &sin, &[4], &mut [0.0, 0.0]);
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod gradients;
 mod layers;
 mod loss;
 mod optim;
+mod variants;

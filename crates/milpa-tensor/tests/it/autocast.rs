@@ -74,7 +74,8 @@ fn operations_in_bf16_stay_near_f32() {
         document_starts(&documents, 67, &mut first_key);
         let q = tape.rms_norm(&x[0], &x[2], 1e-6)?;
         let q = tape.rope(q, &table, &positions)?;
-        let options = AttentionOptions { scale: 0.2, first_key: Some(first_key.into()) };
+        let first_key = Some(first_key.into());
+        let options = AttentionOptions { first_key, ..AttentionOptions::causal(0.2) };
         Ok(vec![tape.attention(&q, &x[1], &x[1], &options)?])
     });
     check("swiglu", &[&[30, 50], &[30, 50]], 3.0, &|tape, x| Ok(vec![tape.swiglu(&x[0], &x[1])?]));
@@ -82,6 +83,19 @@ fn operations_in_bf16_stay_near_f32() {
     check("loss", &[&[150, 40], &[301, 40]], 3.0, &|tape, x| {
         let loss = tape.linear_cross_entropy(&x[0], &x[1], &LossRows::mean(&targets))?;
         Ok(vec![loss, tape.linear_log_probabilities(&x[0], &x[1], &targets)?])
+    });
+}
+
+/// Operations without bf16 kernels of their own compute in f32 between products in bf16.
+#[test]
+fn operations_of_other_models_take_part() {
+    let w: &[&[usize]] = &[&[30, 48], &[64, 48], &[64, 48], &[48, 64], &[64]];
+    check("geglu, bias, scale and cap", w, 8.0, &|tape, x| {
+        let h = tape.scale(x[0].clone(), 0.2)?;
+        let [gate, up] = tape.linear_many(&h, [&x[1], &x[2]])?;
+        let up = tape.add_bias(up, &x[4])?;
+        let out = tape.linear(&tape.geglu(&gate, &up)?, &x[3])?;
+        Ok(vec![tape.soft_cap(out, 30.0)?])
     });
 }
 

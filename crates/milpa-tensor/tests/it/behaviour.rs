@@ -22,7 +22,7 @@ fn network(tape: &Tape, store: &ParameterStore, ids: &[u32], tokens: usize) -> T
     let positions: Arc<[u32]> = (0..ids.len()).map(|i| (i % tokens) as u32).collect();
     let q = tape.rope(heads(q, 4), &table, &positions).unwrap();
     let k = tape.rope(heads(k, 2), &table, &positions).unwrap();
-    let options = AttentionOptions { scale: 0.35, first_key: None };
+    let options = AttentionOptions::causal(0.35);
     let out = tape.attention(&q, &k, &heads(v, 2), &options).unwrap();
     let out = out.reshape(&[sequences, tokens, 32]).unwrap();
     let branch = tape.linear(&out, &leaf("o")).unwrap();
@@ -181,7 +181,7 @@ fn a_cache_gives_what_the_whole_sequence_gives() {
     let tensor =
         |seed: u64, n: usize| tape.constant(&normal(seed, tokens * n * dim), &shape(n)).unwrap();
     let (q, k, v) = (tensor(1, heads), tensor(2, kv_heads), tensor(3, kv_heads));
-    let options = AttentionOptions { scale: 0.4, first_key: None };
+    let options = AttentionOptions::causal(0.4);
     let whole = tape.read(&tape.attention(&q, &k, &v, &options).unwrap());
     let mut cache = KvCache::new(&device, 1, 1, 16, kv_heads, dim);
     let mut parts = Vec::new();
@@ -191,14 +191,14 @@ fn a_cache_gives_what_the_whole_sequence_gives() {
             tape.constant(&values, &[1, range.len(), n, dim]).unwrap()
         };
         let (q, k, v) = (part(&q, heads), part(&k, kv_heads), part(&v, kv_heads));
-        let out = tape.attention_cached(&q, &k, &v, 0.4, &mut cache, 0).unwrap();
+        let out = tape.attention_cached(&q, &k, &v, &options, &mut cache, 0).unwrap();
         cache.advance(range.len());
         parts.extend(tape.read(&out));
     }
     for (a, b) in whole.iter().zip(&parts) {
         assert!((a - b).abs() < 1e-6, "{a} {b}");
     }
-    let out = tape.attention_cached(&q, &k, &v, 0.4, &mut cache, 0).unwrap_err();
+    let out = tape.attention_cached(&q, &k, &v, &options, &mut cache, 0).unwrap_err();
     assert!(out.to_string().contains("the cache is full"), "{out}");
 }
 
@@ -211,7 +211,7 @@ fn a_cache_grows_and_keeps_its_sequences_apart() {
         tape.constant(&normal(seed, batch * tokens * dim), &[batch, tokens, 1, dim]).unwrap()
     };
     let (q, k, v) = (tensor(1, tokens), tensor(2, tokens), tensor(3, tokens));
-    let options = AttentionOptions { scale: 0.5, first_key: None };
+    let options = AttentionOptions::causal(0.5);
     let whole = tape.read(&tape.attention(&q, &k, &v, &options).unwrap());
     let mut cache = KvCache::new(&device, 1, batch, tokens, 1, dim);
     let at_start = device.memory().live_bytes;
@@ -223,7 +223,7 @@ fn a_cache_grows_and_keeps_its_sequences_apart() {
             tape.constant(&rows.collect::<Vec<f32>>(), &[batch, 75, 1, dim]).unwrap()
         };
         let (q, k, v) = (part(&q), part(&k), part(&v));
-        let out = tape.attention_cached(&q, &k, &v, 0.5, &mut cache, 0).unwrap();
+        let out = tape.attention_cached(&q, &k, &v, &options, &mut cache, 0).unwrap();
         cache.advance(75);
         for (index, found) in tape.read(&out).chunks(75 * dim).enumerate() {
             let start = (index * tokens + begin) * dim;
@@ -318,10 +318,11 @@ fn bad_calls_are_errors_that_name_operation_and_shapes() {
     let x = zeros(&[1, 2, 1, 6]);
     check_error(tape.rope(x.clone(), &table, &[0, 4].into()), &["rope: position 4"]);
     check_error(tape.rope(x.clone(), &table, &[0].into()), &["1 positions"]);
-    let options = AttentionOptions { scale: 1.0, first_key: None };
+    let options = AttentionOptions::causal(1.0);
     let (q, k) = (zeros(&[1, 4, 3, 6]), zeros(&[1, 4, 2, 6]));
     check_error(tape.attention(&q, &k, &k, &options), &["attention of", "g dividing h"]);
-    let options = AttentionOptions { scale: 1.0, first_key: Some([0, 2].into()) };
+    let options =
+        AttentionOptions { first_key: Some([0, 2].into()), ..AttentionOptions::causal(1.0) };
     check_error(tape.attention(&x, &x, &x, &options), &["first key 2 at index 1"]);
     let rows = LossRows::mean(&[0, 4]);
     check_error(tape.linear_cross_entropy(&a, &zeros(&[4, 3]), &rows), &["target 4 at index 1"]);

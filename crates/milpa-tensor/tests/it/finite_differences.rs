@@ -6,8 +6,9 @@ use milpa_kernels::{
     Accumulate, Heads, HeadsMut, Mat, MatMut, Size,
     attention::{AttentionInputs, AttentionShape},
     reference, rope,
+    routing::RoutingShape,
 };
-use milpa_tensor::{AttentionOptions, IGNORE, LossRows, RopeTable, document_starts};
+use milpa_tensor::{AttentionOptions, IGNORE, LossRows, OutputLayer, RopeTable, document_starts};
 
 use crate::{Run, assert_close, differentiate, normal};
 
@@ -162,7 +163,7 @@ fn rotary_positions() {
             },
             &|x| {
                 let mut out = x[0].clone();
-                reference::rope_forward(heads, dim, &cos, &sin, &positions, &mut out);
+                reference::rope_forward(heads, dim, dim, &cos, &sin, &positions, &mut out);
                 vec![out]
             },
         );
@@ -171,12 +172,13 @@ fn rotary_positions() {
 
 #[test]
 fn attention() {
-    for (batch, tokens, heads, kv_heads, dim, documents) in [
-        (1, 1, 1, 1, 1, None),
-        (2, 5, 2, 2, 3, None),
-        (1, 9, 4, 2, 8, None),
-        (2, 6, 3, 1, 5, Some(vec![0, 0, 1, 1, 1, 2, 4, 4, 4, 4, 4, 5])),
-        (1, 70, 2, 1, 4, None),
+    for (batch, tokens, heads, kv_heads, dim, documents, window, soft_cap) in [
+        (1, 1, 1, 1, 1, None, None, None),
+        (2, 5, 2, 2, 3, None, None, None),
+        (1, 9, 4, 2, 8, None, Some(4), None),
+        (2, 6, 3, 1, 5, Some(vec![0, 0, 1, 1, 1, 2, 4, 4, 4, 4, 4, 5]), Some(2), Some(0.5)),
+        (1, 70, 2, 1, 4, None, None, Some(2.0)),
+        (1, 70, 2, 1, 4, None, Some(20), None),
     ] {
         let first_key: Option<Arc<[u32]>> = documents.map(|documents: Vec<u32>| {
             let mut first = vec![0; documents.len()];
@@ -192,6 +194,8 @@ fn attention() {
             kv_heads,
             head_dim: dim,
             scale,
+            window,
+            soft_cap,
         };
         check(
             "attention",
@@ -201,7 +205,8 @@ fn attention() {
                 &[batch, tokens, kv_heads, dim],
             ],
             &|tape, x| {
-                let options = AttentionOptions { scale, first_key: first_key.clone() };
+                let first_key = first_key.clone();
+                let options = AttentionOptions { scale, first_key, window, soft_cap };
                 Ok(vec![tape.attention(&x[0], &x[1], &x[2], &options)?])
             },
             &|x| {
@@ -236,6 +241,96 @@ fn swiglu_and_add() {
 }
 
 #[test]
+fn geglu_bias_scale_and_caps() {
+    for shape in [vec![1, 1], vec![3, 7], vec![2, 3, 33]] {
+        check("geglu", &[&shape, &shape], &|tape, x| Ok(vec![tape.geglu(&x[0], &x[1])?]), &|x| {
+            let mut out = vec![0.0; x[0].len()];
+            reference::geglu_forward(&x[0], &x[1], &mut out);
+            vec![out]
+        });
+        let row = [*shape.last().unwrap()];
+        check(
+            "add_bias",
+            &[&shape, &row],
+            &|tape, x| Ok(vec![tape.add_bias(x[0].clone(), &x[1])?]),
+            &|x| {
+                let mut out = x[0].clone();
+                reference::bias_forward(&x[1], &mut out);
+                vec![out]
+            },
+        );
+        check("scale", &[&shape], &|tape, x| Ok(vec![tape.scale(x[0].clone(), -2.5)?]), &|x| {
+            vec![x[0].iter().map(|x| -2.5 * x).collect()]
+        });
+        check("cap", &[&shape], &|tape, x| Ok(vec![tape.soft_cap(x[0].clone(), 1.5)?]), &|x| {
+            let mut out = x[0].clone();
+            reference::soft_cap_forward(1.5, &mut out);
+            vec![out]
+        });
+    }
+}
+
+#[test]
+fn part_of_each_head_is_rotated() {
+    let frequencies = [0.7, 0.01];
+    let (cos, sin) = rope::tables(&frequencies, 10);
+    let wide = |table: &[f32]| table.iter().map(|&v| 1.5 * f64::from(v)).collect::<Vec<f64>>();
+    let (cos, sin) = (wide(&cos), wide(&sin));
+    let positions = [3, 9, 0];
+    check(
+        "rope",
+        &[&[1, 3, 2, 6]],
+        &|tape, x| {
+            let table = RopeTable::from_frequencies(&**tape.device(), 6, &frequencies, 1.5, 10);
+            Ok(vec![tape.rope(x[0].clone(), &table, &positions.into())?])
+        },
+        &|x| {
+            let mut out = x[0].clone();
+            reference::rope_forward(2, 6, 4, &cos, &sin, &positions, &mut out);
+            vec![out]
+        },
+    );
+}
+
+#[test]
+fn experts() {
+    for (n, d, f, experts, chosen, normalise) in [
+        (1, 1, 1, 1, 1, false),
+        (7, 5, 3, 4, 2, true),
+        (9, 4, 6, 5, 3, false),
+        (3, 6, 4, 8, 1, true),
+    ] {
+        let shape = RoutingShape { experts, chosen, normalise };
+        check(
+            "experts",
+            &[&[n, d], &[n, experts], &[experts, f, d], &[experts, f, d], &[experts, d, f]],
+            &|tape, x| {
+                let (routing, weights) = tape.route(&x[1], chosen, normalise)?;
+                assert_eq!(routing.loads().iter().sum::<usize>(), n * chosen);
+                Ok(vec![tape.experts(&x[0], &weights, &routing, [&x[2], &x[3], &x[4]])?])
+            },
+            &|x| {
+                let (mut ids, mut weights) = (vec![0; n * chosen], vec![0.0; n * chosen]);
+                reference::choose_experts(&shape, &x[1], &mut ids);
+                reference::routing_weights_forward(&shape, &x[1], &ids, &mut weights);
+                let mut out = vec![0.0; n * d];
+                for (choice, &id) in ids.iter().enumerate() {
+                    let own = |w: &[f64]| w[id as usize * f * d..][..f * d].to_vec();
+                    let token = &x[0][choice / chosen * d..][..d];
+                    let (gate, up) = (times(token, &own(&x[2]), d), times(token, &own(&x[3]), d));
+                    let mut inner = vec![0.0; f];
+                    reference::swiglu_forward(&gate, &up, &mut inner);
+                    for (column, value) in times(&inner, &own(&x[4]), f).iter().enumerate() {
+                        out[choice / chosen * d + column] += weights[choice] * value;
+                    }
+                }
+                vec![out]
+            },
+        );
+    }
+}
+
+#[test]
 fn chosen_rows() {
     let rows = [4, 0, 4, 1];
     check("select_rows", &[&[5, 3]], &|tape, x| Ok(vec![tape.select_rows(&x[0], &rows)?]), &|x| {
@@ -245,7 +340,20 @@ fn chosen_rows() {
 
 /// Log-probabilities of the targets of rows of logits.
 fn log_probabilities(x: &[Vec<f64>], dim: usize, vocab: usize, targets: &[u32]) -> Vec<f64> {
-    let logits = times(&x[0], &x[1], dim);
+    capped_log_probabilities(x, dim, vocab, targets, None)
+}
+
+fn capped_log_probabilities(
+    x: &[Vec<f64>],
+    dim: usize,
+    vocab: usize,
+    targets: &[u32],
+    soft_cap: Option<f64>,
+) -> Vec<f64> {
+    let mut logits = times(&x[0], &x[1], dim);
+    if let Some(cap) = soft_cap {
+        reference::soft_cap_forward(cap, &mut logits);
+    }
     let (mut out, mut greedy) = (vec![0.0; targets.len()], vec![false; targets.len()]);
     reference::log_probabilities(vocab, &logits, targets, &mut out, &mut greedy);
     out
@@ -293,6 +401,33 @@ fn losses_at_the_head() {
             },
         );
     }
+}
+
+#[test]
+fn losses_of_capped_logits() {
+    let (rows, dim, vocab, cap) = (9, 6, 21, 2.0);
+    let targets: Vec<u32> =
+        (0..rows as u32).map(|row| if row == 2 { IGNORE } else { row * 7 % 21 }).collect();
+    let shapes: [&[usize]; 2] = [&[rows, dim], &[vocab, dim]];
+    let capped = |x: &[Vec<f64>]| capped_log_probabilities(x, dim, vocab, &targets, Some(cap));
+    check(
+        "linear_log_probabilities of capped logits",
+        &shapes,
+        &|tape, x| {
+            let layer = OutputLayer { weight_vd: &x[1], soft_cap: Some(cap as f32) };
+            Ok(vec![tape.linear_log_probabilities(&x[0], layer, &targets)?])
+        },
+        &|x| vec![capped(x)],
+    );
+    check(
+        "linear_cross_entropy of capped logits",
+        &shapes,
+        &|tape, x| {
+            let layer = OutputLayer { weight_vd: &x[1], soft_cap: Some(cap as f32) };
+            Ok(vec![tape.linear_cross_entropy(&x[0], layer, &LossRows::mean(&targets))?])
+        },
+        &|x| vec![vec![-capped(x).iter().sum::<f64>() / 8.0]],
+    );
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! Operations against PyTorch in double precision: values from `reference/engine_golden.py`.
+//! Operations against PyTorch in double precision: values from `reference/engine_golden.py` and
+//! `reference/variants_golden.py`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use milpa_tensor::{AttentionOptions, IGNORE, LossRows, RopeTable, document_starts};
+use milpa_tensor::{AttentionOptions, IGNORE, LossRows, OutputLayer, RopeTable, document_starts};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::{Run, assert_close, differentiate};
@@ -15,8 +16,7 @@ struct Golden {
     whole: BTreeMap<String, Vec<u32>>,
 }
 
-fn golden() -> Golden {
-    let bytes = include_bytes!("../golden/operations.safetensors");
+fn golden(bytes: &[u8]) -> Golden {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let mut golden = Golden { floats: BTreeMap::new(), whole: BTreeMap::new() };
     for (name, tensor) in file.tensors() {
@@ -58,7 +58,7 @@ impl Golden {
 
 #[test]
 fn operations_equal_pytorch() {
-    let golden = golden();
+    let golden = golden(include_bytes!("../golden/operations.safetensors"));
     let ids = &golden.whole["embedding.ids"];
     golden.check("embedding", &|tape, x| Ok(vec![tape.embedding(&x[0], ids, 3)?]));
     golden.check("linear", &|tape, x| tape.linear_many(&x[0], [&x[1], &x[2]]).map(Vec::from));
@@ -77,7 +77,7 @@ fn operations_equal_pytorch() {
     let mut first_key = vec![0; 14];
     document_starts(&golden.whole["document_attention.documents"], 7, &mut first_key);
     for (name, first_key) in [("attention", None), ("document_attention", Some(first_key.into()))] {
-        let options = AttentionOptions { scale, first_key };
+        let options = AttentionOptions { first_key, ..AttentionOptions::causal(scale) };
         golden.check(name, &|tape, x| Ok(vec![tape.attention(&x[0], &x[1], &x[2], &options)?]));
     }
     golden.check("swiglu", &|tape, x| Ok(vec![tape.swiglu(&x[0], &x[1])?]));
@@ -95,5 +95,39 @@ fn operations_equal_pytorch() {
     });
     golden.check("log_probabilities", &|tape, x| {
         Ok(vec![tape.linear_log_probabilities(&x[0], &x[1], targets)?])
+    });
+}
+
+#[test]
+fn operations_of_some_families_equal_pytorch() {
+    let golden = golden(include_bytes!("../golden/variants.safetensors"));
+    let mut first_key = vec![0; 18];
+    document_starts(&golden.whole["window_capped_documents.documents"], 9, &mut first_key);
+    for (name, window, soft_cap, first_key) in [
+        ("window", Some(3), None, None),
+        ("capped", None, Some(1.5), None),
+        ("window_capped_documents", Some(4), Some(2.5), Some(first_key.into())),
+    ] {
+        let options = AttentionOptions { scale: 1.0 / 6.0_f32.sqrt(), first_key, window, soft_cap };
+        golden.check(name, &|tape, x| Ok(vec![tape.attention(&x[0], &x[1], &x[2], &options)?]));
+    }
+    golden.check("geglu", &|tape, x| Ok(vec![tape.geglu(&x[0], &x[1])?]));
+    golden.check("add_bias", &|tape, x| Ok(vec![tape.add_bias(x[0].clone(), &x[1])?]));
+    golden.check("soft_cap", &|tape, x| Ok(vec![tape.soft_cap(x[0].clone(), 2.0)?]));
+    let positions: Arc<[u32]> = golden.whole["partial_rope.positions"].clone().into();
+    golden.check("partial_rope", &|tape, x| {
+        let table = RopeTable::from_frequencies(&**tape.device(), 10, &[1.0, 0.01], 1.0, 9);
+        Ok(vec![tape.rope(x[0].clone(), &table, &positions)?])
+    });
+    for (name, normalise) in [("experts", false), ("normalised_experts", true)] {
+        golden.check(name, &|tape, x| {
+            let (routing, weights) = tape.route(&x[1], 2, normalise)?;
+            Ok(vec![tape.experts(&x[0], &weights, &routing, [&x[2], &x[3], &x[4]])?])
+        });
+    }
+    let rows = LossRows::mean(&golden.whole["capped_cross_entropy.targets"]);
+    golden.check("capped_cross_entropy", &|tape, x| {
+        let layer = OutputLayer { weight_vd: &x[1], soft_cap: Some(3.0) };
+        Ok(vec![tape.linear_cross_entropy(&x[0], layer, &rows)?])
     });
 }

@@ -48,7 +48,7 @@ fn threads_do_not_change_a_bit() {
         let table = RopeTable::new(&**tape.device(), 24, 1e4, 67);
         let positions: Arc<[u32]> = (0..134).map(|i| i % 67).collect();
         let q = tape.rope(x[0].clone(), &table, &positions)?;
-        let options = AttentionOptions { scale: 0.2, first_key: None };
+        let options = AttentionOptions::causal(0.2);
         Ok(vec![tape.attention(&q, &x[1], &x[1], &options)?])
     });
     check("swiglu", &[&[300, 50], &[300, 50]], 1, &|tape, x| Ok(vec![tape.swiglu(&x[0], &x[1])?]));
