@@ -4,18 +4,24 @@
 //! backward recomputes the tiles from the log-sum-exp. A task owns a key head of a sequence with all
 //! of its query heads, so nothing is added across tasks. It knows nothing of positions: rotate
 //! queries and keys before. Tiles that no query of a block sees, because a document or a sliding
-//! window begins after them, are skipped.
+//! window begins after them, are skipped. Factors are f32 or bf16 ([`Multiply`]); scores, softmax and
+//! sums are f32 either way.
 //!
 //! FlashAttention-2, arXiv:2307.08691; grouped queries, arXiv:2305.13245; sliding windows, Mistral
 //! 7B, arXiv:2310.06825; soft-capped scores, Gemma 2, arXiv:2408.00118.
 
 use crate::cpu::Cpu;
-use crate::gemm::{DOT_TILE, Single, Tile, dot_tile, multiply_small, pack_transposed};
+use crate::element::Element;
+use crate::gemm::{
+    DOT_TILE, Multiply, Single, Tile, dot_tile, multiply_small, pack_columns, pack_rows,
+};
+use crate::gemm_bf16::dispatch_bf16;
 use crate::pool::Shares;
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
 use crate::soft_cap::{cap_row, tanh_slope};
 use crate::view::{Heads, HeadsMut, Mat};
+use half::bf16;
 
 /// Sizes of an attention; the query of token `t` has position `past + t` among the keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,17 +84,29 @@ pub fn forward(
     out: HeadsMut<'_>,
     log_sum_exp: &mut [f32],
 ) {
-    shape.check(inputs);
-    out.check("out", shape.batch, shape.queries, shape.heads * shape.head_dim);
-    let statistics = shape.batch * shape.heads * shape.queries;
-    assert_eq!(log_sum_exp.len(), statistics, "log_sum_exp: [batch, heads, queries]");
-    let output = Output {
-        token_stride: out.token_stride,
-        batch_stride: out.batch_stride,
-        data: Shares::new(out.data),
-        log_sum_exp: Shares::new(log_sum_exp),
-    };
-    dispatch!(cpu.isa(), simd => run_forward(simd, cpu, shape, inputs, &output));
+    let output = Output::new(shape, inputs, out, log_sum_exp);
+    dispatch!(cpu.isa(), simd => {
+        if shape.queries < FEW_QUERIES {
+            run_decode(simd, cpu, shape, inputs, &output);
+        } else {
+            run_forward(simd, Single, cpu, shape, inputs, &output);
+        }
+    });
+}
+
+/// As [`forward`], with products of bf16 and sums in f32; the head's size is even.
+pub fn forward_bf16(
+    cpu: &Cpu,
+    shape: &AttentionShape,
+    inputs: &AttentionInputs<'_, bf16>,
+    out: HeadsMut<'_, bf16>,
+    log_sum_exp: &mut [f32],
+) {
+    shape.check_even();
+    let output = Output::new(shape, inputs, out, log_sum_exp);
+    dispatch_bf16!(cpu.isa(), (simd, multiply) => {
+        run_forward(simd, multiply, cpu, shape, inputs, &output);
+    });
 }
 
 /// Computes the gradients of [`forward`] from its output, its log-sum-exp and `dout`.
@@ -101,26 +119,23 @@ pub fn backward(
     dout: Heads<'_>,
     grads: AttentionGrads<'_>,
 ) {
-    shape.check(inputs);
-    let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    out.check("out", shape.batch, shape.queries, width);
-    dout.check("dout", shape.batch, shape.queries, width);
-    grads.dq.check("dq", shape.batch, shape.queries, width);
-    grads.dk.check("dk", shape.batch, shape.keys(), kv_width);
-    grads.dv.check("dv", shape.batch, shape.keys(), kv_width);
-    let statistics = shape.batch * shape.heads * shape.queries;
-    assert_eq!(log_sum_exp.len(), statistics, "log_sum_exp: [batch, heads, queries]");
-    let job = Backward {
-        shape,
-        inputs,
-        out,
-        dout,
-        log_sum_exp,
-        dq: Target::new(grads.dq),
-        dk: Target::new(grads.dk),
-        dv: Target::new(grads.dv),
-    };
-    dispatch!(cpu.isa(), simd => run_backward(simd, cpu, &job));
+    let job = Backward::new(shape, inputs, out, log_sum_exp, dout, grads);
+    dispatch!(cpu.isa(), simd => run_backward(simd, Single, cpu, &job));
+}
+
+/// As [`backward`] for [`forward_bf16`].
+pub fn backward_bf16(
+    cpu: &Cpu,
+    shape: &AttentionShape,
+    inputs: &AttentionInputs<'_, bf16>,
+    out: Heads<'_, bf16>,
+    log_sum_exp: &[f32],
+    dout: Heads<'_, bf16>,
+    grads: AttentionGrads<'_, bf16>,
+) {
+    shape.check_even();
+    let job = Backward::new(shape, inputs, out, log_sum_exp, dout, grads);
+    dispatch_bf16!(cpu.isa(), (simd, multiply) => run_backward(simd, multiply, cpu, &job));
 }
 
 impl AttentionShape {
@@ -129,7 +144,12 @@ impl AttentionShape {
     }
 
     #[track_caller]
-    fn check(&self, inputs: &AttentionInputs<'_>) {
+    fn check_even(&self) {
+        assert!(self.head_dim.is_multiple_of(2), "bf16 heads of {} are not pairs", self.head_dim);
+    }
+
+    #[track_caller]
+    fn check<E: Element>(&self, inputs: &AttentionInputs<'_, E>) {
         let kv_width = self.kv_heads * self.head_dim;
         assert!(
             self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads),
@@ -202,18 +222,92 @@ const TASK_QUERIES: usize = 512;
 const FEW_QUERIES: usize = 8;
 
 /// Where the forward pass writes.
-struct Output<'a> {
-    data: Shares<'a, f32>,
-    token_stride: usize,
-    batch_stride: usize,
+struct Output<'a, E> {
+    out: Target<'a, E>,
     log_sum_exp: Shares<'a, f32>,
 }
 
-impl Output<'_> {
-    fn at(&self, shape: &AttentionShape, batch: usize, token: usize, head: usize) -> *mut f32 {
-        let at = batch * self.batch_stride + token * self.token_stride + head * shape.head_dim;
+impl<'a, E: Element> Output<'a, E> {
+    #[track_caller]
+    fn new(
+        shape: &AttentionShape,
+        inputs: &AttentionInputs<'_, E>,
+        out: HeadsMut<'a, E>,
+        log_sum_exp: &'a mut [f32],
+    ) -> Self {
+        shape.check(inputs);
+        out.check("out", shape.batch, shape.queries, shape.heads * shape.head_dim);
+        let statistics = shape.batch * shape.heads * shape.queries;
+        assert_eq!(log_sum_exp.len(), statistics, "log_sum_exp: [batch, heads, queries]");
+        Self { out: Target::new(out), log_sum_exp: Shares::new(log_sum_exp) }
+    }
+
+    /// Writes a row as `sums · factor` with its log-sum-exp.
+    ///
+    /// # Safety
+    /// Only this task writes the head of this token.
+    #[inline(always)]
+    unsafe fn write<S: Simd>(
+        &self,
+        simd: S,
+        shape: &AttentionShape,
+        (batch, token, head): (usize, usize, usize),
+        sums: &[f32],
+        (total, largest): (f32, f32),
+    ) {
+        let statistic = (batch * shape.heads + head) * shape.queries + token;
+        // SAFETY: the views were checked for this token and head; by the contract nobody else
+        // writes them.
+        unsafe {
+            self.log_sum_exp.part(statistic..statistic + 1)[0] = largest + total.ln();
+            let out = self.out.row(batch, token, head * shape.head_dim, shape.head_dim);
+            let factor = simd.splat(1.0 / total);
+            for (out, sums) in out.chunks_mut(S::LANES).zip(sums.chunks(S::LANES)) {
+                simd.write(out, simd.mul(simd.read(sums), factor));
+            }
+        }
+    }
+}
+
+/// Rows of heads that tasks write.
+struct Target<'a, E> {
+    data: Shares<'a, E>,
+    token_stride: usize,
+    batch_stride: usize,
+}
+
+impl<'a, E: Element> Target<'a, E> {
+    fn new(view: HeadsMut<'a, E>) -> Self {
+        let (token_stride, batch_stride) = (view.token_stride, view.batch_stride);
+        Self { data: Shares::new(view.data), token_stride, batch_stride }
+    }
+
+    fn at(&self, batch: usize, token: usize, column: usize) -> *mut E {
+        let at = batch * self.batch_stride + token * self.token_stride + column;
         self.data.pointer().wrapping_add(at)
     }
+
+    /// # Safety
+    /// The view holds `width` elements from this column on, and only this task touches them.
+    #[inline(always)]
+    unsafe fn row(&self, batch: usize, token: usize, column: usize, width: usize) -> &mut [E] {
+        // SAFETY: passed on.
+        unsafe { std::slice::from_raw_parts_mut(self.at(batch, token, column), width) }
+    }
+}
+
+/// Views the rows of a head from one token of a sequence on.
+#[inline(always)]
+fn rows_of<E>(view: Heads<'_, E>, (batch, token, column): (usize, usize, usize)) -> Mat<'_, E> {
+    let at = batch * view.batch_stride + token * view.token_stride + column;
+    Mat::new(&view.data[at..], view.token_stride)
+}
+
+/// Splits a part of `length` floats off scratch memory.
+fn take<'a>(scratch: &mut &'a mut [f32], length: usize) -> &'a mut [f32] {
+    let (part, rest) = std::mem::take(scratch).split_at_mut(length);
+    *scratch = rest;
+    part
 }
 
 /// Floats between two rows of a packed transpose: an odd number of 64-byte lines, so that rows do
@@ -223,27 +317,36 @@ fn packed_stride(keys: usize) -> usize {
 }
 
 #[inline(always)]
-fn run_forward<S: Simd>(
+fn run_decode<S: Simd>(
     simd: S,
     cpu: &Cpu,
     shape: &AttentionShape,
     inputs: &AttentionInputs<'_>,
-    output: &Output<'_>,
+    output: &Output<'_, f32>,
+) {
+    let rows = shape.heads / shape.kv_heads * shape.queries;
+    cpu.pool().parallel_for(shape.batch * shape.kv_heads, |pair| {
+        with_scratch(rows * packed_stride(shape.keys()), |scores| {
+            simd.enter(
+                #[inline(always)]
+                || decode(simd, shape, inputs, output, pair, scores),
+            );
+        });
+    });
+}
+
+#[inline(always)]
+fn run_forward<S: Simd, M: Multiply<S>>(
+    simd: S,
+    multiply: M,
+    cpu: &Cpu,
+    shape: &AttentionShape,
+    inputs: &AttentionInputs<'_, M::Element>,
+    output: &Output<'_, M::Element>,
 ) {
     let pairs = shape.batch * shape.kv_heads;
-    if shape.queries < FEW_QUERIES {
-        let rows = shape.heads / shape.kv_heads * shape.queries;
-        cpu.pool().parallel_for(pairs, |pair| {
-            with_scratch(rows * packed_stride(shape.keys()), |scores| {
-                simd.enter(
-                    #[inline(always)]
-                    || decode(simd, shape, inputs, output, pair, scores),
-                );
-            });
-        });
-        return;
-    }
     let chunks = shape.queries.div_ceil(TASK_QUERIES);
+    let row = shape.head_dim.next_multiple_of(S::LANES);
     cpu.pool().parallel_for(pairs * chunks, |task| {
         // The last queries see the most keys: begin with them.
         let chunk = chunks - 1 - task / pairs;
@@ -251,11 +354,16 @@ fn run_forward<S: Simd>(
         let queries = (start, shape.queries.min(start + TASK_QUERIES));
         let pair = task % pairs;
         let (first, end) = shape.block_keys(inputs.first_key, pair / shape.kv_heads, queries);
-        let floats = shape.head_dim * packed_stride(end - first) + QUERY_BLOCK * KEY_BLOCK;
-        with_scratch(floats, |scratch| {
-            simd.enter(
+        // Transposed keys, values where they are packed, scores, probabilities, sums.
+        let words = shape.head_dim.div_ceil(M::PER_WORD) * packed_stride(end - first)
+            + (end - first).div_ceil(M::PER_WORD) * row
+            + 2 * QUERY_BLOCK * KEY_BLOCK
+            + QUERY_BLOCK * row;
+        with_scratch(words, |scratch| {
+            multiply.enter(
+                simd,
                 #[inline(always)]
-                || forward_chunk(simd, shape, inputs, output, pair, queries, scratch),
+                || forward_chunk(simd, multiply, shape, inputs, output, pair, queries, scratch),
             );
         });
     });
@@ -263,96 +371,120 @@ fn run_forward<S: Simd>(
 
 /// All query heads of one key head, for a chunk of the queries.
 #[inline(always)]
-fn forward_chunk<S: Simd>(
+fn forward_chunk<S: Simd, M: Multiply<S>>(
     simd: S,
+    multiply: M,
     shape: &AttentionShape,
-    inputs: &AttentionInputs<'_>,
-    output: &Output<'_>,
+    inputs: &AttentionInputs<'_, M::Element>,
+    output: &Output<'_, M::Element>,
     pair: usize,
     queries: (usize, usize),
-    scratch: &mut [f32],
+    mut scratch: &mut [f32],
 ) {
     let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
     let group = shape.heads / shape.kv_heads;
     let dim = shape.head_dim;
+    let dim_words = dim.div_ceil(M::PER_WORD);
     let (first, end) = shape.block_keys(inputs.first_key, batch, queries);
     let stride = packed_stride(end - first);
-    let (keys_t, scores) = scratch.split_at_mut(dim * stride);
-    let k_start = batch * inputs.k.batch_stride + kv_head * dim;
-    let k_rows = Mat::new(&inputs.k.data[k_start..], inputs.k.token_stride);
-    pack_transposed(simd, k_rows, 0, dim, (first, end), stride, keys_t);
-    let v_start = batch * inputs.v.batch_stride + kv_head * dim;
+    let row_words = dim.next_multiple_of(S::LANES);
+    let keys_t = take(&mut scratch, dim_words * stride);
+    let k_rows = rows_of(inputs.k, (batch, 0, kv_head * dim));
+    pack_columns(simd, multiply, k_rows, (0, dim), (first, end), stride, keys_t);
+    let values = take(&mut scratch, (end - first).div_ceil(M::PER_WORD) * row_words);
+    let v_rows = rows_of(inputs.v, (batch, 0, kv_head * dim));
+    pack_rows(simd, multiply, v_rows, (first, end - first), (0, dim), row_words, values);
+    let scores = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
+    let probabilities = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
+    let out = take(&mut scratch, QUERY_BLOCK * row_words);
     for head in kv_head * group..(kv_head + 1) * group {
         for start in (queries.0..queries.1).step_by(QUERY_BLOCK) {
             let rows = QUERY_BLOCK.min(queries.1 - start);
             let block_keys = shape.block_keys(inputs.first_key, batch, (start, start + rows));
             let mut largest = [f32::NEG_INFINITY; QUERY_BLOCK];
             let mut sums = [0.0_f32; QUERY_BLOCK];
-            let q_start =
-                batch * inputs.q.batch_stride + start * inputs.q.token_stride + head * dim;
+            let q = rows_of(inputs.q, (batch, start, head * dim));
             for key in (block_keys.0..block_keys.1).step_by(KEY_BLOCK) {
                 let keys = KEY_BLOCK.min(block_keys.1 - key);
+                let width = keys.next_multiple_of(S::LANES);
+                let tile = Tile {
+                    depth: dim_words,
+                    a: q.data.as_ptr(),
+                    a_stride: q.stride,
+                    b: keys_t[key - first..].as_ptr(),
+                    b_stride: stride,
+                    c: scores.as_mut_ptr(),
+                    c_stride: KEY_BLOCK,
+                    add: false,
+                };
                 // SAFETY: the views were checked for these tokens and heads; `scores` holds a whole
-                // tile, `keys_t` was packed above from `first`; only this task writes these rows of
-                // the output.
-                unsafe {
-                    let tile = Tile {
-                        depth: dim,
-                        a: inputs.q.data.as_ptr().add(q_start),
-                        a_stride: inputs.q.token_stride,
-                        b: keys_t.as_ptr().add(key - first),
-                        b_stride: stride,
-                        c: scores.as_mut_ptr(),
-                        c_stride: KEY_BLOCK,
-                        add: false,
+                // tile, `keys_t` was packed above from `first`.
+                unsafe { multiply_small::<S, M, f32, false>(simd, multiply, rows, keys, &tile) };
+                for row in 0..rows {
+                    let scores = &mut scores[row * KEY_BLOCK..][..width];
+                    let scale = shape.cap(simd, scores);
+                    let visible = shape.visible(inputs.first_key, batch, start + row);
+                    hide(scores, visible, key, width);
+                    let before = largest[row];
+                    let sum = exponentiate(simd, scores, scale, &mut largest[row]);
+                    let factor = if before == f32::NEG_INFINITY {
+                        0.0
+                    } else {
+                        (before - largest[row]).exp()
                     };
-                    multiply_small::<S, Single, f32, false>(simd, Single, rows, keys, &tile);
-                    for row in 0..rows {
-                        let visible = shape.visible(inputs.first_key, batch, start + row);
-                        let scores = &mut scores[row * KEY_BLOCK..(row + 1) * KEY_BLOCK];
-                        let width = keys.next_multiple_of(S::LANES);
-                        let scores = &mut scores[..width];
-                        let scale = shape.cap(simd, scores);
-                        hide(scores, visible, key, width);
-                        let before = largest[row];
-                        let sum = exponentiate(simd, scores, scale, &mut largest[row]);
-                        let factor = if before == f32::NEG_INFINITY {
-                            0.0
-                        } else {
-                            (before - largest[row]).exp()
-                        };
-                        sums[row] = sums[row] * factor + sum;
-                        if key > block_keys.0 && factor != 1.0 {
-                            let out = output.at(shape, batch, start + row, head);
-                            multiply_row(simd, std::slice::from_raw_parts_mut(out, dim), factor);
-                        }
+                    sums[row] = sums[row] * factor + sum;
+                    if key > block_keys.0 && factor != 1.0 {
+                        multiply_row(simd, &mut out[row * row_words..][..dim], factor);
                     }
-                    let tile = Tile {
-                        depth: keys,
-                        a: scores.as_ptr(),
-                        a_stride: KEY_BLOCK,
-                        b: inputs.v.data.as_ptr().add(v_start + key * inputs.v.token_stride),
-                        b_stride: inputs.v.token_stride,
-                        c: output.at(shape, batch, start, head),
-                        c_stride: output.token_stride,
-                        add: key > block_keys.0,
-                    };
-                    multiply_small::<S, Single, f32, false>(simd, Single, rows, dim, &tile);
                 }
+                let tile = Tile {
+                    depth: keys.div_ceil(M::PER_WORD),
+                    a: as_elements(simd, multiply, rows, width, scores, probabilities),
+                    a_stride: KEY_BLOCK,
+                    b: values[(key - first) / M::PER_WORD * row_words..].as_ptr(),
+                    b_stride: row_words,
+                    c: out.as_mut_ptr(),
+                    c_stride: row_words,
+                    add: key > block_keys.0,
+                };
+                // SAFETY: probabilities are there for these rows and keys, zero up to the next
+                // vector; values were packed from `first` on, and blocks begin at even keys.
+                unsafe { multiply_small::<S, M, f32, false>(simd, multiply, rows, dim, &tile) };
             }
             for row in 0..rows {
-                let statistic = (batch * shape.heads + head) * shape.queries + start + row;
-                // SAFETY: as above; each statistic belongs to one task.
+                let sums_of = &out[row * row_words..][..dim];
+                // SAFETY: only this task writes this head of this sequence's chunk.
                 unsafe {
-                    let out = output.at(shape, batch, start + row, head);
-                    let out = std::slice::from_raw_parts_mut(out, dim);
-                    multiply_row(simd, out, 1.0 / sums[row]);
-                    output.log_sum_exp.part(statistic..statistic + 1)[0] =
-                        largest[row] + sums[row].ln();
+                    let place = (batch, start + row, head);
+                    output.write(simd, shape, place, sums_of, (sums[row], largest[row]));
                 }
             }
         }
     }
+}
+
+/// Rows of a tile as factors of a product: in place where they are f32, else rounded to `to`, which
+/// has room for as many floats. Rows are `KEY_BLOCK` elements apart either way.
+#[inline(always)]
+fn as_elements<S: Simd, M: Multiply<S>>(
+    simd: S,
+    multiply: M,
+    rows: usize,
+    width: usize,
+    from: &[f32],
+    to: &mut [f32],
+) -> *const M::Element {
+    if M::PER_WORD == 1 {
+        return from.as_ptr().cast();
+    }
+    let to = multiply.elements(to);
+    for (from, to) in from.chunks(KEY_BLOCK).zip(to.chunks_mut(KEY_BLOCK)).take(rows) {
+        let chunks = from[..width].chunks(S::LANES).zip(to[..width].chunks_mut(S::LANES));
+        for (from, to) in chunks {
+            simd.write(to, simd.read(from));
+        }
+    }
+    to.as_ptr()
 }
 
 /// One key head and its query heads for few queries: keys and values are read once, in place.
@@ -361,7 +493,7 @@ fn decode<S: Simd>(
     simd: S,
     shape: &AttentionShape,
     inputs: &AttentionInputs<'_>,
-    output: &Output<'_>,
+    output: &Output<'_, f32>,
     pair: usize,
     scores: &mut [f32],
 ) {
@@ -428,14 +560,14 @@ fn decode<S: Simd>(
                     a_stride: stride,
                     b: inputs.v.data.as_ptr().add(v_start),
                     b_stride: inputs.v.token_stride,
-                    c: output.at(shape, batch, token, head),
+                    c: output.out.at(batch, token, head * dim),
                     c_stride: dim,
                     add: false,
                 };
                 multiply_small::<S, Single, f32, false>(simd, Single, heads, dim, &tile);
                 for i in 0..heads {
-                    let out = output.at(shape, batch, token, head + i);
-                    multiply_row(simd, std::slice::from_raw_parts_mut(out, dim), 1.0 / sums[i]);
+                    let out = output.out.row(batch, token, (head + i) * dim, dim);
+                    multiply_row(simd, out, 1.0 / sums[i]);
                 }
             }
         }
@@ -490,46 +622,66 @@ fn multiply_row<S: Simd>(simd: S, row: &mut [f32], factor: f32) {
     }
 }
 
-/// A gradient as tasks write it.
-struct Target<'a> {
-    data: Shares<'a, f32>,
-    token_stride: usize,
-    batch_stride: usize,
-}
-
-impl<'a> Target<'a> {
-    fn new(view: HeadsMut<'a>) -> Self {
-        let (token_stride, batch_stride) = (view.token_stride, view.batch_stride);
-        Self { data: Shares::new(view.data), token_stride, batch_stride }
-    }
-
-    fn at(&self, batch: usize, token: usize, column: usize) -> *mut f32 {
-        let at = batch * self.batch_stride + token * self.token_stride + column;
-        self.data.pointer().wrapping_add(at)
-    }
-}
-
 /// What the backward pass reads and writes.
-struct Backward<'a> {
+struct Backward<'a, E> {
     shape: &'a AttentionShape,
-    inputs: &'a AttentionInputs<'a>,
-    out: Heads<'a>,
-    dout: Heads<'a>,
+    inputs: &'a AttentionInputs<'a, E>,
+    out: Heads<'a, E>,
+    dout: Heads<'a, E>,
     log_sum_exp: &'a [f32],
-    dq: Target<'a>,
-    dk: Target<'a>,
-    dv: Target<'a>,
+    dq: Target<'a, E>,
+    dk: Target<'a, E>,
+    dv: Target<'a, E>,
+}
+
+impl<'a, E: Element> Backward<'a, E> {
+    #[track_caller]
+    fn new(
+        shape: &'a AttentionShape,
+        inputs: &'a AttentionInputs<'a, E>,
+        out: Heads<'a, E>,
+        log_sum_exp: &'a [f32],
+        dout: Heads<'a, E>,
+        grads: AttentionGrads<'a, E>,
+    ) -> Self {
+        shape.check(inputs);
+        let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+        out.check("out", shape.batch, shape.queries, width);
+        dout.check("dout", shape.batch, shape.queries, width);
+        grads.dq.check("dq", shape.batch, shape.queries, width);
+        grads.dk.check("dk", shape.batch, shape.keys(), kv_width);
+        grads.dv.check("dv", shape.batch, shape.keys(), kv_width);
+        let statistics = shape.batch * shape.heads * shape.queries;
+        assert_eq!(log_sum_exp.len(), statistics, "log_sum_exp: [batch, heads, queries]");
+        let (dq, dk, dv) = (Target::new(grads.dq), Target::new(grads.dk), Target::new(grads.dv));
+        Self { shape, inputs, out, dout, log_sum_exp, dq, dk, dv }
+    }
 }
 
 #[inline(always)]
-fn run_backward<S: Simd>(simd: S, cpu: &Cpu, job: &Backward<'_>) {
+fn run_backward<S: Simd, M: Multiply<S>>(
+    simd: S,
+    multiply: M,
+    cpu: &Cpu,
+    job: &Backward<'_, M::Element>,
+) {
     let shape = job.shape;
-    let packed = shape.head_dim * packed_stride(shape.keys());
+    let row = shape.head_dim.next_multiple_of(S::LANES);
+    let pair_rows = |rows: usize| rows.div_ceil(M::PER_WORD) * row;
+    // As `backward_pair` takes them: transposed keys and values, keys, sums of dk and dv, queries
+    // and dout of a block, sums of dq; scores and their gradients, as factors, and in pairs of rows.
+    let words = 2 * shape.head_dim.div_ceil(M::PER_WORD) * packed_stride(shape.keys())
+        + pair_rows(shape.keys())
+        + 2 * shape.keys() * row
+        + 2 * pair_rows(QUERY_BLOCK)
+        + QUERY_BLOCK * row
+        + 5 * QUERY_BLOCK * KEY_BLOCK;
     cpu.pool().parallel_for(shape.batch * shape.kv_heads, |pair| {
-        with_scratch(2 * packed + 2 * QUERY_BLOCK * KEY_BLOCK, |scratch| {
-            simd.enter(
+        with_scratch(words, |scratch| {
+            multiply.enter(
+                simd,
                 #[inline(always)]
-                || backward_pair(simd, job, pair, scratch),
+                || backward_pair(simd, multiply, job, pair, scratch),
             );
         });
     });
@@ -537,51 +689,62 @@ fn run_backward<S: Simd>(simd: S, cpu: &Cpu, job: &Backward<'_>) {
 
 /// The gradients of one key head, through all of its query heads.
 #[inline(always)]
-fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mut [f32]) {
+fn backward_pair<S: Simd, M: Multiply<S>>(
+    simd: S,
+    multiply: M,
+    job: &Backward<'_, M::Element>,
+    pair: usize,
+    mut scratch: &mut [f32],
+) {
     let Backward { shape, inputs, .. } = job;
     let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
     let group = shape.heads / shape.kv_heads;
-    let dim = shape.head_dim;
-    let stride = packed_stride(shape.keys());
-    let (keys_t, rest) = scratch.split_at_mut(dim * stride);
-    let (values_t, rest) = rest.split_at_mut(dim * stride);
-    let (p, ds) = rest.split_at_mut(QUERY_BLOCK * KEY_BLOCK);
-    let k_start = batch * inputs.k.batch_stride + kv_head * dim;
-    let v_start = batch * inputs.v.batch_stride + kv_head * dim;
-    let k_rows = Mat::new(&inputs.k.data[k_start..], inputs.k.token_stride);
-    let v_rows = Mat::new(&inputs.v.data[v_start..], inputs.v.token_stride);
-    pack_transposed(simd, k_rows, 0, dim, (0, shape.keys()), stride, keys_t);
-    pack_transposed(simd, v_rows, 0, dim, (0, shape.keys()), stride, values_t);
-    for key in 0..shape.keys() {
-        for target in [&job.dk, &job.dv] {
-            let row = target.at(batch, key, kv_head * dim);
-            // SAFETY: the views were checked; only this task writes this head of this sequence.
-            unsafe { std::slice::from_raw_parts_mut(row, dim) }.fill(0.0);
-        }
-    }
+    let (dim, all_keys) = (shape.head_dim, shape.keys());
+    let dim_words = dim.div_ceil(M::PER_WORD);
+    let stride = packed_stride(all_keys);
+    let row_words = dim.next_multiple_of(S::LANES);
+    let pair_rows = |rows: usize| rows.div_ceil(M::PER_WORD) * row_words;
+    let k_rows = rows_of(inputs.k, (batch, 0, kv_head * dim));
+    let v_rows = rows_of(inputs.v, (batch, 0, kv_head * dim));
+    let keys_t = take(&mut scratch, dim_words * stride);
+    let values_t = take(&mut scratch, dim_words * stride);
+    pack_columns(simd, multiply, k_rows, (0, dim), (0, all_keys), stride, keys_t);
+    pack_columns(simd, multiply, v_rows, (0, dim), (0, all_keys), stride, values_t);
+    let keys_by_row = take(&mut scratch, pair_rows(all_keys));
+    pack_rows(simd, multiply, k_rows, (0, all_keys), (0, dim), row_words, keys_by_row);
+    let dk = take(&mut scratch, all_keys * row_words);
+    let dv = take(&mut scratch, all_keys * row_words);
+    dk.fill(0.0);
+    dv.fill(0.0);
+    let q_by_row = take(&mut scratch, pair_rows(QUERY_BLOCK));
+    let dout_by_row = take(&mut scratch, pair_rows(QUERY_BLOCK));
+    let dq = take(&mut scratch, QUERY_BLOCK * row_words);
+    let p = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
+    let ds = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
+    let factors = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
+    let p_pairs = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
+    let ds_pairs = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
     for head in kv_head * group..(kv_head + 1) * group {
         for start in (0..shape.queries).step_by(QUERY_BLOCK) {
             let rows = QUERY_BLOCK.min(shape.queries - start);
-            let row_at = |view: &Heads<'_>, row: usize| {
-                batch * view.batch_stride + (start + row) * view.token_stride + head * dim
-            };
+            let place = (batch, start, head * dim);
+            let (q, dout) = (rows_of(inputs.q, place), rows_of(job.dout, place));
+            let out = rows_of(job.out, place);
+            pack_rows(simd, multiply, q, (0, rows), (0, dim), row_words, q_by_row);
+            pack_rows(simd, multiply, dout, (0, rows), (0, dim), row_words, dout_by_row);
             let mut row_dot = [0.0_f32; QUERY_BLOCK];
             for (row, row_dot) in row_dot.iter_mut().enumerate().take(rows) {
-                let (out, dout) = (row_at(&job.out, row), row_at(&job.dout, row));
-                let one = |data| Mat::new(data, dim);
-                let (out, dout) = (one(&job.out.data[out..]), one(&job.dout.data[dout..]));
-                let mut dots = [0.0; DOT_TILE * DOT_TILE];
-                dot_tile(simd, dim, (out, 1), (dout, 1), &mut dots);
-                *row_dot = dots[0];
+                let (out, dout) = (out.rows_from(row, 1, dim), dout.rows_from(row, 1, dim));
+                *row_dot = dot(simd, out.data, dout.data);
             }
             let (first, end) = shape.block_keys(inputs.first_key, batch, (start, start + rows));
             for key in (first..end).step_by(KEY_BLOCK) {
                 let keys = KEY_BLOCK.min(end - key);
                 let width = keys.next_multiple_of(S::LANES);
                 let scores = Tile {
-                    depth: dim,
-                    a: inputs.q.data[row_at(&inputs.q, 0)..].as_ptr(),
-                    a_stride: inputs.q.token_stride,
+                    depth: dim_words,
+                    a: q.data.as_ptr(),
+                    a_stride: q.stride,
                     b: keys_t[key..].as_ptr(),
                     b_stride: stride,
                     c: p.as_mut_ptr(),
@@ -589,8 +752,8 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
                     add: false,
                 };
                 let dp = Tile {
-                    a: job.dout.data[row_at(&job.dout, 0)..].as_ptr(),
-                    a_stride: job.dout.token_stride,
+                    a: dout.data.as_ptr(),
+                    a_stride: dout.stride,
                     b: values_t[key..].as_ptr(),
                     c: ds.as_mut_ptr(),
                     ..scores
@@ -598,13 +761,15 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
                 // SAFETY: the views were checked for these tokens and heads; `p` and `ds` hold whole
                 // tiles; the transposes were packed above for all keys.
                 unsafe {
-                    multiply_small::<S, Single, f32, false>(simd, Single, rows, keys, &scores);
-                    multiply_small::<S, Single, f32, false>(simd, Single, rows, keys, &dp);
+                    multiply_small::<S, M, f32, false>(simd, multiply, rows, keys, &scores);
+                    multiply_small::<S, M, f32, false>(simd, multiply, rows, keys, &dp);
                 }
                 let statistic = (batch * shape.heads + head) * shape.queries + start;
                 for row in 0..rows {
                     let tile_row = row * KEY_BLOCK..row * KEY_BLOCK + width;
                     let (p, ds) = (&mut p[tile_row.clone()], &mut ds[tile_row]);
+                    // A pair may reach beyond the tile's keys.
+                    ds[keys..].fill(0.0);
                     let scale = shape.cap(simd, p);
                     hide(p, shape.visible(inputs.first_key, batch, start + row), key, width);
                     if let Some(cap) = shape.soft_cap {
@@ -615,43 +780,106 @@ fn backward_pair<S: Simd>(simd: S, job: &Backward<'_>, pair: usize, scratch: &mu
                     let row_dot = if shape.soft_cap.is_some() { 0.0 } else { row_dot[row] };
                     score_gradients(simd, p, ds, scale, lse, row_dot);
                 }
-                // SAFETY: as above; only this task writes these heads of this sequence.
+                let depth = rows.div_ceil(M::PER_WORD);
+                let (p_words, words_stride) =
+                    in_pairs(simd, multiply, (rows, width), p, factors, p_pairs);
+                let dv = Tile {
+                    depth,
+                    a: p_words,
+                    a_stride: words_stride,
+                    b: dout_by_row.as_ptr(),
+                    b_stride: row_words,
+                    c: dv[key * row_words..].as_mut_ptr(),
+                    c_stride: row_words,
+                    add: true,
+                };
+                let (ds_words, _) = in_pairs(simd, multiply, (rows, width), ds, factors, ds_pairs);
+                let dk = Tile {
+                    a: ds_words,
+                    b: q_by_row.as_ptr(),
+                    c: dk[key * row_words..].as_mut_ptr(),
+                    ..dv
+                };
+                let dq = Tile {
+                    depth: keys.div_ceil(M::PER_WORD),
+                    // `factors` still holds the rounded score gradients.
+                    a: if M::PER_WORD == 1 { ds.as_ptr().cast() } else { factors.as_ptr().cast() },
+                    a_stride: KEY_BLOCK,
+                    b: keys_by_row[key / M::PER_WORD * row_words..].as_ptr(),
+                    b_stride: row_words,
+                    c: dq.as_mut_ptr(),
+                    c_stride: row_words,
+                    add: key > first,
+                };
+                // SAFETY: the factors were written above for these rows and keys, with zeros where a
+                // pair has no second element; sums have whole rows of `row_words`.
                 unsafe {
-                    let dv = Tile {
-                        depth: rows,
-                        a: p.as_ptr(),
-                        a_stride: KEY_BLOCK,
-                        b: dp.a,
-                        b_stride: dp.a_stride,
-                        c: job.dv.at(batch, key, kv_head * dim),
-                        c_stride: job.dv.token_stride,
-                        add: true,
-                    };
-                    multiply_small::<S, Single, f32, true>(simd, Single, keys, dim, &dv);
-                    let dk = Tile {
-                        a: ds.as_ptr(),
-                        b: scores.a,
-                        b_stride: scores.a_stride,
-                        c: job.dk.at(batch, key, kv_head * dim),
-                        c_stride: job.dk.token_stride,
-                        ..dv
-                    };
-                    multiply_small::<S, Single, f32, true>(simd, Single, keys, dim, &dk);
-                    let dq = Tile {
-                        depth: keys,
-                        a: ds.as_ptr(),
-                        a_stride: KEY_BLOCK,
-                        b: inputs.k.data.as_ptr().add(k_start + key * inputs.k.token_stride),
-                        b_stride: inputs.k.token_stride,
-                        c: job.dq.at(batch, start, head * dim),
-                        c_stride: job.dq.token_stride,
-                        add: key > first,
-                    };
-                    multiply_small::<S, Single, f32, false>(simd, Single, rows, dim, &dq);
+                    multiply_small::<S, M, f32, true>(simd, multiply, keys, dim, &dv);
+                    multiply_small::<S, M, f32, true>(simd, multiply, keys, dim, &dk);
+                    multiply_small::<S, M, f32, false>(simd, multiply, rows, dim, &dq);
                 }
             }
+            // SAFETY: the views were checked; only this task writes these heads of this sequence.
+            unsafe { write_rows(simd, &job.dq, (batch, start, head * dim), rows, dim, dq) };
         }
     }
+    // SAFETY: as above.
+    unsafe {
+        write_rows(simd, &job.dk, (batch, 0, kv_head * dim), all_keys, dim, dk);
+        write_rows(simd, &job.dv, (batch, 0, kv_head * dim), all_keys, dim, dv);
+    }
+}
+
+/// The rows of a tile as a factor that is stored by columns, and the words between its steps. In
+/// bf16 `factors` receives the rounded rows and `pairs` their pairs.
+#[inline(always)]
+fn in_pairs<S: Simd, M: Multiply<S>>(
+    simd: S,
+    multiply: M,
+    (rows, width): (usize, usize),
+    from: &[f32],
+    factors: &mut [f32],
+    pairs: &mut [f32],
+) -> (*const M::Element, usize) {
+    if M::PER_WORD == 1 {
+        return (from.as_ptr().cast(), KEY_BLOCK);
+    }
+    as_elements(simd, multiply, rows, width, from, factors);
+    let rounded = Mat::new(&*multiply.elements(factors), KEY_BLOCK);
+    pack_rows(simd, multiply, rounded, (0, rows), (0, width), width, pairs);
+    (pairs.as_ptr().cast(), width)
+}
+
+/// Copies sums to rows of heads.
+///
+/// # Safety
+/// The target was checked for these rows, and only this task writes them.
+#[inline(always)]
+unsafe fn write_rows<S: Simd, E: Element>(
+    simd: S,
+    target: &Target<'_, E>,
+    (batch, start, column): (usize, usize, usize),
+    rows: usize,
+    dim: usize,
+    sums: &[f32],
+) {
+    let row_words = dim.next_multiple_of(S::LANES);
+    for (row, sums) in sums.chunks_exact(row_words).enumerate().take(rows) {
+        // SAFETY: passed on.
+        let out = unsafe { target.row(batch, start + row, column, dim) };
+        for (out, sums) in out.chunks_mut(S::LANES).zip(sums.chunks_exact(S::LANES)) {
+            simd.write(out, simd.read(sums));
+        }
+    }
+}
+
+#[inline(always)]
+fn dot<S: Simd, E: Element>(simd: S, x: &[E], y: &[E]) -> f32 {
+    let mut sum = simd.zero();
+    for (x, y) in x.chunks(S::LANES).zip(y.chunks(S::LANES)) {
+        sum = simd.fma(simd.read(x), simd.read(y), sum);
+    }
+    simd.sum(sum)
 }
 
 /// From scores and `dP` of a row: `P = exp(scale·S − lse)` and `dS = P·(dP − D)·scale`, in place.
@@ -668,7 +896,6 @@ fn score_gradients<S: Simd>(
     let row_dot = simd.splat(row_dot);
     for (p, ds) in p.chunks_exact_mut(S::LANES).zip(ds.chunks_exact_mut(S::LANES)) {
         let probability = simd.exp(simd.fma(simd.read(p), scale, shift));
-        // Columns beyond the tile's keys hold leftovers; no product reads them.
         let change = simd.sub(simd.read(ds), row_dot);
         simd.write(ds, simd.mul(simd.mul(probability, scale), change));
         simd.write(p, probability);

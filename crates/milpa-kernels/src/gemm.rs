@@ -105,6 +105,8 @@ pub(crate) trait Multiply<S: Simd>: Copy + Send + Sync {
     /// The words of up to `LANES` columns; `high` has the columns' second elements where a word has
     /// two, and is empty beyond the end of `k`.
     fn words(self, simd: S, low: &[Self::Element], high: &[Self::Element]) -> S::V;
+    /// Views scratch memory as elements.
+    fn elements(self, words: &mut [f32]) -> &mut [Self::Element];
     /// One word; `high` as in [`Self::words`].
     fn word(self, low: Self::Element, high: Self::Element) -> f32;
 }
@@ -128,6 +130,10 @@ impl<S: Simd> Multiply<S> for Single {
     #[inline(always)]
     fn words(self, simd: S, low: &[f32], _high: &[f32]) -> S::V {
         simd.read(low)
+    }
+    #[inline(always)]
+    fn elements(self, words: &mut [f32]) -> &mut [f32] {
+        words
     }
     #[inline(always)]
     fn word(self, low: f32, _high: f32) -> f32 {
@@ -527,23 +533,9 @@ pub(crate) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
-/// Packs columns of f32 as [`pack_columns`] does.
-#[inline(always)]
-pub(crate) fn pack_transposed<S: Simd>(
-    simd: S,
-    from: Mat<'_>,
-    first: usize,
-    depth: usize,
-    columns: (usize, usize),
-    width: usize,
-    to: &mut [f32],
-) {
-    pack_columns(simd, Single, from, (first, depth), columns, width, to);
-}
-
 /// Copies columns of a row-major factor into a panel of words, `width` in a row, zero beyond them.
 #[inline(always)]
-fn pack_rows<S: Simd, M: Multiply<S>>(
+pub(crate) fn pack_rows<S: Simd, M: Multiply<S>>(
     simd: S,
     multiply: M,
     from: Mat<'_, M::Element>,

@@ -8,15 +8,35 @@
 
 use half::bf16;
 
-use crate::cpu::{Cpu, Isa};
-use crate::element::{Element, convert};
+use crate::cpu::Cpu;
+use crate::element::{Element, as_bf16_mut, convert};
 use crate::gemm::{K_BLOCK, Layout, Multiply, Product, run, with_terms};
 use crate::pool::Shares;
 use crate::scratch::with_scratch;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::x86::with_avx512_bf16;
-use crate::simd::{Simd, dispatch};
+use crate::simd::Simd;
 use crate::view::{Accumulate, Mat, MatMut, Size};
+
+/// Runs a body with the [`Simd`] of an [`Isa`](crate::Isa) and its [`Multiply`] of bf16 pairs:
+/// `dispatch_bf16!(isa, (simd, multiply) => body)`.
+macro_rules! dispatch_bf16 {
+    ($isa:expr, ($simd:ident, $multiply:ident) => $body:expr) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the `Isa` of a `Cpu` was found on this machine when the `Cpu` was built.
+            $crate::cpu::Isa::Avx512Bf16 => unsafe {
+                $crate::simd::x86::with_avx512_bf16(
+                    #[inline(always)]
+                    |$simd, $multiply| $body,
+                )
+            },
+            isa => {
+                let $multiply = $crate::gemm_bf16::Widened;
+                $crate::simd::dispatch!(isa, $simd => $body)
+            }
+        }
+    };
+}
+pub(crate) use dispatch_bf16;
 
 /// Longest `k` whose sum is finished before it is rounded to bf16 in place; longer sums go through
 /// f32 in chunks of rows.
@@ -128,22 +148,12 @@ fn blocks<C: Element>(
     let c = &Shares::new(c.data);
     let product = Product { size, a, a_layout, b, b_layout, c, c_start: 0, c_stride, accumulate };
     let pool = Some(cpu.pool());
-    match cpu.isa() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the `Isa` of a `Cpu` was found on this machine when the `Cpu` was built.
-        Isa::Avx512Bf16 => unsafe {
-            with_avx512_bf16(
-                #[inline(always)]
-                |simd, multiply| run(simd, multiply, pool, &product),
-            );
-        },
-        isa => dispatch!(isa, simd => run(simd, Widened, pool, &product)),
-    }
+    dispatch_bf16!(cpu.isa(), (simd, multiply) => run(simd, multiply, pool, &product));
 }
 
 /// Pairs without an instruction of their own: both halves are widened and multiplied in f32.
 #[derive(Clone, Copy)]
-struct Widened;
+pub(crate) struct Widened;
 
 impl<S: Simd> Multiply<S> for Widened {
     type Element = bf16;
@@ -161,6 +171,10 @@ impl<S: Simd> Multiply<S> for Widened {
     #[inline(always)]
     fn words(self, simd: S, low: &[bf16], high: &[bf16]) -> S::V {
         simd.pair(simd.read(low), simd.read(high))
+    }
+    #[inline(always)]
+    fn elements(self, words: &mut [f32]) -> &mut [bf16] {
+        as_bf16_mut(words)
     }
     #[inline(always)]
     fn word(self, low: bf16, high: bf16) -> f32 {

@@ -457,6 +457,7 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
     use super::{Simd, bf16};
+    use crate::element::as_bf16_mut;
     use crate::gemm::Multiply;
     use crate::gemm_bf16::word_of;
     use std::arch::x86_64::{
@@ -752,6 +753,10 @@ pub(crate) mod x86 {
         #[inline(always)]
         fn words(self, simd: Avx512, low: &[bf16], high: &[bf16]) -> __m512 {
             simd.pair(simd.read(low), simd.read(high))
+        }
+        #[inline(always)]
+        fn elements(self, words: &mut [f32]) -> &mut [bf16] {
+            as_bf16_mut(words)
         }
         #[inline(always)]
         fn word(self, low: bf16, high: bf16) -> f32 {

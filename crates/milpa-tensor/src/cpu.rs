@@ -386,6 +386,14 @@ impl Device for CpuDevice {
         out: &mut Buffer,
         log_sum_exp: &mut Buffer,
     ) {
+        let paired = shape.head_dim.is_multiple_of(2);
+        if out.dtype() == DType::BF16 && paired {
+            let inputs =
+                attention_inputs(shape, [q, keys.k, keys.v].map(Buffer::bf16), keys, first_key);
+            let out = HeadsMut::dense(out.bf16_mut(), shape.queries, shape.heads, shape.head_dim);
+            let log_sum_exp = log_sum_exp.f32_mut();
+            return attention::forward_bf16(&self.cpu, shape, &inputs, out, log_sum_exp);
+        }
         if out.dtype() == DType::BF16 {
             let [q, k, v] = [q, keys.k, keys.v].map(|x| self.widened(x));
             let mut wide = self.allocate(out.len());
@@ -393,7 +401,7 @@ impl Device for CpuDevice {
             self.attention(shape, &q, keys, first_key, &mut wide, log_sum_exp);
             return self.convert(&wide, out);
         }
-        let inputs = attention_inputs(shape, q, keys, first_key);
+        let inputs = attention_inputs(shape, [q, keys.k, keys.v].map(Buffer::f32), keys, first_key);
         let out = HeadsMut::dense(out.f32_mut(), shape.queries, shape.heads, shape.head_dim);
         attention::forward(&self.cpu, shape, &inputs, out, log_sum_exp.f32_mut());
     }
@@ -411,6 +419,24 @@ impl Device for CpuDevice {
         dk: &mut Buffer,
         dv: &mut Buffer,
     ) {
+        let paired = shape.head_dim.is_multiple_of(2);
+        if dout.dtype() == DType::BF16 && paired {
+            let inputs =
+                attention_inputs(shape, [q, keys.k, keys.v].map(Buffer::bf16), keys, first_key);
+            let [out, dout] = [out, dout]
+                .map(|x| Heads::dense(x.bf16(), shape.queries, shape.heads, shape.head_dim));
+            let grads = attention_grads(shape, [dq, dk, dv].map(Buffer::bf16_mut));
+            let log_sum_exp = log_sum_exp.f32();
+            return attention::backward_bf16(
+                &self.cpu,
+                shape,
+                &inputs,
+                out,
+                log_sum_exp,
+                dout,
+                grads,
+            );
+        }
         if dout.dtype() == DType::BF16 {
             let [q, k, v, out, dout] = [q, keys.k, keys.v, out, dout].map(|x| self.widened(x));
             let [mut dq_wide, mut dk_wide, mut dv_wide] =
@@ -433,15 +459,10 @@ impl Device for CpuDevice {
             }
             return;
         }
-        let inputs = attention_inputs(shape, q, keys, first_key);
-        let (t, h, kv, dim) = (shape.queries, shape.heads, shape.kv_heads, shape.head_dim);
-        let out = Heads::dense(out.f32(), t, h, dim);
-        let dout = Heads::dense(dout.f32(), t, h, dim);
-        let grads = AttentionGrads {
-            dq: HeadsMut::dense(dq.f32_mut(), t, h, dim),
-            dk: HeadsMut::dense(dk.f32_mut(), t, kv, dim),
-            dv: HeadsMut::dense(dv.f32_mut(), t, kv, dim),
-        };
+        let inputs = attention_inputs(shape, [q, keys.k, keys.v].map(Buffer::f32), keys, first_key);
+        let [out, dout] =
+            [out, dout].map(|x| Heads::dense(x.f32(), shape.queries, shape.heads, shape.head_dim));
+        let grads = attention_grads(shape, [dq, dk, dv].map(Buffer::f32_mut));
         let log_sum_exp = log_sum_exp.f32();
         attention::backward(&self.cpu, shape, &inputs, out, log_sum_exp, dout, grads);
     }
@@ -668,17 +689,29 @@ fn view_mut(MatrixMut { buffer, offset, stride }: MatrixMut<'_>) -> MatMut<'_> {
     MatMut::new(&mut buffer.f32_mut()[offset..], stride)
 }
 
-fn attention_inputs<'a>(
+fn attention_inputs<'a, E>(
     shape: &AttentionShape,
-    q: &'a Buffer,
-    keys: KeyValues<'a>,
+    [q, k, v]: [&'a [E]; 3],
+    keys: KeyValues<'_>,
     first_key: Option<&'a [u32]>,
-) -> AttentionInputs<'a> {
+) -> AttentionInputs<'a, E> {
     let (kv, dim) = (shape.kv_heads, shape.head_dim);
     AttentionInputs {
-        q: Heads::dense(q.f32(), shape.queries, shape.heads, dim),
-        k: Heads::dense(keys.k.f32(), keys.capacity, kv, dim),
-        v: Heads::dense(keys.v.f32(), keys.capacity, kv, dim),
+        q: Heads::dense(q, shape.queries, shape.heads, dim),
+        k: Heads::dense(k, keys.capacity, kv, dim),
+        v: Heads::dense(v, keys.capacity, kv, dim),
         first_key,
+    }
+}
+
+fn attention_grads<'a, E>(
+    shape: &AttentionShape,
+    [dq, dk, dv]: [&'a mut [E]; 3],
+) -> AttentionGrads<'a, E> {
+    let (t, kv, dim) = (shape.queries, shape.kv_heads, shape.head_dim);
+    AttentionGrads {
+        dq: HeadsMut::dense(dq, t, shape.heads, dim),
+        dk: HeadsMut::dense(dk, t, kv, dim),
+        dv: HeadsMut::dense(dv, t, kv, dim),
     }
 }
