@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use milpa_kernels::attention::{self, AttentionGrads, AttentionInputs, AttentionShape};
 use milpa_kernels::optim::{self, AdamW};
 use milpa_kernels::{
-    Accumulate, Cpu, Heads, HeadsMut, Mat, MatMut, Size, activation, bf16, elementwise, embedding,
-    gemm, gemm_bf16, loss, norm, peak, q8_0, rope,
+    Accumulate, Cpu, Element, Heads, HeadsMut, Mat, MatMut, Size, activation, bf16, elementwise,
+    embedding, gemm, gemm_bf16, loss, norm, peak, q8_0, rope,
 };
 
 /// How long each kernel is repeated.
@@ -201,39 +201,53 @@ impl Bench {
         let cpu = &self.cpu;
         let AttentionShape { batch, queries, past, heads, kv_heads, head_dim: dim, .. } = shape;
         let keys = past + queries;
-        let values = |length: usize| -> Vec<f32> {
-            (0..length).map(|i| ((i * 7919) % 1013) as f32 / 500.0 - 1.0).collect()
-        };
-        let (q, k) = (values(batch * queries * heads * dim), values(batch * keys * kv_heads * dim));
-        let (v, dout) = (values(k.len()), values(q.len()));
-        let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; batch * heads * queries]);
-        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; k.len()]);
-        let inputs = AttentionInputs {
-            q: Heads::dense(&q, queries, heads, dim),
-            k: Heads::dense(&k, keys, kv_heads, dim),
-            v: Heads::dense(&v, keys, kv_heads, dim),
-            first_key: None,
-        };
         // Two products forward and five backward over the visible pairs alone.
         let pairs = batch * heads * (queries * past + queries * (queries + 1) / 2);
         let name = format!("{batch}×{queries} after {past}, {heads}/{kv_heads} of {dim}");
-        self.flops(&format!("attention {name}"), 4 * pairs * dim, || {
-            let out = HeadsMut::dense(&mut out, queries, heads, dim);
-            attention::forward(cpu, &shape, &inputs, out, &mut lse);
-        });
-        if past > 0 {
-            return;
-        }
-        let (out, dout) =
-            (Heads::dense(&out, queries, heads, dim), Heads::dense(&dout, queries, heads, dim));
-        self.flops(&format!("its gradients {name}"), 10 * pairs * dim, || {
-            let grads = AttentionGrads {
-                dq: HeadsMut::dense(&mut dq, queries, heads, dim),
-                dk: HeadsMut::dense(&mut dk, keys, kv_heads, dim),
-                dv: HeadsMut::dense(&mut dv, keys, kv_heads, dim),
+        macro_rules! of {
+            ($prefix:literal, $peak:expr, $element:ty, $forward:path, $backward:path) => {
+                let values = |length: usize| -> Vec<$element> {
+                    let value = |i: usize| ((i * 7919) % 1013) as f32 / 500.0 - 1.0;
+                    (0..length).map(|i| <$element as Element>::from_f32(value(i))).collect()
+                };
+                let query_rows = batch * queries * heads * dim;
+                let (q, k) = (values(query_rows), values(batch * keys * kv_heads * dim));
+                let (v, dout) = (values(k.len()), values(query_rows));
+                let (mut out, mut dq) = (values(query_rows), values(query_rows));
+                let (mut dk, mut dv) = (values(k.len()), values(k.len()));
+                let mut lse = vec![0.0; batch * heads * queries];
+                let inputs = AttentionInputs {
+                    q: Heads::dense(&q, queries, heads, dim),
+                    k: Heads::dense(&k, keys, kv_heads, dim),
+                    v: Heads::dense(&v, keys, kv_heads, dim),
+                    first_key: None,
+                };
+                let line = |what: &str, products: usize, run: &mut dyn FnMut()| {
+                    let operations = (2 * products * pairs * dim) as f64;
+                    let name = format!("{}{what} {name}", $prefix);
+                    self.line(&name, operations, $peak, "GFLOP/s", run);
+                };
+                line("attention", 2, &mut || {
+                    let out = HeadsMut::dense(&mut out, queries, heads, dim);
+                    $forward(cpu, &shape, &inputs, out, &mut lse);
+                });
+                if past == 0 {
+                    let out = Heads::dense(&out, queries, heads, dim);
+                    let dout = Heads::dense(&dout, queries, heads, dim);
+                    line("its gradients", 5, &mut || {
+                        let grads = AttentionGrads {
+                            dq: HeadsMut::dense(&mut dq, queries, heads, dim),
+                            dk: HeadsMut::dense(&mut dk, keys, kv_heads, dim),
+                            dv: HeadsMut::dense(&mut dv, keys, kv_heads, dim),
+                        };
+                        $backward(cpu, &shape, &inputs, out, &lse, dout, grads);
+                    });
+                }
             };
-            attention::backward(cpu, &shape, &inputs, out, &lse, dout, grads);
-        });
+        }
+        of!("", self.peak.f32_gflops, f32, attention::forward, attention::backward);
+        let peak = self.peak.bf16_gflops;
+        of!("bf16 ", peak, bf16, attention::forward_bf16, attention::backward_bf16);
     }
 
     fn layers(&self) {

@@ -214,8 +214,8 @@ impl AttentionShape {
 
 /// Queries of a tile of scores.
 const QUERY_BLOCK: usize = 32;
-/// Keys of a tile of scores: with 32 queries, half a first-level cache.
-const KEY_BLOCK: usize = 192;
+/// Keys of a tile of scores: with 32 queries, 32 KiB: most of a first-level cache.
+const KEY_BLOCK: usize = 256;
 /// Queries of a task of the forward pass; each packs the keys that it needs.
 const TASK_QUERIES: usize = 512;
 /// Fewer queries than this are decoding: keys are read once, in place.

@@ -17,8 +17,9 @@ use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
 use crate::view::{Accumulate, Mat, MatMut, Size};
 
-/// Longest block of the summed dimension in words: a panel of A then stays in the first-level cache.
-pub(crate) const K_BLOCK: usize = 512;
+/// Longest block of the summed dimension in words: rows of A for a tile then fit a first-level cache,
+/// and few sums are passed over C more than once.
+pub(crate) const K_BLOCK: usize = 1024;
 /// Most words of packed B that a task works on: three quarters of a second-level cache of 1 MiB.
 const B_WORDS: usize = 192 * 1024;
 /// Multiply-adds below which a product is not shared between threads.
@@ -321,7 +322,6 @@ struct Share {
     first_panel: usize,
     end_panel: usize,
     first_vector: usize,
-    vectors: usize,
     a_words: usize,
     b_words: usize,
 }
@@ -342,7 +342,6 @@ impl Share {
             first_panel: panels.0,
             end_panel: panels.1,
             first_vector,
-            vectors,
             a_words: if packs_a {
                 (PACKED_GROUPS * group * plan.k_block).next_multiple_of(LINE)
             } else {
@@ -375,10 +374,6 @@ fn block<S: Simd, M: Multiply<S>, C: Element>(
     let (first_row, end_row) = (share.rows.0, m.min(share.rows.1));
     let packs_a = product.a_layout == Layout::Columns;
     let (a_packed, b_packed) = scratch.split_at_mut(share.a_words);
-    let first_column = share.first_vector * S::LANES;
-    let columns_here = n.min(first_column + share.vectors * S::LANES) - first_column;
-    let panels_here = share.end_panel - share.first_panel;
-    let tiles_here = (end_row - first_row).div_ceil(tile_rows) * panels_here;
     for k_start in (0..words).step_by(plan.k_block) {
         let depth = plan.k_block.min(words - k_start);
         let k_here = elements(k_start, depth);
@@ -396,34 +391,18 @@ fn block<S: Simd, M: Multiply<S>, C: Element>(
             }
         }
         let add = k_start > 0 || product.accumulate == Accumulate::Yes;
-        // While tiles are multiplied, the next block of B and the next rows of A are fetched.
-        let k_next = elements(k_start + depth, plan.k_block);
-        let mut b_ahead = match product.b_layout {
-            Layout::Rows => Ahead::new(product.b, k_next, (first_column, columns_here)),
-            Layout::Columns => Ahead::new(product.b, (first_column, columns_here), k_next),
-        };
-        let b_lines = b_ahead.lines().div_ceil(tiles_here);
         for group_row in (first_row..end_row).step_by(group) {
             let group_end = end_row.min(group_row + group);
             let group_index = (group_row - first_row) / group % PACKED_GROUPS;
-            let next_rows = (group_end, group.min(end_row - group_end));
-            let mut a_ahead = if packs_a {
-                if group_index == 0 {
-                    let rows = (group_row, end_row.min(group_row + PACKED_GROUPS * group));
-                    let to = &mut a_packed[..PACKED_GROUPS * group * depth];
-                    pack_groups(simd, multiply, product.a, k_here, rows, group, to);
-                }
-                Ahead::none()
-            } else {
-                Ahead::new(product.a, next_rows, k_here)
-            };
+            if packs_a && group_index == 0 {
+                let rows = (group_row, end_row.min(group_row + PACKED_GROUPS * group));
+                let to = &mut a_packed[..PACKED_GROUPS * group * depth];
+                pack_groups(simd, multiply, product.a, k_here, rows, group, to);
+            }
             let a_group = &a_packed[if packs_a { group_index * group * depth } else { 0 }..];
-            let a_lines = a_ahead.lines().div_ceil(2 * panels_here);
             for row in (group_row..group_end).step_by(tile_rows) {
                 let rows = tile_rows.min(group_end - row);
                 for panel in share.first_panel..share.end_panel {
-                    a_ahead.fetch(a_lines);
-                    b_ahead.fetch(b_lines);
                     let (start, end) = (panels.start(panel), panels.start(panel + 1));
                     let b_at = (start - share.first_vector) * S::LANES * depth;
                     let column = start * S::LANES;
@@ -458,60 +437,6 @@ fn block<S: Simd, M: Multiply<S>, C: Element>(
                         }
                     }
                 }
-            }
-        }
-    }
-}
-
-/// A rectangle of a matrix that is asked into the cache, a few lines at a time.
-struct Ahead<E> {
-    next: *const E,
-    stride: usize,
-    lines_per_row: usize,
-    rows_left: usize,
-    line: usize,
-}
-
-impl<E> Ahead<E> {
-    /// Elements of a cache line.
-    const LINE: usize = 64 / size_of::<E>();
-
-    #[inline(always)]
-    fn none() -> Self {
-        let next = std::ptr::null();
-        Self { next, stride: 0, lines_per_row: 0, rows_left: 0, line: 0 }
-    }
-
-    #[inline(always)]
-    fn new(
-        from: Mat<'_, E>,
-        (first_row, rows): (usize, usize),
-        (first_column, columns): (usize, usize),
-    ) -> Self {
-        // `wrapping_add`: the address is only asked for, and need not lie within the slice.
-        let next = from.data.as_ptr().wrapping_add(first_row * from.stride + first_column);
-        let lines_per_row = columns.div_ceil(Self::LINE);
-        let rows_left = if columns == 0 { 0 } else { rows };
-        Self { next, stride: from.stride, lines_per_row, rows_left, line: 0 }
-    }
-
-    #[inline(always)]
-    fn lines(&self) -> usize {
-        self.rows_left * self.lines_per_row
-    }
-
-    #[inline(always)]
-    fn fetch(&mut self, lines: usize) {
-        for _ in 0..lines {
-            if self.rows_left == 0 {
-                return;
-            }
-            prefetch(self.next.wrapping_add(self.line * Self::LINE));
-            self.line += 1;
-            if self.line == self.lines_per_row {
-                self.line = 0;
-                self.rows_left -= 1;
-                self.next = self.next.wrapping_add(self.stride);
             }
         }
     }
