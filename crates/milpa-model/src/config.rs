@@ -1,19 +1,16 @@
-//! The shape of a decoder: what a recipe says, and its `config.json` in Hugging Face folders.
+//! The shape of a decoder as a recipe says it: what Milpa trains from the start.
 //!
-//! A model with QK-norm is a `Qwen3ForCausalLM`, one without a `LlamaForCausalLM`; other
-//! architectures are read only where they compute exactly one of these two.
+//! It is one way to make a [`DecoderDescription`], which is what the decoder computes. A model with
+//! QK-norm is a `Qwen3ForCausalLM` on disk, one without a `LlamaForCausalLM`.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
-use crate::error::DecoderError;
-
-/// Largest value of any size in a configuration; keeps products within 64 bits.
-const MAX_SIZE: usize = 1 << 24;
-/// Most layers.
-const MAX_LAYERS: usize = 4096;
+use crate::{
+    description::{DecoderDescription, MAX_LAYERS, MAX_SIZE},
+    error::DecoderError,
+};
 
 /// The shape of a decoder (`[model]` in a recipe).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,183 +174,20 @@ impl ModelConfig {
 
     /// Writes `config.json` for `transformers`.
     pub fn to_hf_json(&self, eos: Option<u32>, bos: Option<u32>) -> String {
-        let (architecture, model_type) = if self.qk_norm {
-            ("Qwen3ForCausalLM", "qwen3")
-        } else {
-            ("LlamaForCausalLM", "llama")
-        };
-        let mut config = json!({
-            "architectures": [architecture],
-            "model_type": model_type,
-            "hidden_size": self.hidden_size,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_dim(),
-            "intermediate_size": self.ffn_size,
-            "vocab_size": self.vocab_size,
-            "max_position_embeddings": self.context_length,
-            "rope_theta": self.rope_theta,
-            "rope_parameters": { "rope_type": "default", "rope_theta": self.rope_theta },
-            "rms_norm_eps": self.norm_epsilon,
-            "hidden_act": "silu",
-            "attention_bias": false,
-            "attention_dropout": 0.0,
-            "tie_word_embeddings": self.tie_embeddings,
-            "initializer_range": self.init_std,
-            "bos_token_id": bos,
-            "eos_token_id": eos,
-            "use_cache": true,
-            "torch_dtype": "float32",
-        });
-        let extra = if self.qk_norm {
-            json!({ "use_sliding_window": false, "sliding_window": null })
-        } else {
-            json!({ "mlp_bias": false })
-        };
-        if let (Value::Object(config), Value::Object(extra)) = (&mut config, extra) {
-            config.extend(extra);
-        }
-        format!("{config:#}\n")
+        DecoderDescription::from(self).to_hf_json(eos, bos)
     }
 
-    /// Reads a `config.json`; `path` is named in errors.
+    /// Reads a `config.json` of a shape that a recipe can say; `path` is named in errors.
     pub fn from_hf_json(bytes: &[u8], path: &Path) -> Result<Self, DecoderError> {
-        let malformed = |message: String| DecoderError::Format {
+        let description = DecoderDescription::from_hf_json(bytes, path)?;
+        description.to_model_config().ok_or_else(|| DecoderError::Unsupported {
             path: path.to_owned(),
-            format: "a config.json",
-            message,
-        };
-        let value: Value =
-            serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-        let Value::Object(fields) = value else {
-            return Err(malformed("it is not a JSON object".to_owned()));
-        };
-        let reader = HfConfig { fields: &fields, path };
-        let config = reader.read()?;
-        config.check()?;
-        Ok(config)
-    }
-}
-
-/// Reads fields of a `config.json`.
-struct HfConfig<'a> {
-    fields: &'a Map<String, Value>,
-    path: &'a Path,
-}
-
-impl HfConfig<'_> {
-    fn read(&self) -> Result<ModelConfig, DecoderError> {
-        let model_type = self.field("model_type").and_then(Value::as_str).unwrap_or_default();
-        let qk_norm = match model_type {
-            "qwen3" => true,
-            "llama" | "mistral" | "qwen2" => false,
-            _ => {
-                let message = "this decoder reads qwen3, llama, and mistral or qwen2 where they \
-                               equal llama";
-                return Err(self.unsupported("model_type", message));
-            }
-        };
-        // Qwen2 puts biases on q, k and v without saying so in its configuration; whether they are
-        // there is seen in the weights, which must have exactly the expected names.
-        self.must_be("hidden_act", &json!("silu"), "only silu")?;
-        self.must_be("attention_bias", &json!(false), "only layers without bias")?;
-        self.must_be("mlp_bias", &json!(false), "only layers without bias")?;
-        self.must_be("use_sliding_window", &json!(false), "only full attention")?;
-        if model_type == "mistral" && self.field("sliding_window").is_some() {
-            return Err(self.unsupported("sliding_window", "only full attention"));
-        }
-        if let Some(types) = self.field("layer_types").and_then(Value::as_array)
-            && types.iter().any(|kind| kind != "full_attention")
-        {
-            return Err(self.unsupported("layer_types", "only full_attention"));
-        }
-        if self.field("quantization_config").is_some() {
-            return Err(self.unsupported("quantization_config", "only f32, bf16 and f16 weights"));
-        }
-        self.must_be("pretraining_tp", &json!(1), "only 1")?;
-        let heads = self.size("num_attention_heads")?;
-        let hidden_size = self.size("hidden_size")?;
-        Ok(ModelConfig {
-            hidden_size,
-            layers: self.size("num_hidden_layers")?,
-            heads,
-            kv_heads: self.optional_size("num_key_value_heads")?.unwrap_or(heads),
-            head_dim: match self.optional_size("head_dim")? {
-                // Qwen3's own default is 128, whatever the hidden size is.
-                None if qk_norm => Some(128),
-                Some(width) if heads > 0 && width * heads == hidden_size => None,
-                width => width,
-            },
-            ffn_size: self.size("intermediate_size")?,
-            vocab_size: self.size("vocab_size")?,
-            context_length: self.size("max_position_embeddings")?,
-            rope_theta: self.rope_theta()?,
-            norm_epsilon: self.number("rms_norm_eps")?.unwrap_or(1e-6),
-            qk_norm,
-            tie_embeddings: self.field("tie_word_embeddings").map_or(Ok(false), |value| {
-                let message = "true or false is expected";
-                value.as_bool().ok_or_else(|| self.unsupported("tie_word_embeddings", message))
-            })?,
-            init_std: self.number("initializer_range")?.unwrap_or(0.02),
+            field: "model_type".to_owned(),
+            value: format!("{:?}", description.family.model_type()),
+            message: "such a model can be scored, served and fine-tuned, but this needs a plain \
+                      Llama or Qwen3 as a recipe's [model] describes it"
+                .to_owned(),
         })
-    }
-
-    /// The base frequency; scaled kinds of RoPE are refused.
-    fn rope_theta(&self) -> Result<f64, DecoderError> {
-        let mut theta = self.number("rope_theta")?;
-        for name in ["rope_scaling", "rope_parameters"] {
-            let Some(rope) = self.field(name) else { continue };
-            let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str);
-            let plain = kind.is_none_or(|kind| kind == "default");
-            if !plain || rope.get("partial_rotary_factor").is_some_and(|f| f.as_f64() != Some(1.0))
-            {
-                return Err(self.unsupported(name, "only unscaled rotary embedding"));
-            }
-            theta = rope.get("rope_theta").and_then(Value::as_f64).or(theta);
-        }
-        Ok(theta.unwrap_or(10_000.0))
-    }
-
-    /// The field, unless it is absent or null.
-    fn field(&self, name: &str) -> Option<&Value> {
-        self.fields.get(name).filter(|value| !value.is_null())
-    }
-
-    fn size(&self, name: &str) -> Result<usize, DecoderError> {
-        self.optional_size(name)?.ok_or_else(|| DecoderError::Format {
-            path: self.path.to_owned(),
-            format: "a config.json",
-            message: format!("{name} is missing"),
-        })
-    }
-
-    fn optional_size(&self, name: &str) -> Result<Option<usize>, DecoderError> {
-        let Some(value) = self.field(name) else { return Ok(None) };
-        let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
-        let fits = size.filter(|&size| size <= MAX_SIZE);
-        fits.map(Some).ok_or_else(|| self.unsupported(name, "a whole number is expected"))
-    }
-
-    fn number(&self, name: &str) -> Result<Option<f64>, DecoderError> {
-        let Some(value) = self.field(name) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| self.unsupported(name, "a number is expected"))
-    }
-
-    fn must_be(&self, name: &str, wanted: &Value, message: &str) -> Result<(), DecoderError> {
-        match self.field(name) {
-            Some(value) if value != wanted => Err(self.unsupported(name, message)),
-            _ => Ok(()),
-        }
-    }
-
-    fn unsupported(&self, field: &str, message: &str) -> DecoderError {
-        DecoderError::Unsupported {
-            path: self.path.to_owned(),
-            field: field.to_owned(),
-            value: self.fields.get(field).map_or("nothing".to_owned(), Value::to_string),
-            message: message.to_owned(),
-        }
     }
 }
 
@@ -409,24 +243,17 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_computed_exactly_is_refused_by_name() {
+    fn shapes_that_no_recipe_can_say_are_refused() {
         let config = ModelConfig { vocab_size: 300, qk_norm: false, ..ModelConfig::default() };
-        let base: Value = serde_json::from_str(&config.to_hf_json(None, None)).unwrap();
-        for (field, value) in [
-            ("model_type", json!("gpt2")),
-            ("hidden_act", json!("gelu")),
-            ("attention_bias", json!(true)),
-            ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})),
-            ("quantization_config", json!({"bits": 4})),
-            ("num_hidden_layers", json!(-1)),
-            ("layer_types", json!(["sliding_attention"])),
+        let text = config.to_hf_json(None, None);
+        for (from, to) in [
+            ("\"attention_bias\": false", "\"attention_bias\": true"),
+            ("\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu_pytorch_tanh\""),
         ] {
-            let mut changed = base.clone();
-            changed[field] = value;
-            let text = changed.to_string();
-            let error = ModelConfig::from_hf_json(text.as_bytes(), Path::new("c.json"));
-            let error = error.unwrap_err().to_string();
-            assert!(error.contains(field), "{error}");
+            let changed = text.replace(from, to);
+            assert_ne!(changed, text);
+            let error = ModelConfig::from_hf_json(changed.as_bytes(), Path::new("c.json"));
+            assert!(error.unwrap_err().to_string().contains("model_type"));
         }
         assert!(ModelConfig::from_hf_json(b"[1]", Path::new("c.json")).is_err());
     }

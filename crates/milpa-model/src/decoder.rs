@@ -1,19 +1,23 @@
-//! The decoder: embedding, L layers of attention and SwiGLU in pre-norm residual form, a last norm,
-//! and the output layer.
+//! The decoder: embedding, layers of attention and feed-forward in residual form, a last norm, and the
+//! output layer.
 //!
-//! Legend: b sequences, t tokens, d hidden size, h query heads, g key-value heads, k width of a
-//! head, v vocabulary. Parameters have the names of Hugging Face's Qwen3 and Llama. Nothing here
-//! knows files, tokenizers or schedules.
+//! What it computes is a [`DecoderDescription`]; there is one decoder for all families. Legend: b
+//! sequences, t tokens, d hidden size, h query heads, g key-value heads, k width of a head, v vocabulary;
+//! n all tokens of a batch, e experts, f width of an expert. Parameters have the names of Hugging Face's
+//! files. Nothing here knows files, tokenizers or schedules.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use milpa_base::Seed;
 use milpa_tensor::{
-    AttentionOptions, DType, Device, KvCache, LossRows, LossSummary, ParameterId, ParameterStore,
-    RopeTable, RowScores, Tape, Tensor, document_starts,
+    AttentionOptions, DType, Device, KvCache, LossRows, LossSummary, OutputLayer, ParameterId,
+    ParameterStore, RopeTable, RowScores, Tape, Tensor, document_starts,
 };
 
-use crate::{config::ModelConfig, error::DecoderError};
+use crate::{
+    description::{Activation, DecoderDescription, LayerDescription, NormPlacement, QkNorm, Rope},
+    error::DecoderError,
+};
 
 /// Positions whose rotary angles are computed at the start.
 const FIRST_POSITIONS: usize = 1024;
@@ -21,74 +25,177 @@ const FIRST_POSITIONS: usize = 1024;
 /// What a parameter is, before it has values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterSpec {
-    /// Name as in Hugging Face files.
+    /// Name as in Hugging Face files; experts are stacked into one parameter.
     pub name: String,
-    /// `[outputs, inputs]` of a matrix, `[length]` of a norm.
+    /// `[outputs, inputs]` of a matrix, `[experts, outputs, inputs]` of a stack, `[length]` of a norm
+    /// or bias.
     pub shape: Vec<usize>,
-    /// Standard deviation of new values; `None` is a norm, which begins as ones.
+    /// Standard deviation of new values; `None` is a norm, which begins as ones, or a bias, which
+    /// begins as zeros.
     pub init_std: Option<f64>,
 }
 
 /// Lists a model's parameters in the order in which they are stored and seeded.
-pub fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
-    let (d, k, ffn) = (config.hidden_size, config.head_dim(), config.ffn_size);
-    let (q, kv) = (config.heads * k, config.kv_heads * k);
-    let std = config.init_std;
+pub fn parameter_specs(description: impl Into<DecoderDescription>) -> Vec<ParameterSpec> {
+    specs_of(&description.into())
+}
+
+fn specs_of(model: &DecoderDescription) -> Vec<ParameterSpec> {
+    let (d, k) = (model.hidden_size, model.head_dim);
+    let (q, kv) = (model.heads * k, model.kv_heads * k);
+    let std = model.init_std;
     // Two branches of each layer add to the residual stream; scaled so, its variance at the start
     // does not grow with depth (GPT-2's rule).
-    let residual_std = std / ((2 * config.layers) as f64).sqrt();
+    let residual_std = std / ((2 * model.layers.len()) as f64).sqrt();
     let mut specs = Vec::new();
     let mut add = |name: String, shape: &[usize], init_std: Option<f64>| {
         specs.push(ParameterSpec { name, shape: shape.to_vec(), init_std });
     };
-    add("model.embed_tokens.weight".to_owned(), &[config.vocab_size, d], Some(std));
-    for layer in 0..config.layers {
-        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        add(name("input_layernorm"), &[d], None);
-        add(name("self_attn.q_proj"), &[q, d], Some(std));
-        add(name("self_attn.k_proj"), &[kv, d], Some(std));
-        add(name("self_attn.v_proj"), &[kv, d], Some(std));
-        if config.qk_norm {
-            add(name("self_attn.q_norm"), &[k], None);
-            add(name("self_attn.k_norm"), &[k], None);
+    let names = NormNames::of(model.norms);
+    add("model.embed_tokens.weight".to_owned(), &[model.vocab_size, d], Some(std));
+    for (index, layer) in model.layers.iter().enumerate() {
+        let name = |part: &str| format!("model.layers.{index}.{part}.weight");
+        let bias = |part: &str| format!("model.layers.{index}.{part}.bias");
+        let mut norm = |part: Option<&str>| {
+            if let Some(part) = part {
+                add(name(part), &[d], None);
+            }
+        };
+        norm(names.before_attention);
+        for (part, rows, columns, std, has_bias) in [
+            ("self_attn.q_proj", q, d, std, model.biases.qkv),
+            ("self_attn.k_proj", kv, d, std, model.biases.qkv),
+            ("self_attn.v_proj", kv, d, std, model.biases.qkv),
+            ("self_attn.o_proj", d, q, residual_std, model.biases.attention_output),
+        ] {
+            if part == "self_attn.o_proj" {
+                let widths = match model.qk_norm {
+                    QkNorm::None => None,
+                    QkNorm::Head => Some([k, k]),
+                    QkNorm::Full => Some([q, kv]),
+                };
+                if let Some([q_width, k_width]) = widths {
+                    add(name("self_attn.q_norm"), &[q_width], None);
+                    add(name("self_attn.k_norm"), &[k_width], None);
+                }
+            }
+            add(name(part), &[rows, columns], Some(std));
+            if has_bias {
+                add(bias(part), &[rows], None);
+            }
         }
-        add(name("self_attn.o_proj"), &[d, q], Some(residual_std));
-        add(name("post_attention_layernorm"), &[d], None);
-        add(name("mlp.gate_proj"), &[ffn, d], Some(std));
-        add(name("mlp.up_proj"), &[ffn, d], Some(std));
-        add(name("mlp.down_proj"), &[d, ffn], Some(residual_std));
+        let mut norm = |part: Option<&str>| {
+            if let Some(part) = part {
+                add(name(part), &[d], None);
+            }
+        };
+        norm(names.after_attention);
+        norm(names.before_feed_forward);
+        if let Some(experts) = model.experts.filter(|_| layer.experts) {
+            let (e, f) = (experts.count, experts.size);
+            add(name("mlp.gate"), &[e, d], Some(std));
+            add(name("mlp.experts.gate_proj"), &[e, f, d], Some(std));
+            add(name("mlp.experts.up_proj"), &[e, f, d], Some(std));
+            add(name("mlp.experts.down_proj"), &[e, d, f], Some(residual_std));
+        } else {
+            let ffn = model.ffn_size;
+            for (part, rows, columns, std) in [
+                ("mlp.gate_proj", ffn, d, std),
+                ("mlp.up_proj", ffn, d, std),
+                ("mlp.down_proj", d, ffn, residual_std),
+            ] {
+                add(name(part), &[rows, columns], Some(std));
+                if model.biases.feed_forward {
+                    add(bias(part), &[rows], None);
+                }
+            }
+        }
+        if let Some(part) = names.after_feed_forward {
+            add(name(part), &[d], None);
+        }
     }
     add("model.norm.weight".to_owned(), &[d], None);
-    if !config.tie_embeddings {
-        add("lm_head.weight".to_owned(), &[config.vocab_size, d], Some(std));
+    if !model.tie_embeddings {
+        add("lm_head.weight".to_owned(), &[model.vocab_size, d], Some(std));
     }
     specs
 }
 
-/// Makes the parameters of a new model: normal values from `seed`, norms ones.
+/// What the norms of a layer are called; the same name means different things in different families.
+#[derive(Debug, Clone, Copy)]
+struct NormNames {
+    before_attention: Option<&'static str>,
+    after_attention: Option<&'static str>,
+    before_feed_forward: Option<&'static str>,
+    after_feed_forward: Option<&'static str>,
+}
+
+impl NormNames {
+    fn of(placement: NormPlacement) -> Self {
+        let (input, middle) = (Some("input_layernorm"), Some("post_attention_layernorm"));
+        let after_feed_forward = Some("post_feedforward_layernorm");
+        let none = Self {
+            before_attention: None,
+            after_attention: None,
+            before_feed_forward: None,
+            after_feed_forward: None,
+        };
+        match placement {
+            NormPlacement::Before => {
+                Self { before_attention: input, before_feed_forward: middle, ..none }
+            }
+            NormPlacement::After => Self { after_attention: middle, after_feed_forward, ..none },
+            NormPlacement::Both => Self {
+                before_attention: input,
+                after_attention: middle,
+                before_feed_forward: Some("pre_feedforward_layernorm"),
+                after_feed_forward,
+            },
+        }
+    }
+}
+
+/// Makes the parameters of a new model: normal values from `seed`, norms ones, biases zeros.
 ///
 /// Each value is a function of the seed, the parameter's name and its index.
 pub fn new_parameters(
-    config: &ModelConfig,
+    description: impl Into<DecoderDescription>,
     seed: Seed,
     device: &Arc<dyn Device>,
 ) -> Result<ParameterStore, DecoderError> {
-    config.check()?;
+    let description = description.into();
+    description.check()?;
     let seed = seed.derive("init");
     let mut parameters = ParameterStore::new(Arc::clone(device));
-    for spec in parameter_specs(config) {
+    for spec in specs_of(&description) {
         let elements = spec.shape.iter().product::<usize>() as u64;
         let values: Vec<f32> = match spec.init_std {
             Some(std) => {
                 let stream = seed.derive(&spec.name);
                 (0..elements).map(|i| (stream.normal_at(i) * std) as f32).collect()
             }
+            None if spec.name.rsplit('.').next() == Some("bias") => vec![0.0; elements as usize],
             None => vec![1.0; elements as usize],
         };
-        // Norms are not pulled towards zero.
+        // Norms and biases are not pulled towards zero.
         parameters.add(&spec.name, &spec.shape, &values, spec.init_std.is_some())?;
     }
     Ok(parameters)
+}
+
+/// Checks that a store has all parameters of a description, in their shapes.
+pub(crate) fn check_parameters(
+    description: &DecoderDescription,
+    parameters: &ParameterStore,
+) -> Result<(), DecoderError> {
+    for spec in specs_of(description) {
+        let shape = parameters.get(find(parameters, &spec.name)?).shape();
+        if shape.lengths() != spec.shape {
+            let message = format!("has shape {shape} instead of {:?}", spec.shape);
+            return Err(DecoderError::Parameter { name: spec.name, message });
+        }
+    }
+    Ok(())
 }
 
 /// The tokens that a forward sees.
@@ -113,28 +220,40 @@ impl<'a> TokenBatch<'a> {
 /// A decoder whose parameters lie in a [`ParameterStore`].
 #[derive(Debug)]
 pub struct Decoder {
-    config: ModelConfig,
+    description: DecoderDescription,
     compute: DType,
     /// Angles for the positions seen so far; files may claim contexts that are never used.
-    rope: Mutex<RopeTable>,
+    ropes: Mutex<Vec<RopeTable>>,
     embedding: ParameterId,
     layers: Vec<Layer>,
     norm: ParameterId,
     head: ParameterId,
 }
 
+/// The parameters of a layer.
 #[derive(Debug)]
 struct Layer {
-    input_norm: ParameterId,
-    q: ParameterId,
-    k: ParameterId,
-    v: ParameterId,
-    qk_norm: Option<(ParameterId, ParameterId)>,
-    o: ParameterId,
-    post_attention_norm: ParameterId,
-    gate: ParameterId,
-    up: ParameterId,
-    down: ParameterId,
+    description: LayerDescription,
+    before_attention: Option<ParameterId>,
+    qkv: [Linear; 3],
+    qk_norm: Option<[ParameterId; 2]>,
+    o: Linear,
+    after_attention: Option<ParameterId>,
+    before_feed_forward: Option<ParameterId>,
+    feed_forward: FeedForward,
+    after_feed_forward: Option<ParameterId>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Linear {
+    weight: ParameterId,
+    bias: Option<ParameterId>,
+}
+
+#[derive(Debug)]
+enum FeedForward {
+    Dense { gate_up: [Linear; 2], down: Linear },
+    Experts { router: Linear, gate_up_down: [ParameterId; 3], chosen: usize, normalise: bool },
 }
 
 /// What every layer of one forward needs.
@@ -143,63 +262,70 @@ struct Pass<'a> {
     parameters: &'a ParameterStore,
     sequences: usize,
     tokens: usize,
-    rope: RopeTable,
+    ropes: Vec<RopeTable>,
     positions_bt: Arc<[u32]>,
     attention: AttentionOptions,
+    epsilon: f32,
 }
 
 impl Pass<'_> {
     fn weight(&self, id: ParameterId) -> Tensor {
         self.parameters.leaf(id)
     }
+
+    fn norm(&self, x: &Tensor, id: ParameterId) -> Result<Tensor, DecoderError> {
+        Ok(self.tape.rms_norm(x, &self.weight(id), self.epsilon)?)
+    }
+
+    /// Linear layers that share their input.
+    fn linear<const N: usize>(
+        &self,
+        x: &Tensor,
+        layers: &[Linear; N],
+    ) -> Result<[Tensor; N], DecoderError> {
+        let weights = layers.map(|layer| self.weight(layer.weight));
+        let mut outputs = self.tape.linear_many(x, weights.each_ref())?.map(Some);
+        for (slot, layer) in outputs.iter_mut().zip(layers) {
+            if let Some(bias) = layer.bias
+                && let Some(output) = slot.take()
+            {
+                *slot = Some(self.tape.add_bias(output, &self.weight(bias))?);
+            }
+        }
+        Ok(outputs.map(|output| output.expect("each slot was filled again")))
+    }
 }
 
 impl Decoder {
-    /// Finds the parameters of `config` in a store.
+    /// Finds the parameters of a description (or of a [`ModelConfig`](crate::ModelConfig)) in a store.
     ///
     /// # Errors
-    /// If the configuration is impossible, or a parameter is missing or has another shape.
-    pub fn new(config: &ModelConfig, parameters: &ParameterStore) -> Result<Self, DecoderError> {
-        config.check()?;
-        for spec in parameter_specs(config) {
-            let id = find(parameters, &spec.name)?;
-            let shape = parameters.get(id).shape();
-            if shape.lengths() != spec.shape {
-                let message = format!("has shape {shape} instead of {:?}", spec.shape);
-                return Err(DecoderError::Parameter { name: spec.name, message });
-            }
-        }
-        let layer = |layer: usize| {
-            let id = |part: &str| find(parameters, &format!("model.layers.{layer}.{part}.weight"));
-            let qk_norm = if config.qk_norm {
-                Some((id("self_attn.q_norm")?, id("self_attn.k_norm")?))
-            } else {
-                None
-            };
-            Ok(Layer {
-                input_norm: id("input_layernorm")?,
-                q: id("self_attn.q_proj")?,
-                k: id("self_attn.k_proj")?,
-                v: id("self_attn.v_proj")?,
-                qk_norm,
-                o: id("self_attn.o_proj")?,
-                post_attention_norm: id("post_attention_layernorm")?,
-                gate: id("mlp.gate_proj")?,
-                up: id("mlp.up_proj")?,
-                down: id("mlp.down_proj")?,
-            })
-        };
+    /// If the description is impossible, or a parameter is missing or has another shape.
+    pub fn new(
+        description: impl Into<DecoderDescription>,
+        parameters: &ParameterStore,
+    ) -> Result<Self, DecoderError> {
+        let description = description.into();
+        description.check()?;
+        check_parameters(&description, parameters)?;
+        let layers = description.layers.iter().enumerate();
+        let layers = layers
+            .map(|(index, layer)| Layer::new(&description, index, *layer, parameters))
+            .collect::<Result<_, _>>()?;
         let embedding = find(parameters, "model.embed_tokens.weight")?;
-        let head =
-            if config.tie_embeddings { embedding } else { find(parameters, "lm_head.weight")? };
+        let tied = description.tie_embeddings;
+        let head = if tied { embedding } else { find(parameters, "lm_head.weight")? };
+        let ropes = description.ropes.iter();
+        let ropes =
+            ropes.map(|rope| rope_table(&description, rope, parameters, FIRST_POSITIONS)).collect();
         Ok(Self {
-            config: config.clone(),
             compute: DType::F32,
-            rope: Mutex::new(rope_table(config, parameters, FIRST_POSITIONS)),
+            ropes: Mutex::new(ropes),
             embedding,
-            layers: (0..config.layers).map(layer).collect::<Result<_, DecoderError>>()?,
+            layers,
             norm: find(parameters, "model.norm.weight")?,
             head,
+            description,
         })
     }
 
@@ -209,9 +335,9 @@ impl Decoder {
         Self { compute: dtype, ..self }
     }
 
-    /// The shape.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
+    /// What it computes.
+    pub fn description(&self) -> &DecoderDescription {
+        &self.description
     }
 
     /// Makes an empty cache with room for `capacity` tokens in each of `sequences` sequences.
@@ -221,7 +347,7 @@ impl Decoder {
         sequences: usize,
         capacity: usize,
     ) -> KvCache {
-        let (kv_heads, head_dim) = (self.config.kv_heads, self.config.head_dim());
+        let (kv_heads, head_dim) = (self.description.kv_heads, self.description.head_dim);
         KvCache::new(device, self.layers.len(), sequences, capacity, kv_heads, head_dim)
     }
 
@@ -258,7 +384,8 @@ impl Decoder {
         rows: &LossRows,
     ) -> Result<Tensor, DecoderError> {
         let x_btd = self.forward_hidden(tape, parameters, batch)?;
-        Ok(tape.linear_cross_entropy(&x_btd, &parameters.leaf(self.head), rows)?)
+        let head_vd = parameters.leaf(self.head);
+        Ok(tape.linear_cross_entropy(&x_btd, self.output_layer(&head_vd), rows)?)
     }
 
     /// Computes the loss of a micro-batch and adds its gradients to those of `parameters`.
@@ -274,7 +401,8 @@ impl Decoder {
         let tape = Tape::recording(Arc::clone(parameters.device())).autocast(self.compute);
         let x_btd = self.forward_hidden(&tape, parameters, batch)?;
         let head_vd = parameters.leaf(self.head);
-        Ok(tape.cross_entropy_and_backward(&x_btd, &head_vd, rows, parameters)?)
+        let layer = self.output_layer(&head_vd);
+        Ok(tape.cross_entropy_and_backward(&x_btd, layer, rows, parameters)?)
     }
 
     /// `log p(target)` of every row of a batch, without gradients.
@@ -286,7 +414,7 @@ impl Decoder {
     ) -> Result<RowScores, DecoderError> {
         let tape = Tape::inference(Arc::clone(parameters.device())).autocast(self.compute);
         let x_btd = self.forward_hidden(&tape, parameters, batch)?;
-        Ok(tape.score_rows(&x_btd, &parameters.leaf(self.head), targets_bt)?)
+        self.score_hidden(&tape, parameters, &x_btd, targets_bt)
     }
 
     /// `log p(target)` of every row as a tensor with gradient, for losses made of them.
@@ -298,7 +426,8 @@ impl Decoder {
         targets_bt: &[u32],
     ) -> Result<Tensor, DecoderError> {
         let x_btd = self.forward_hidden(tape, parameters, batch)?;
-        Ok(tape.linear_log_probabilities(&x_btd, &parameters.leaf(self.head), targets_bt)?)
+        let head_vd = parameters.leaf(self.head);
+        Ok(tape.linear_log_probabilities(&x_btd, self.output_layer(&head_vd), targets_bt)?)
     }
 
     /// Logits `[rows, v]` of chosen rows of `x_btd` (row `b * t + t'`).
@@ -310,12 +439,28 @@ impl Decoder {
         rows: &[u32],
     ) -> Result<Tensor, DecoderError> {
         let x_nd = tape.select_rows(x_btd, rows)?;
-        Ok(tape.linear(&x_nd, &parameters.leaf(self.head))?)
+        let logits_nv = tape.linear(&x_nd, &parameters.leaf(self.head))?;
+        match self.description.logit_soft_cap {
+            Some(cap) => Ok(tape.soft_cap(logits_nv, cap as f32)?),
+            None => Ok(logits_nv),
+        }
     }
 
-    /// The weight of the output layer.
-    pub(crate) fn head(&self, parameters: &ParameterStore) -> Tensor {
-        parameters.leaf(self.head)
+    /// `log p(target)` of rows of hidden states, without gradients.
+    pub(crate) fn score_hidden(
+        &self,
+        tape: &Tape,
+        parameters: &ParameterStore,
+        x_nd: &Tensor,
+        targets: &[u32],
+    ) -> Result<RowScores, DecoderError> {
+        let head_vd = parameters.leaf(self.head);
+        Ok(tape.score_rows(x_nd, self.output_layer(&head_vd), targets)?)
+    }
+
+    fn output_layer<'a>(&self, weight_vd: &'a Tensor) -> OutputLayer<'a> {
+        let soft_cap = self.description.logit_soft_cap.map(|cap| cap as f32);
+        OutputLayer { weight_vd, soft_cap }
     }
 
     fn forward(
@@ -327,39 +472,31 @@ impl Decoder {
     ) -> Result<Tensor, DecoderError> {
         let past = cache.as_ref().map_or(0, |cache| cache.len());
         let pass = self.begin(tape, parameters, batch, past)?;
-        let epsilon = self.config.norm_epsilon as f32;
 
         let embedding_vd = pass.weight(self.embedding);
         let mut residual_btd = tape.embedding(&embedding_vd, batch.tokens_bt, batch.tokens)?;
+        if self.description.embedding_scale != 1.0 {
+            residual_btd = tape.scale(residual_btd, self.description.embedding_scale as f32)?;
+        }
         // What the last branch has computed and the residual stream has not yet received.
         let mut branch_btd: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
-            let norm_d = pass.weight(layer.input_norm);
             let h_btd;
-            if let Some(branch) = branch_btd {
-                (residual_btd, h_btd) =
-                    tape.add_rms_norm(residual_btd, &branch, &norm_d, epsilon)?;
-            } else {
-                h_btd = tape.rms_norm(&residual_btd, &norm_d, epsilon)?;
-            }
+            (residual_btd, h_btd) = enter(&pass, residual_btd, branch_btd, layer.before_attention)?;
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
             let attended_btd = self.attention(&pass, layer, h_btd, cache)?;
+            let attended_btd = leave(&pass, attended_btd, layer.after_attention)?;
 
-            let norm_d = pass.weight(layer.post_attention_norm);
             let h_btd;
             (residual_btd, h_btd) =
-                tape.add_rms_norm(residual_btd, &attended_btd, &norm_d, epsilon)?;
-            drop(attended_btd);
-            branch_btd = Some(Self::feed_forward(&pass, layer, h_btd)?);
+                enter(&pass, residual_btd, Some(attended_btd), layer.before_feed_forward)?;
+            let inner_btd = self.feed_forward(&pass, layer, h_btd)?;
+            branch_btd = Some(leave(&pass, inner_btd, layer.after_feed_forward)?);
         }
-        let norm_d = pass.weight(self.norm);
-        match branch_btd {
-            Some(branch) => Ok(tape.add_rms_norm(residual_btd, &branch, &norm_d, epsilon)?.1),
-            None => Ok(tape.rms_norm(&residual_btd, &norm_d, epsilon)?),
-        }
+        Ok(enter(&pass, residual_btd, branch_btd, Some(self.norm))?.1)
     }
 
-    /// Grouped-query attention with rotary positions and, in Qwen3, normed queries and keys.
+    /// Grouped-query attention; queries and keys may be normed and rotated.
     fn attention(
         &self,
         pass: &Pass<'_>,
@@ -367,53 +504,77 @@ impl Decoder {
         h_btd: Tensor,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Result<Tensor, DecoderError> {
-        let tape = pass.tape;
-        let (b, t, k) = (pass.sequences, pass.tokens, self.config.head_dim());
-        let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
-        let weights = [layer.q, layer.k, layer.v].map(|id| pass.weight(id));
-        let [wq, wk, wv] = &weights;
-        let [q, key, value] = tape.linear_many(&h_btd, [wq, wk, wv])?;
+        let (tape, model) = (pass.tape, &self.description);
+        let (b, t, k) = (pass.sequences, pass.tokens, model.head_dim);
+        let [mut q, mut key, value] = pass.linear(&h_btd, &layer.qkv)?;
         drop(h_btd);
-        let mut q_bthk = q.reshape(&[b, t, heads, k])?;
-        let mut k_btgk = key.reshape(&[b, t, kv_heads, k])?;
-        let v_btgk = value.reshape(&[b, t, kv_heads, k])?;
-        if let Some((q_norm, k_norm)) = layer.qk_norm {
-            let epsilon = self.config.norm_epsilon as f32;
-            q_bthk = tape.rms_norm(&q_bthk, &pass.weight(q_norm), epsilon)?;
-            k_btgk = tape.rms_norm(&k_btgk, &pass.weight(k_norm), epsilon)?;
+        // A norm works on rows of its weight's length: a head, or all heads of a token.
+        if let Some([q_norm, k_norm]) = layer.qk_norm {
+            q = pass.norm(&q, q_norm)?;
+            key = pass.norm(&key, k_norm)?;
         }
-        q_bthk = tape.rope(q_bthk, &pass.rope, &pass.positions_bt)?;
-        k_btgk = tape.rope(k_btgk, &pass.rope, &pass.positions_bt)?;
+        let mut q_bthk = q.reshape(&[b, t, model.heads, k])?;
+        let mut k_btgk = key.reshape(&[b, t, model.kv_heads, k])?;
+        let v_btgk = value.reshape(&[b, t, model.kv_heads, k])?;
+        if let Some(rope) = layer.description.rope {
+            q_bthk = tape.rope(q_bthk, &pass.ropes[rope], &pass.positions_bt)?;
+            k_btgk = tape.rope(k_btgk, &pass.ropes[rope], &pass.positions_bt)?;
+        }
+        let window = layer.description.window;
+        let options = AttentionOptions { window, ..pass.attention.clone() };
         let out_bthk = match cache {
             Some((cache, index)) => {
-                let options = &pass.attention;
-                tape.attention_cached(&q_bthk, &k_btgk, &v_btgk, options, cache, index)?
+                tape.attention_cached(&q_bthk, &k_btgk, &v_btgk, &options, cache, index)?
             }
-            None => tape.attention(&q_bthk, &k_btgk, &v_btgk, &pass.attention)?,
+            None => tape.attention(&q_bthk, &k_btgk, &v_btgk, &options)?,
         };
-        let out_bth = out_bthk.reshape(&[b, t, heads * k])?;
-        Ok(tape.linear(&out_bth, &pass.weight(layer.o))?)
+        let out_bth = out_bthk.reshape(&[b, t, model.heads * k])?;
+        let [out_btd] = pass.linear(&out_bth, &[layer.o])?;
+        Ok(out_btd)
     }
 
-    /// `down(silu(gate(h)) · up(h))`.
-    fn feed_forward(pass: &Pass<'_>, layer: &Layer, h_btd: Tensor) -> Result<Tensor, DecoderError> {
+    /// `down(activation(gate(h)) · up(h))`, of one layer or of the experts chosen for each token.
+    fn feed_forward(
+        &self,
+        pass: &Pass<'_>,
+        layer: &Layer,
+        h_btd: Tensor,
+    ) -> Result<Tensor, DecoderError> {
         let tape = pass.tape;
-        let (w_gate, w_up) = (pass.weight(layer.gate), pass.weight(layer.up));
-        let [gate, up] = tape.linear_many(&h_btd, [&w_gate, &w_up])?;
-        drop(h_btd);
-        let inner = tape.swiglu(&gate, &up)?;
-        drop((gate, up));
-        Ok(tape.linear(&inner, &pass.weight(layer.down))?)
+        match &layer.feed_forward {
+            FeedForward::Dense { gate_up, down } => {
+                let [gate, up] = pass.linear(&h_btd, gate_up)?;
+                drop(h_btd);
+                let inner = match self.description.activation {
+                    Activation::Silu => tape.swiglu(&gate, &up)?,
+                    Activation::GeluTanh => tape.geglu(&gate, &up)?,
+                };
+                drop((gate, up));
+                let [out_btd] = pass.linear(&inner, &[*down])?;
+                Ok(out_btd)
+            }
+            FeedForward::Experts { router, gate_up_down, chosen, normalise } => {
+                let [logits_bte] = pass.linear(&h_btd, &[*router])?;
+                let (routing, weights_nc) = tape.route(&logits_bte, *chosen, *normalise)?;
+                let [gate_efd, up_efd, down_edf] = gate_up_down.map(|id| pass.weight(id));
+                let experts = [&gate_efd, &up_efd, &down_edf];
+                Ok(tape.experts(&h_btd, &weights_nc, &routing, experts)?)
+            }
+        }
     }
 
     /// Angles for at least `positions` positions.
-    fn rope(&self, parameters: &ParameterStore, positions: usize) -> RopeTable {
-        let mut table = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.positions() < positions {
-            let room = positions.next_power_of_two().min(self.config.context_length);
-            *table = rope_table(&self.config, parameters, room);
+    fn ropes(&self, parameters: &ParameterStore, positions: usize) -> Vec<RopeTable> {
+        let mut tables = self.ropes.lock().unwrap_or_else(PoisonError::into_inner);
+        for (table, rope) in tables.iter_mut().zip(&self.description.ropes) {
+            let fits = table.positions() >= positions
+                && rope.is_long(table.positions()) == rope.is_long(positions);
+            if !fits {
+                let room = rope.room(positions);
+                *table = rope_table(&self.description, rope, parameters, room);
+            }
         }
-        table.clone()
+        tables.clone()
     }
 
     /// Checks the batch and prepares what all layers share.
@@ -429,11 +590,11 @@ impl Decoder {
             let message = format!("{length} token ids are no sequences of {tokens}");
             return Err(DecoderError::Batch(message));
         }
-        if tokens > self.config.context_length - past.min(self.config.context_length) {
+        if tokens > self.description.context_length - past.min(self.description.context_length) {
             let message = format!(
                 "a sequence has {} tokens, but the model takes {}",
                 past + tokens,
-                self.config.context_length
+                self.description.context_length
             );
             return Err(DecoderError::Batch(message));
         }
@@ -455,16 +616,128 @@ impl Decoder {
                 Some(first_key.into())
             }
         };
-        let scale = 1.0 / (self.config.head_dim() as f32).sqrt();
-        let attention = AttentionOptions { first_key, ..AttentionOptions::causal(scale) };
-        let rope = self.rope(parameters, past + tokens);
-        Ok(Pass { tape, parameters, sequences, tokens, rope, positions_bt, attention })
+        let model = &self.description;
+        Ok(Pass {
+            tape,
+            parameters,
+            sequences,
+            tokens,
+            ropes: self.ropes(parameters, past + tokens),
+            positions_bt,
+            attention: AttentionOptions {
+                scale: 1.0 / (model.query_scalar as f32).sqrt(),
+                first_key,
+                window: None,
+                soft_cap: model.attention_soft_cap.map(|cap| cap as f32),
+            },
+            epsilon: model.norm_epsilon as f32,
+        })
     }
 }
 
-fn rope_table(config: &ModelConfig, parameters: &ParameterStore, positions: usize) -> RopeTable {
-    let positions = positions.min(config.context_length);
-    RopeTable::new(&**parameters.device(), config.head_dim(), config.rope_theta, positions)
+impl Layer {
+    fn new(
+        model: &DecoderDescription,
+        index: usize,
+        layer: LayerDescription,
+        parameters: &ParameterStore,
+    ) -> Result<Self, DecoderError> {
+        let id = |part: &str| find(parameters, &format!("model.layers.{index}.{part}.weight"));
+        let linear = |part: &str, has_bias: bool| -> Result<Linear, DecoderError> {
+            let bias = format!("model.layers.{index}.{part}.bias");
+            let bias = has_bias.then(|| find(parameters, &bias)).transpose()?;
+            Ok(Linear { weight: id(part)?, bias })
+        };
+        let norm = |part: Option<&str>| part.map(&id).transpose();
+        let (names, biases) = (NormNames::of(model.norms), model.biases);
+        let feed_forward = match model.experts.filter(|_| layer.experts) {
+            Some(experts) => FeedForward::Experts {
+                router: linear("mlp.gate", false)?,
+                gate_up_down: [
+                    id("mlp.experts.gate_proj")?,
+                    id("mlp.experts.up_proj")?,
+                    id("mlp.experts.down_proj")?,
+                ],
+                chosen: experts.chosen,
+                normalise: experts.normalise,
+            },
+            None => FeedForward::Dense {
+                gate_up: [
+                    linear("mlp.gate_proj", biases.feed_forward)?,
+                    linear("mlp.up_proj", biases.feed_forward)?,
+                ],
+                down: linear("mlp.down_proj", biases.feed_forward)?,
+            },
+        };
+        Ok(Self {
+            description: layer,
+            before_attention: norm(names.before_attention)?,
+            qkv: [
+                linear("self_attn.q_proj", biases.qkv)?,
+                linear("self_attn.k_proj", biases.qkv)?,
+                linear("self_attn.v_proj", biases.qkv)?,
+            ],
+            qk_norm: match model.qk_norm {
+                QkNorm::None => None,
+                QkNorm::Head | QkNorm::Full => {
+                    Some([id("self_attn.q_norm")?, id("self_attn.k_norm")?])
+                }
+            },
+            o: linear("self_attn.o_proj", biases.attention_output)?,
+            after_attention: norm(names.after_attention)?,
+            before_feed_forward: norm(names.before_feed_forward)?,
+            feed_forward,
+            after_feed_forward: norm(names.after_feed_forward)?,
+        })
+    }
+}
+
+/// Adds the last branch to the residual stream; returns the stream and what the next branch reads.
+fn enter(
+    pass: &Pass<'_>,
+    residual_btd: Tensor,
+    branch_btd: Option<Tensor>,
+    norm: Option<ParameterId>,
+) -> Result<(Tensor, Tensor), DecoderError> {
+    let tape = pass.tape;
+    match (branch_btd, norm) {
+        (Some(branch), Some(norm)) => {
+            Ok(tape.add_rms_norm(residual_btd, &branch, &pass.weight(norm), pass.epsilon)?)
+        }
+        (None, Some(norm)) => {
+            let h_btd = pass.norm(&residual_btd, norm)?;
+            Ok((residual_btd, h_btd))
+        }
+        (Some(branch), None) => {
+            let sum_btd = tape.add(&residual_btd, &branch)?;
+            Ok((sum_btd.clone(), sum_btd))
+        }
+        (None, None) => Ok((residual_btd.clone(), residual_btd)),
+    }
+}
+
+/// What a branch gives to the residual stream.
+fn leave(
+    pass: &Pass<'_>,
+    branch_btd: Tensor,
+    norm: Option<ParameterId>,
+) -> Result<Tensor, DecoderError> {
+    match norm {
+        Some(norm) => pass.norm(&branch_btd, norm),
+        None => Ok(branch_btd),
+    }
+}
+
+fn rope_table(
+    model: &DecoderDescription,
+    rope: &Rope,
+    parameters: &ParameterStore,
+    positions: usize,
+) -> RopeTable {
+    let positions = positions.min(model.context_length);
+    let (frequencies, factor) = rope.frequencies(positions);
+    let device = &**parameters.device();
+    RopeTable::from_frequencies(device, model.head_dim, &frequencies, factor, positions)
 }
 
 fn find(parameters: &ParameterStore, name: &str) -> Result<ParameterId, DecoderError> {

@@ -31,7 +31,7 @@ pub(crate) fn generate(
 ) -> Result<Generation, ModelError> {
     let prompt = prompt_tokens(model, &request.prompt, request.parse_special)?;
     check(model, request, prompt.len())?;
-    let vocab_size = model.config().vocab_size;
+    let vocab_size = model.description().vocab_size;
     let mut sampler = Sampler::new(request.sampling, vocab_size, &prompt)?;
     let mut writer = Writer::new(request, on_piece);
     let generation = |writer: Writer<'_>, finish_reason, completion_tokens| Generation {
@@ -77,7 +77,7 @@ pub(crate) fn next_token_logprobs(
     context: &str,
 ) -> Result<Vec<f32>, ModelError> {
     let mut tokens = prompt_tokens(model, context, false)?;
-    let cut = tokens.len().saturating_sub(model.config().context_length);
+    let cut = tokens.len().saturating_sub(model.description().context_length);
     tokens.drain(..cut);
     let logits = Decoding::new(model, tokens.len()).feed(&tokens)?;
     Ok(log_softmax(&logits).into_iter().map(|value| value as f32).collect())
@@ -110,7 +110,7 @@ fn check(
     request: &GenerateRequest,
     prompt_tokens: usize,
 ) -> Result<(), ModelError> {
-    let context_length = model.config().context_length;
+    let context_length = model.description().context_length;
     if prompt_tokens.saturating_add(request.max_tokens) > context_length {
         let max_tokens = request.max_tokens;
         return Err(ModelError::TooLong { prompt_tokens, max_tokens, context_length });

@@ -2,7 +2,8 @@
 //!
 //! Weights are read in f32, bf16 or f16, from one file or from the shards of an index, and written
 //! in f32 in the model's own order, so the same parameters give the same bytes. A header is checked
-//! before anything is allocated for what it promises.
+//! before anything is allocated for what it promises. What the tensors of a family are called is in
+//! `hf_tensors.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,12 +14,18 @@ use std::{
 };
 
 use milpa_base::mmap::MappedFile;
-use milpa_tensor::{Device, ParameterStore};
-use safetensors::{Dtype, SafeTensors};
+use milpa_tensor::{Device, Parameter, ParameterId, ParameterStore};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{config::ModelConfig, decoder::parameter_specs, error::DecoderError};
+use crate::{
+    config::ModelConfig,
+    decoder::{check_parameters, parameter_specs},
+    description::DecoderDescription,
+    error::DecoderError,
+    hf_tensors::{FileTensor, Part, file_tensors},
+};
 
 /// File name of a model's shape.
 pub const CONFIG_FILE: &str = "config.json";
@@ -31,7 +38,13 @@ const MAX_JSON_BYTES: u64 = 32 << 20;
 /// Most shards of a model.
 const MAX_SHARDS: usize = 1024;
 
-/// Reads the shape of the model in `dir`.
+/// Reads what the model in `dir` computes.
+pub fn read_hf_description(dir: &Path) -> Result<DecoderDescription, DecoderError> {
+    let path = dir.join(CONFIG_FILE);
+    DecoderDescription::from_hf_json(&read_small(&path)?, &path)
+}
+
+/// Reads the shape of the model in `dir`, which must be one that a recipe can say.
 pub fn read_hf_config(dir: &Path) -> Result<ModelConfig, DecoderError> {
     let path = dir.join(CONFIG_FILE);
     ModelConfig::from_hf_json(&read_small(&path)?, &path)
@@ -50,13 +63,14 @@ pub(crate) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, DecoderError> {
 /// Reads the weights of the model in `dir` onto `device`, widened to f32.
 ///
 /// # Errors
-/// If a file is malformed, or its tensors are not exactly those of `config`.
+/// If a file is malformed, or its tensors are not exactly those of `description`.
 pub fn read_hf_weights(
     dir: &Path,
-    config: &ModelConfig,
+    description: impl Into<DecoderDescription>,
     device: &Arc<dyn Device>,
 ) -> Result<ParameterStore, DecoderError> {
-    config.check()?;
+    let description = description.into();
+    description.check()?;
     let maps = weight_files(dir)?
         .into_iter()
         .map(|path| {
@@ -68,25 +82,13 @@ pub fn read_hf_weights(
     for (path, map) in &maps {
         files.push((path.as_path(), parse(path, map)?));
     }
-    let mut parameters = ParameterStore::new(Arc::clone(device));
-    let specs = parameter_specs(config);
-    for spec in &specs {
-        let found =
-            files.iter().find_map(|(path, file)| Some((*path, file.tensor(&spec.name).ok()?)));
-        let (path, tensor) = found.ok_or_else(|| {
-            let place = if files.len() == 1 { files[0].0 } else { dir };
-            malformed(place, format!("it has no tensor {:?}", spec.name))
-        })?;
-        if tensor.shape() != spec.shape {
-            let message =
-                format!("{} has shape {:?} instead of {:?}", spec.name, tensor.shape(), spec.shape);
-            return Err(malformed(path, message));
-        }
-        let values = widen(path, &spec.name, tensor.dtype(), tensor.data())?;
-        parameters.add(&spec.name, &spec.shape, &values, spec.init_std.is_some())?;
+    let tensors = file_tensors(&description);
+    let mut found = BTreeMap::new();
+    for tensor in &tensors {
+        found.insert(tensor.name.as_str(), find(dir, &files, tensor)?);
     }
     for (path, file) in &files {
-        let known = |name: &&str| parameters.id(name).is_some() || is_ignorable(name, config);
+        let known = |name: &&str| found.contains_key(*name) || is_ignorable(name, &description);
         if let Some(name) = file.names().into_iter().find(|name| !known(name)) {
             return Err(DecoderError::Unsupported {
                 path: path.to_path_buf(),
@@ -97,68 +99,186 @@ pub fn read_hf_weights(
             });
         }
     }
+    // Only now is anything allocated: the files hold all that the parameters need.
+    let mut sources: BTreeMap<&str, Vec<(usize, Source<'_>)>> = BTreeMap::new();
+    for tensor in &tensors {
+        let (_, view) = &found[tensor.name.as_str()];
+        let width = view.data().len() / tensor.shape.iter().product::<usize>().max(1);
+        let mut offset = 0;
+        for part in &tensor.parts {
+            let bytes = &view.data()[offset * width..(offset + part.count) * width];
+            let source = Source { dtype: view.dtype(), bytes, less_one: tensor.less_one };
+            sources.entry(&part.parameter).or_default().push((part.start, source));
+            offset += part.count;
+        }
+    }
+    let mut parameters = ParameterStore::new(Arc::clone(device));
+    for spec in parameter_specs(&description) {
+        let mut values = Vec::new();
+        let mut parts = sources.remove(spec.name.as_str()).unwrap_or_default();
+        parts.sort_by_key(|(start, _)| *start);
+        for (_, source) in parts {
+            values.append(&mut source.read());
+        }
+        parameters.add(&spec.name, &spec.shape, &values, spec.init_std.is_some())?;
+    }
     Ok(parameters)
 }
 
-/// Returns the bytes of a safetensors file of all parameters in f32.
+/// Finds a tensor of the right shape in the files.
+fn find<'a>(
+    dir: &'a Path,
+    files: &'a [(&Path, SafeTensors<'a>)],
+    tensor: &FileTensor,
+) -> Result<(&'a Path, TensorView<'a>), DecoderError> {
+    let mut views =
+        files.iter().filter_map(|(path, file)| Some((*path, file.tensor(&tensor.name).ok()?)));
+    let (path, view) = views.next().ok_or_else(|| {
+        let place = if files.len() == 1 { files[0].0 } else { dir };
+        malformed(place, format!("it has no tensor {:?}", tensor.name))
+    })?;
+    if let Some((other, _)) = views.next() {
+        let message = format!("{:?} is also in {}", tensor.name, other.display());
+        return Err(malformed(path, message));
+    }
+    if view.shape() != tensor.shape {
+        let (name, shape) = (&tensor.name, &tensor.shape);
+        let message = format!("{name} has shape {:?} instead of {shape:?}", view.shape());
+        return Err(malformed(path, message));
+    }
+    if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        return Err(DecoderError::Unsupported {
+            path: path.to_owned(),
+            field: format!("dtype of {}", tensor.name),
+            value: format!("{:?}", view.dtype()),
+            message: "F32, BF16 and F16 are read".to_owned(),
+        });
+    }
+    Ok((path, view))
+}
+
+/// Values of a file on their way into a parameter.
+struct Source<'a> {
+    dtype: Dtype,
+    bytes: &'a [u8],
+    less_one: bool,
+}
+
+impl Source<'_> {
+    fn read(&self) -> Vec<f32> {
+        let mut values = match self.dtype {
+            Dtype::F16 => floats(self.bytes, |pair| half::f16::from_le_bytes(pair).to_f32()),
+            Dtype::BF16 => floats(self.bytes, |pair| half::bf16::from_le_bytes(pair).to_f32()),
+            _ => floats(self.bytes, f32::from_le_bytes),
+        };
+        if self.less_one {
+            for value in &mut values {
+                *value += 1.0;
+            }
+        }
+        values
+    }
+}
+
+/// Returns the bytes of a safetensors file of all parameters in f32, each under its own name.
 pub fn weights_bytes(parameters: &ParameterStore) -> Vec<u8> {
     let mut bytes = Vec::new();
-    write_all(parameters, &mut bytes).expect("memory takes all bytes");
+    write_all(parameters, &own_tensors(parameters), &mut bytes).expect("memory takes all bytes");
     bytes
 }
 
-/// Writes all parameters in f32 to a safetensors file.
+/// Writes all parameters in f32 to a safetensors file, each under its own name.
 pub fn write_weights(path: &Path, parameters: &ParameterStore) -> Result<(), DecoderError> {
-    let write = || -> io::Result<()> {
-        let mut file = BufWriter::new(File::create(path)?);
-        write_all(parameters, &mut file)?;
-        file.flush()
-    };
-    write().map_err(|source| DecoderError::Io { path: path.to_owned(), source })
+    write_file(path, parameters, &own_tensors(parameters))
 }
 
 /// Writes `config.json`, `generation_config.json` and `model.safetensors` into an existing folder.
+///
+/// # Errors
+/// If a parameter of the description is missing or of another shape, or a file cannot be written.
 pub fn write_hf_model(
     dir: &Path,
-    config: &ModelConfig,
+    description: impl Into<DecoderDescription>,
     parameters: &ParameterStore,
     eos: Option<u32>,
     bos: Option<u32>,
 ) -> Result<(), DecoderError> {
+    let description = description.into();
+    check_parameters(&description, parameters)?;
     let generation = json!({ "bos_token_id": bos, "eos_token_id": eos, "do_sample": true });
     for (name, text) in [
-        (CONFIG_FILE, config.to_hf_json(eos, bos)),
+        (CONFIG_FILE, description.to_hf_json(eos, bos)),
         ("generation_config.json", format!("{generation:#}\n")),
     ] {
         let path = dir.join(name);
         fs::write(&path, text).map_err(|source| DecoderError::Io { path, source })?;
     }
-    write_weights(&dir.join(WEIGHTS_FILE), parameters)
+    write_file(&dir.join(WEIGHTS_FILE), parameters, &file_tensors(&description))
 }
 
-fn write_all(parameters: &ParameterStore, out: &mut dyn Write) -> io::Result<()> {
+fn own_tensors(parameters: &ParameterStore) -> Vec<FileTensor> {
+    let tensor = |parameter: &Parameter| {
+        let (name, shape) = (parameter.name().to_owned(), parameter.shape());
+        let part = Part { parameter: name.clone(), start: 0, count: shape.elements() };
+        let shape = shape.lengths().to_vec();
+        FileTensor { name, shape, parts: vec![part], less_one: false }
+    };
+    parameters.iter().map(tensor).collect()
+}
+
+fn write_file(
+    path: &Path,
+    parameters: &ParameterStore,
+    tensors: &[FileTensor],
+) -> Result<(), DecoderError> {
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        write_all(parameters, tensors, &mut file)?;
+        file.flush()
+    };
+    write().map_err(|source| DecoderError::Io { path: path.to_owned(), source })
+}
+
+/// Writes tensors whose parameters are all there.
+fn write_all(
+    parameters: &ParameterStore,
+    tensors: &[FileTensor],
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
     let mut offset = 0;
-    for parameter in parameters {
-        let end = offset + parameter.shape().elements() * size_of::<f32>();
+    for tensor in tensors {
+        let end = offset + tensor.shape.iter().product::<usize>() * size_of::<f32>();
         let entry = json!({
             "dtype": "F32",
-            "shape": parameter.shape().lengths(),
+            "shape": tensor.shape,
             "data_offsets": [offset, end],
         });
-        header.insert(parameter.name().to_owned(), entry);
+        header.insert(tensor.name.clone(), entry);
         offset = end;
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    for parameter in parameters {
-        let mut values = vec![0.0; parameter.data().len()];
-        parameters.device().download(parameter.data(), &mut values);
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        out.write_all(&bytes)?;
+    // The parts of a stack of experts follow one another: it is downloaded once.
+    let mut current: Option<(ParameterId, Vec<f32>)> = None;
+    for tensor in tensors {
+        for part in &tensor.parts {
+            let missing = || io::Error::other(format!("parameter {} is missing", part.parameter));
+            let id = parameters.id(&part.parameter).ok_or_else(missing)?;
+            let values = match current.take() {
+                Some((held, values)) if held == id => values,
+                _ => parameters.read(id),
+            };
+            let less = f32::from(u8::from(tensor.less_one));
+            let chosen = &values[part.start..part.start + part.count];
+            let bytes: Vec<u8> =
+                chosen.iter().flat_map(|value| (value - less).to_le_bytes()).collect();
+            out.write_all(&bytes)?;
+            current = Some((id, values));
+        }
     }
     Ok(())
 }
@@ -175,30 +295,15 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, DecoderErr
     SafeTensors::deserialize(bytes).map_err(|error| malformed(path, error.to_string()))
 }
 
-fn widen(path: &Path, name: &str, dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, DecoderError> {
-    Ok(match dtype {
-        Dtype::F32 => floats(bytes, f32::from_le_bytes),
-        Dtype::F16 => floats(bytes, |pair| half::f16::from_le_bytes(pair).to_f32()),
-        Dtype::BF16 => floats(bytes, |pair| half::bf16::from_le_bytes(pair).to_f32()),
-        other => {
-            return Err(DecoderError::Unsupported {
-                path: path.to_owned(),
-                field: format!("dtype of {name}"),
-                value: format!("{other:?}"),
-                message: "F32, BF16 and F16 are read".to_owned(),
-            });
-        }
-    })
-}
-
 /// Reads values of `N` bytes each.
 pub(crate) fn floats<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect()
 }
 
 /// Tensors of Hugging Face files that carry nothing of their own.
-fn is_ignorable(name: &str, config: &ModelConfig) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || (config.tie_embeddings && name == "lm_head.weight")
+fn is_ignorable(name: &str, description: &DecoderDescription) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
+        || (description.tie_embeddings && name == "lm_head.weight")
 }
 
 #[derive(Deserialize)]

@@ -1,31 +1,38 @@
 //! The decoder, its files, and a local model as a [`TextModel`](milpa_base::TextModel).
 //!
-//! [`Decoder`] defines the computation on a `milpa_tensor` tape; [`ModelConfig`] is its shape in
-//! recipes and in Hugging Face's `config.json`; `hf` and `gguf` read and write weights; and
-//! [`LocalModel`] scores and generates text. Files from elsewhere are untrusted: malformed ones
+//! [`Decoder`] defines the computation on a `milpa_tensor` tape, for all families of models one and
+//! the same; [`DecoderDescription`] says what it computes, and [`ModelConfig`] is how a recipe says it;
+//! `hf` and `gguf` read and write both and the weights; and [`LocalModel`] scores and generates text. Files from elsewhere are untrusted: malformed ones
 //! give errors, and nothing is allocated for what a file does not hold. This crate trains nothing.
 
 #![forbid(unsafe_code)]
 
 mod config;
 mod decoder;
+mod description;
 mod error;
 mod generate;
 mod gguf;
 mod gguf_model;
 mod hf;
+mod hf_config;
+mod hf_tensors;
 mod local;
 mod sample;
 mod score;
 
 pub use config::ModelConfig;
 pub use decoder::{Decoder, ParameterSpec, TokenBatch, new_parameters, parameter_specs};
+pub use description::{
+    Activation, Biases, DecoderDescription, Experts, Family, LayerDescription, NormPlacement,
+    QkNorm, Rope, RopeScaling,
+};
 pub use error::DecoderError;
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue, GgufWriter};
 pub use gguf_model::{GgufDescription, read_gguf, write_gguf};
 pub use hf::{
-    CONFIG_FILE, WEIGHTS_FILE, read_hf_config, read_hf_weights, weights_bytes, write_hf_model,
-    write_weights,
+    CONFIG_FILE, WEIGHTS_FILE, read_hf_config, read_hf_description, read_hf_weights, weights_bytes,
+    write_hf_model, write_weights,
 };
 pub use local::LocalModel;
 

@@ -18,13 +18,13 @@ use milpa_tensor::{CpuDevice, Device, ParameterStore};
 use milpa_tokens::{ChatTemplate, Tokenizer};
 
 use crate::{
-    config::ModelConfig,
     decoder::Decoder,
+    description::DecoderDescription,
     error::DecoderError,
     generate,
     gguf::{GgufFile, GgufValue},
     gguf_model::read_gguf,
-    hf::{CONFIG_FILE, read_hf_config, read_hf_weights, weight_files},
+    hf::{CONFIG_FILE, read_hf_description, read_hf_weights, weight_files},
     score,
 };
 
@@ -61,38 +61,40 @@ impl LocalModel {
         tokenizer: Tokenizer,
         device: &Arc<dyn Device>,
     ) -> Result<Self, DecoderError> {
-        let config = read_hf_config(path)?;
+        let description = read_hf_description(path)?;
         let files = weight_files(path)?;
         let hash = hash_files(&files)?;
-        let parameters = read_hf_weights(path, &config, device)?;
-        Self::from_parts(&name_of(path), hash, &config, parameters, tokenizer)
+        let parameters = read_hf_weights(path, &description, device)?;
+        Self::from_parts(&name_of(path), hash, description, parameters, tokenizer)
     }
 
     /// Makes a model of parts in memory, such as of a training run; `hash` is that of its weights.
     ///
     /// # Errors
-    /// If parameters, configuration and tokenizer do not fit together.
+    /// If parameters, description and tokenizer do not fit together.
     pub fn from_parts(
         name: &str,
         hash: Option<Digest>,
-        config: &ModelConfig,
+        description: impl Into<DecoderDescription>,
         parameters: ParameterStore,
         tokenizer: Tokenizer,
     ) -> Result<Self, DecoderError> {
-        if tokenizer.vocab_size() > config.vocab_size {
+        let description = description.into();
+        if tokenizer.vocab_size() > description.vocab_size {
             let message = format!(
                 "is {}, but the tokenizer has {} tokens; it is not this model's tokenizer",
-                config.vocab_size,
+                description.vocab_size,
                 tokenizer.vocab_size()
             );
             return Err(DecoderError::Config { key: "vocab_size".to_owned(), message });
         }
-        let decoder = Decoder::new(config, &parameters)?;
+        let (context_length, count) = (description.context_length, description.parameters());
+        let decoder = Decoder::new(description, &parameters)?;
         let info = ModelInfo {
             name: name.to_owned(),
             hash: hash.map(|hash| hash.to_string()).unwrap_or_default(),
-            context_length: config.context_length,
-            parameters: Some(config.parameters()),
+            context_length,
+            parameters: Some(count),
         };
         let device = Arc::clone(parameters.device());
         let chat_template = tokenizer.chat_template().cloned();
@@ -112,9 +114,9 @@ impl LocalModel {
         Ok(model)
     }
 
-    /// The shape.
-    pub fn config(&self) -> &ModelConfig {
-        self.decoder.config()
+    /// What it computes.
+    pub fn description(&self) -> &DecoderDescription {
+        self.decoder.description()
     }
 
     /// The decoder.

@@ -49,7 +49,7 @@ pub(crate) fn score(
     let mut rows = Vec::new();
     for (owner, request) in requests.iter().enumerate() {
         let (mut tokens, length) = pair_tokens(model, request)?;
-        let most = model.config().context_length + 1;
+        let most = model.description().context_length + 1;
         if length >= most {
             return Err(ModelError::TooLong {
                 prompt_tokens: tokens.len() - length,
@@ -109,7 +109,6 @@ fn families(rows: Vec<Row>) -> (Vec<Row>, Vec<Vec<Row>>) {
 fn score_family(model: &LocalModel, rows: &[Row]) -> Result<Vec<RowResult>, DecoderError> {
     let (decoder, parameters) = (model.decoder(), model.parameters());
     let tape = Tape::inference(Arc::clone(model.device()));
-    let head_vd = decoder.head(parameters);
     let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(1);
     let mut cache = decoder.new_cache(model.device(), 1, longest - 1);
     let context = &rows[0].tokens[..rows[0].scored.start];
@@ -123,7 +122,7 @@ fn score_family(model: &LocalModel, rows: &[Row]) -> Result<Vec<RowResult>, Deco
     // The context's last row predicts the first token of every continuation.
     let firsts: Vec<u32> = rows.iter().map(|row| row.tokens[context.len()]).collect();
     let first_nd = tape.select_rows(&last_1d, &vec![0; rows.len()])?;
-    let firsts = tape.score_rows(&first_nd, &head_vd, &firsts)?;
+    let firsts = decoder.score_hidden(&tape, parameters, &first_nd, &firsts)?;
     let mut results = Vec::with_capacity(rows.len());
     for (index, row) in rows.iter().enumerate() {
         let continuation = &row.tokens[context.len()..];
@@ -135,7 +134,7 @@ fn score_family(model: &LocalModel, rows: &[Row]) -> Result<Vec<RowResult>, Deco
             cache.truncate(context.len());
             let batch = TokenBatch::new(inputs, inputs.len());
             let x_btd = decoder.forward_cached(&tape, parameters, &batch, &mut cache)?;
-            let rest = tape.score_rows(&x_btd, &head_vd, &continuation[1..])?;
+            let rest = decoder.score_hidden(&tape, parameters, &x_btd, &continuation[1..])?;
             result.add(&rest, 0..inputs.len());
         }
         results.push(result);
@@ -173,7 +172,7 @@ pub(crate) fn score_rolling(
             tokens: tokens.len() - 1,
             bytes: text.len(),
         });
-        let windows = windows(tokens.len(), model.config().context_length);
+        let windows = windows(tokens.len(), model.description().context_length);
         windows_left.push(windows.len());
         rows.extend(windows.into_iter().map(|(window, scored)| Row {
             owner,
@@ -304,7 +303,7 @@ fn score_batch(
     let x_btd = decoder.forward_hidden(&tape, parameters, &TokenBatch::new(&inputs, tokens))?;
     let x_nd = tape.select_rows(&x_btd, &chosen)?;
     drop(x_btd);
-    let scores = tape.score_rows(&x_nd, &decoder.head(parameters), &targets)?;
+    let scores = decoder.score_hidden(&tape, parameters, &x_nd, &targets)?;
     let mut begin = 0;
     let results = rows.iter().map(|row| {
         let range = begin..begin + row.scored.len();

@@ -189,10 +189,9 @@ fn folders_that_are_no_models_say_so() {
     write_folder(dir.path(), &config(true));
     let path = dir.path().join(CONFIG_FILE);
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    config["sliding_window"] = json!(128);
-    config["use_sliding_window"] = json!(true);
+    config["clip_qkv"] = json!(8.0);
     fs::write(&path, config.to_string()).unwrap();
-    check_error(LocalModel::open(dir.path(), 1), &["use_sliding_window = true", "full attention"]);
+    check_error(LocalModel::open(dir.path(), 1), &["clip_qkv = 8.0", "does not know the key"]);
     fs::write(&path, "{").unwrap();
     check_error(LocalModel::open(dir.path(), 1), &["config.json"]);
 }

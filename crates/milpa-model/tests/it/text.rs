@@ -21,7 +21,7 @@ fn log_probabilities(model: &LocalModel, tokens: &[u32]) -> Vec<Vec<f64>> {
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
     let logits = model.decoder().logits(&tape, model.parameters(), &hidden, &rows).unwrap();
     tape.read(&logits)
-        .chunks(model.config().vocab_size)
+        .chunks(model.description().vocab_size)
         .map(|row| {
             let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
             row.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
@@ -256,7 +256,7 @@ fn the_next_token_distribution_sums_to_one() {
     let model = model(1);
     for context in ["", "La milpa da", &TEXT.repeat(3)] {
         let row = model.next_token_logprobs(context).unwrap();
-        assert_eq!(row.len(), model.config().vocab_size);
+        assert_eq!(row.len(), model.description().vocab_size);
         let sum: f64 = row.iter().map(|&p| f64::from(p).exp()).sum();
         assert!((sum - 1.0).abs() < 1e-5);
     }
