@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod curve;
+mod families;
 mod files;
 mod gguf;
 mod golden;
