@@ -96,6 +96,7 @@ fn golden(python: &str) -> Result<()> {
     ] {
         run(Command::new(python).arg(script))?;
     }
+    run(Command::new(python).args(["reference/model_families.py", "golden"]))?;
     let mut golden = vec!["crates/milpa-tensor/tests/golden", "crates/milpa-model/tests/golden"];
     match std::env::var("MILPA_DATA") {
         Ok(data) => {
@@ -108,18 +109,18 @@ fn golden(python: &str) -> Result<()> {
         }
     }
     run(Command::new("git").args(["diff", "--exit-code", "--stat", "--"]).args(golden))?;
-    let exported = root().join("target").join("export_check");
-    let folder = exported.to_string_lossy().into_owned();
-    cargo(&[
-        "run",
-        "--release",
-        "--quiet",
-        "-p",
-        "milpa-model",
-        "--example",
-        "export_check",
-        "--",
-        &folder,
-    ])?;
-    run(Command::new(python).args(["reference/model_export_check.py", &folder]))
+    let folder = |name: &str| root().join("target").join(name).to_string_lossy().into_owned();
+    let exported = folder("export_check");
+    model_example("export_check", &exported)?;
+    run(Command::new(python).args(["reference/model_export_check.py", &exported]))?;
+    let families = folder("families_check");
+    run(Command::new(python).args(["reference/model_families.py", "make", &families]))?;
+    model_example("families_check", &families)?;
+    run(Command::new(python).args(["reference/model_families.py", "check", &families]))
+}
+
+/// Runs an example of `milpa-model` on a folder.
+fn model_example(name: &str, folder: &str) -> Result<()> {
+    let arguments = ["run", "--release", "--quiet", "-p", "milpa-model", "--example", name, "--"];
+    cargo(&[&arguments[..], &[folder]].concat())
 }

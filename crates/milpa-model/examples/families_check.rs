@@ -155,7 +155,8 @@ fn step(
     tokens_bt: &[u32],
 ) -> Result<f64, Box<dyn Error>> {
     let tokens = tokens_bt.len() / 2;
-    let next = |row: usize| if (row + 1) % tokens == 0 { IGNORE } else { tokens_bt[row + 1] };
+    let next =
+        |row: usize| if (row + 1).is_multiple_of(tokens) { IGNORE } else { tokens_bt[row + 1] };
     let targets: Vec<u32> = (0..tokens_bt.len()).map(next).collect();
     let batch = TokenBatch::new(tokens_bt, tokens);
     Ok(decoder.loss_and_gradients(parameters, &batch, &LossRows::mean(&targets))?.loss)

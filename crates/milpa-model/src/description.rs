@@ -424,8 +424,10 @@ impl Rope {
                 least.push(*original);
             }
         }
-        if let Some(value) = positive.iter().find(|value| !(**value > 0.0 && value.is_finite())) {
-            return fail(format!("has {value} where a positive number is needed"));
+        // Within these, frequencies and angles are finite.
+        let (most, smallest) = (1e12, 1e-6);
+        if let Some(value) = positive.iter().find(|value| !(smallest..=most).contains(*value)) {
+            return fail(format!("has {value}; it must lie between {smallest} and {most}"));
         }
         if least.contains(&0) {
             return fail("has an original context of 0 tokens".to_owned());

@@ -936,6 +936,8 @@ struct RopeDefaults {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The least that each family needs.
@@ -1063,6 +1065,83 @@ mod tests {
             assert!(error.contains(expect), "{error}");
             let named = error.contains(key) || error.starts_with("model.");
             assert!(named, "{key}: {error}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whatever a file says, it is refused or it is a description that can be checked and sized.
+        #[test]
+        fn odd_values_are_errors(
+            row in 0..DIALECTS.len(), picks in prop::collection::vec((0..KEYS.len(), 0..ODD), 0..4),
+        ) {
+            let mut config = base(DIALECTS[row].model_type);
+            for (key, value) in picks {
+                config[KEYS[key]] = odd(value);
+            }
+            if let Ok(description) = read(&config) {
+                prop_assert!(description.parameters() > 0);
+                for rope in &description.ropes {
+                    let (frequencies, factor) = rope.frequencies(description.context_length);
+                    prop_assert!(frequencies.iter().all(|f| f.is_finite()) && factor.is_finite());
+                }
+            }
+        }
+    }
+
+    const KEYS: [&str; 26] = [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+        "vocab_size",
+        "max_position_embeddings",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "partial_rotary_factor",
+        "rms_norm_eps",
+        "sliding_window",
+        "use_sliding_window",
+        "max_window_layers",
+        "sliding_window_pattern",
+        "layer_types",
+        "no_rope_layers",
+        "no_rope_layer_interval",
+        "num_experts",
+        "num_local_experts",
+        "num_experts_per_tok",
+        "decoder_sparse_step",
+        "query_pre_attn_scalar",
+        "original_max_position_embeddings",
+    ];
+    const ODD: usize = 17;
+
+    fn odd(index: usize) -> Value {
+        match index {
+            0 => json!(0),
+            1 => json!(1),
+            2 => json!(3),
+            3 => json!(16_777_216),
+            4 => json!(u64::MAX),
+            5 => json!(-1),
+            6 => json!(1e300),
+            7 => json!(1e-300),
+            8 => Value::Null,
+            9 => json!([]),
+            10 => json!(["sliding_attention"]),
+            11 => {
+                json!({"rope_type": "yarn", "factor": 1e308, "beta_fast": 1e300, "rope_theta": 1.0})
+            }
+            12 => json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 0.0,
+                "high_freq_factor": 1e-9}),
+            13 => json!({"type": "longrope", "short_factor": vec![1e-300; 8],
+                "long_factor": vec![1e300; 8]}),
+            14 => json!({"type": "linear", "factor": 1e-300}),
+            15 => json!({"full_attention": {"rope_theta": 0}, "sliding_attention": null}),
+            _ => json!(true),
         }
     }
 }

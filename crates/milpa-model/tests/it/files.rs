@@ -126,6 +126,32 @@ fn an_index_cannot_point_outside_its_folder() {
 }
 
 #[test]
+fn shards_must_hold_each_tensor_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(true);
+    write_as(dir.path(), &config, Dtype::BF16, 3);
+    let read = || read_hf_weights(dir.path(), &config, &device(1));
+    assert!(read().is_ok());
+    let shard = |number: usize| dir.path().join(format!("model-{number}.safetensors"));
+    let second = fs::read(shard(1)).unwrap();
+    fs::copy(shard(0), shard(1)).unwrap();
+    check_error(read(), &["is also in", "model-1.safetensors"]);
+    fs::remove_file(shard(1)).unwrap();
+    check_error(read(), &["cannot access", "model-1.safetensors"]);
+    fs::write(shard(1), &second[..second.len() / 2]).unwrap();
+    check_error(read(), &["model-1.safetensors", "safetensors"]);
+    fs::write(shard(1), second).unwrap();
+    assert!(read().is_ok());
+    let index = dir.path().join("model.safetensors.index.json");
+    let many: serde_json::Map<String, Value> =
+        (0..1025).map(|i| (i.to_string(), json!(format!("{i}.safetensors")))).collect();
+    fs::write(&index, json!({ "weight_map": many }).to_string()).unwrap();
+    check_error(read(), &["1025 shards"]);
+    fs::write(&index, "{\"weight_map\": 3}").unwrap();
+    check_error(read(), &["safetensors index"]);
+}
+
+#[test]
 fn weights_of_another_shape_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     write_folder(dir.path(), &config(true));
