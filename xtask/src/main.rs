@@ -93,6 +93,7 @@ fn golden(python: &str) -> Result<()> {
         "reference/engine_golden.py",
         "reference/variants_golden.py",
         "reference/engine_train20.py",
+        "reference/sampling_golden.py",
     ] {
         run(Command::new(python).arg(script))?;
     }

@@ -69,6 +69,9 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keep the k most probable tokens; 0 keeps all.
     pub top_k: usize,
+    /// Keep the tokens that are at least so probable, as a share of the most probable one; 0 keeps all.
+    #[serde(default)]
+    pub min_p: f32,
     /// Divides positive logits (multiplies negative ones) of tokens seen already; 1 is off.
     pub repetition_penalty: f32,
     /// Seed of the draw; the same request with the same seed gives the same text.
@@ -77,7 +80,14 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.8, top_p: 0.95, top_k: 0, repetition_penalty: 1.0, seed: 0 }
+        Self {
+            temperature: 0.8,
+            top_p: 0.95,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+        }
     }
 }
 

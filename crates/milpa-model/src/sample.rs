@@ -1,6 +1,6 @@
 //! Drawing the next token from logits.
 //!
-//! Order: repetition penalty, temperature, top-k, top-p, draw. The draw for the n-th token of a
+//! Order: repetition penalty, temperature, top-k, top-p, min-p, draw, as `transformers` has it. The draw for the n-th token of a
 //! request is a function of the request's seed and n.
 
 use milpa_base::{ModelError, Sampling, Seed};
@@ -31,6 +31,9 @@ impl Sampler {
         if !(settings.top_p > 0.0 && settings.top_p <= 1.0) {
             return bad("top_p", settings.top_p, "lie above 0 and at most at 1");
         }
+        if !(0.0..=1.0).contains(&settings.min_p) {
+            return bad("min_p", settings.min_p, "lie between 0 and 1");
+        }
         if !(settings.repetition_penalty > 0.0 && settings.repetition_penalty.is_finite()) {
             return bad("repetition_penalty", settings.repetition_penalty, "be above 0");
         }
@@ -49,12 +52,7 @@ impl Sampler {
     /// Chooses a token; only ids below `allowed` can be chosen. Changes `logits`.
     pub(crate) fn draw(&mut self, logits: &mut [f32], allowed: usize) -> u32 {
         let logits = &mut logits[..allowed];
-        let penalty = self.settings.repetition_penalty;
-        if penalty != 1.0 {
-            for (logit, _) in logits.iter_mut().zip(&self.seen).filter(|(_, seen)| **seen) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-            }
-        }
+        self.penalise(logits);
         let token = if self.settings.temperature == 0.0 {
             greedy(logits)
         } else {
@@ -66,6 +64,16 @@ impl Sampler {
         token
     }
 
+    /// Moves the logits of tokens that were seen.
+    fn penalise(&self, logits: &mut [f32]) {
+        let penalty = self.settings.repetition_penalty;
+        if penalty != 1.0 {
+            for (logit, _) in logits.iter_mut().zip(&self.seen).filter(|(_, seen)| **seen) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+    }
+
     fn see(&mut self, token: u32) {
         if let Some(seen) = self.seen.get_mut(token as usize) {
             *seen = true;
@@ -74,20 +82,32 @@ impl Sampler {
 
     /// The token at `point` of the cumulative distribution of the candidates.
     fn pick(&self, logits: &[f32], point: f64) -> u32 {
+        let weighted = self.weighted(logits);
+        let mass: f64 = weighted.iter().map(|(_, weight)| weight).sum();
+        let mut left = point * mass;
+        for &(token, weight) in &weighted {
+            left -= weight;
+            if left < 0.0 {
+                return token;
+            }
+        }
+        weighted.last().map_or(0, |(token, _)| *token)
+    }
+
+    /// The candidates with their weights, as shares of the most probable one's.
+    fn weighted(&self, logits: &[f32]) -> Vec<(u32, f64)> {
         let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let temperature = f64::from(self.settings.temperature);
         let weight =
             |token: u32| ((f64::from(logits[token as usize]) - largest) / temperature).exp();
         let candidates = self.candidates(logits, &weight);
-        let mass: f64 = candidates.iter().map(|&token| weight(token)).sum();
-        let mut left = point * mass;
-        for &token in &candidates {
-            left -= weight(token);
-            if left < 0.0 {
-                return token;
-            }
+        let mut weighted: Vec<_> =
+            candidates.into_iter().map(|token| (token, weight(token))).collect();
+        let least = f64::from(self.settings.min_p);
+        if least > 0.0 {
+            weighted.retain(|(_, weight)| *weight >= least);
         }
-        candidates.last().copied().unwrap_or(0)
+        weighted
     }
 
     /// The tokens that top-k and, among those, top-p leave.
@@ -154,7 +174,7 @@ mod tests {
     const LOGITS: [f32; 4] = [0.5, 2.0, 1.0, 2.0];
 
     fn settings() -> Sampling {
-        Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 3 }
+        Sampling { temperature: 1.0, top_p: 1.0, seed: 3, ..Sampling::default() }
     }
 
     /// Relative frequencies of 20,000 draws.
@@ -188,7 +208,54 @@ mod tests {
         check(Sampling { top_k: 1, ..settings() }, [0.0, 1.0, 0.0, 0.0]);
         check(Sampling { top_k: 2, ..settings() }, [0.0, 0.5, 0.0, 0.5]);
         check(Sampling { top_p: 0.5, ..settings() }, [0.0, 0.5, 0.0, 0.5]);
+        check(Sampling { min_p: 0.5, ..settings() }, [0.0, 0.5, 0.0, 0.5]);
         check(Sampling { top_p: 0.01, ..settings() }, [0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        logits: Vec<f32>,
+        seen: Vec<u32>,
+        cases: Vec<GoldenCase>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct GoldenCase {
+        settings: GoldenSettings,
+        probabilities: Vec<f64>,
+    }
+
+    #[derive(Debug, Clone, Copy, serde::Deserialize)]
+    struct GoldenSettings {
+        repetition_penalty: f32,
+        temperature: f32,
+        top_k: usize,
+        top_p: f32,
+        min_p: f32,
+    }
+
+    #[test]
+    fn what_is_left_equals_transformers() {
+        let golden: Golden =
+            serde_json::from_str(include_str!("../tests/golden/sampling.json")).unwrap();
+        for GoldenCase { settings, probabilities } in &golden.cases {
+            let GoldenSettings { repetition_penalty, temperature, top_k, top_p, min_p } = *settings;
+            let sampling =
+                Sampling { repetition_penalty, temperature, top_k, top_p, min_p, seed: 0 };
+            let sampler = Sampler::new(sampling, golden.logits.len(), &golden.seen).unwrap();
+            let mut logits = golden.logits.clone();
+            sampler.penalise(&mut logits);
+            let weighted = sampler.weighted(&logits);
+            let mass: f64 = weighted.iter().map(|(_, weight)| weight).sum();
+            let mut found = vec![0.0; logits.len()];
+            for (token, weight) in weighted {
+                found[token as usize] = weight / mass;
+            }
+            for (token, (found, expect)) in found.iter().zip(probabilities).enumerate() {
+                assert!((found - expect).abs() < 1e-6, "{settings:?} {token}: {found} {expect}");
+                assert_eq!(*found == 0.0, *expect == 0.0, "{settings:?} {token}");
+            }
+        }
     }
 
     #[test]
@@ -205,6 +272,8 @@ mod tests {
             Sampling { temperature: -1.0, ..settings() },
             Sampling { temperature: f32::NAN, ..settings() },
             Sampling { top_p: 0.0, ..settings() },
+            Sampling { min_p: 1.5, ..settings() },
+            Sampling { min_p: f32::NAN, ..settings() },
             Sampling { repetition_penalty: 0.0, ..settings() },
         ] {
             assert!(matches!(Sampler::new(bad, 4, &[]), Err(ModelError::BadRequest(_))));

@@ -35,6 +35,7 @@ const SHARED: &[&str] = &[
     "temperature",
     "top_p",
     "top_k",
+    "min_p",
     "repetition_penalty",
     "seed",
     "stop",
@@ -361,6 +362,7 @@ impl Fields {
             self.number("temperature", "between 0 and 2", |x| (0.0..=2.0).contains(&x))?;
         let top_p = self.number("top_p", "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?;
         let top_k = self.whole("top_k", 0, u64::from(u32::MAX))?;
+        let min_p = self.number("min_p", "between 0 and 1", |x| (0.0..=1.0).contains(&x))?;
         let repetition_penalty =
             self.number("repetition_penalty", "above 0 and at most 10", |x| x > 0.0 && x <= 10.0)?;
         let seed = match self.take("seed") {
@@ -375,6 +377,7 @@ impl Fields {
             temperature: temperature.unwrap_or(defaults.temperature),
             top_p: top_p.unwrap_or(defaults.top_p),
             top_k: top_k.map_or(defaults.top_k, |k| k as usize),
+            min_p: min_p.unwrap_or(defaults.min_p),
             repetition_penalty: repetition_penalty.unwrap_or(defaults.repetition_penalty),
             seed: seed.unwrap_or(defaults.seed),
         })
@@ -453,6 +456,7 @@ mod tests {
             temperature: 0.8,
             top_p: 0.95,
             top_k: 0,
+            min_p: 0.0,
             repetition_penalty: 1.0,
             seed: 5,
         },
@@ -481,7 +485,8 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let request = chat(
-            r#","model":"maíz","temperature":0,"top_p":0.5,"top_k":7,"repetition_penalty":1.1,
+            r#","model":"maíz","temperature":0,"top_p":0.5,"top_k":7,"min_p":0.25,
+            "repetition_penalty":1.1,
             "seed":-1,"max_completion_tokens":9,"stop":["a","b"],"stream":true,"logprobs":true,
             "top_logprobs":3,"stream_options":{"include_usage":true},"n":1,"tools":[],
             "user":"x","logit_bias":{},"presence_penalty":0,"frequency_penalty":0.0,
@@ -493,6 +498,7 @@ mod tests {
             temperature: 0.0,
             top_p: 0.5,
             top_k: 7,
+            min_p: 0.25,
             repetition_penalty: 1.1,
             seed: u64::MAX,
         };
