@@ -54,6 +54,9 @@ pub struct TrainShape {
     pub steps: u64,
     /// Numbers the optimiser keeps for each parameter of a hidden matrix (AdamW 2, Muon 1).
     pub states_per_matrix_parameter: u64,
+    /// Bytes of a number that goes into a product: 4 in f32, 2 in mixed precision, where a rounded
+    /// copy of the weights is kept as well. The residual stream is always f32.
+    pub activation_bytes: u64,
 }
 
 /// What a machine offers.
@@ -209,10 +212,11 @@ pub fn plan(
     }
 }
 
-/// Estimates the memory of training in f32.
+/// Estimates the memory of training.
 ///
 /// Activations per token and layer: two norm outputs, q, k, v and the attention output, the
-/// normalised q and k, the residual stream, and three feed-forward vectors; plus a chunk of logits.
+/// normalised q and k, three feed-forward vectors, and the residual stream twice in f32; plus a chunk
+/// of logits. Mixed precision adds a rounded copy of the matrices.
 /// This counts what the backward pass reads, not allocator overhead.
 pub fn memory(model: &ModelShape, train: &TrainShape) -> Memory {
     let f32_bytes = 4;
@@ -221,17 +225,19 @@ pub fn memory(model: &ModelShape, train: &TrainShape) -> Memory {
     let others = parameters - matrices;
     let qkv = model.head_dim * (model.heads + 2 * model.kv_heads);
     let qk = if model.qk_norm { model.head_dim * (model.heads + model.kv_heads) } else { 0 };
-    let per_layer =
-        4 * model.hidden_size + qkv + qk + model.heads * model.head_dim + 3 * model.ffn_size;
+    let factors =
+        2 * model.hidden_size + qkv + qk + model.heads * model.head_dim + 3 * model.ffn_size;
+    let per_layer = factors * train.activation_bytes + 2 * model.hidden_size * f32_bytes;
     let tokens = train.micro_batch_size * train.sequence_length;
-    let logits = tokens.min(512) * model.vocab_size;
+    let mixed = train.activation_bytes < f32_bytes;
+    let rounded = if mixed { train.activation_bytes } else { 0 };
+    let logits = tokens.min(1024) * model.vocab_size * (f32_bytes + rounded);
+    let ends = 3 * model.hidden_size * f32_bytes;
     Memory {
-        parameters: Bytes(parameters * f32_bytes),
+        parameters: Bytes(parameters * (f32_bytes + rounded)),
         gradients: Bytes(parameters * f32_bytes),
         optimizer: Bytes((matrices * train.states_per_matrix_parameter + others * 2) * f32_bytes),
-        activations: Bytes(
-            (tokens * (model.layers * per_layer + 3 * model.hidden_size) + logits) * f32_bytes,
-        ),
+        activations: Bytes(tokens * (model.layers * per_layer + ends) + logits),
     }
 }
 
@@ -325,6 +331,7 @@ mod tests {
         micro_batch_size: 8,
         steps: 1000,
         states_per_matrix_parameter: 2,
+        activation_bytes: 4,
     };
     const MACHINE: Machine = Machine {
         peak_flops_per_second: 500e9,

@@ -14,7 +14,7 @@ mod optimizer;
 mod trainer;
 
 pub use checkpoint::{STATE_FILE, State};
-pub use config::{Optimizer, Schedule, TrainConfig};
+pub use config::{Optimizer, Precision, Schedule, TrainConfig};
 pub use error::TrainError;
 pub use metrics::{METRICS_FILE, Metric, read_metrics};
 pub use trainer::{FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape};

@@ -31,7 +31,7 @@ use serde::Serialize;
 
 use crate::{
     checkpoint::{self, Parts, State},
-    config::TrainConfig,
+    config::{Precision, TrainConfig},
     error::TrainError,
     metrics::{Metric, MetricsWriter, loss_curve, read_metrics},
     optimizer::OptimizerState,
@@ -62,7 +62,7 @@ pub struct Job<'a> {
     pub licences: Vec<String>,
     /// Where to compute.
     pub device: Arc<dyn Device>,
-    /// The machine's measured peak, for the utilisation shown.
+    /// The machine's measured peak in the run's precision, for the utilisation shown.
     pub peak_flops_per_second: f64,
     /// Measures the peak again; asked when training comes so near to the one above that other
     /// work must have disturbed its measurement.
@@ -113,6 +113,10 @@ pub fn train_shape(config: &TrainConfig) -> TrainShape {
         micro_batch_size: config.micro_batch_size() as u64,
         steps: config.steps.0,
         states_per_matrix_parameter: config.optimizer.states_per_matrix_parameter(),
+        activation_bytes: match config.precision {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        },
     }
 }
 
@@ -268,7 +272,7 @@ impl<'a> Run<'a> {
             (parameters, optimizer, 0)
         };
         Ok(Self {
-            decoder: Decoder::new(job.model, &parameters)?,
+            decoder: Decoder::new(job.model, &parameters)?.autocast(job.config.precision.dtype()),
             metrics: MetricsWriter::open(out, step)?,
             parameters,
             optimizer,

@@ -24,6 +24,8 @@ pub struct Findings {
     pub instructions: String,
     /// Measured peak of f32 fused multiply-adds, all threads, in FLOP/s.
     pub f32_flops_per_second: f64,
+    /// The same for products of bf16 with sums in f32, where the processor has them.
+    pub bf16_flops_per_second: Option<f64>,
     /// Measured read bandwidth of main memory, all threads, in bytes/s.
     pub memory_bytes_per_second: f64,
     /// Main memory, where the system tells.
@@ -43,6 +45,7 @@ pub fn doctor(context: &Context) -> Result<()> {
         let mut text = format!(
             "milpa      {}\nsystem     {}\nprocessor  {}\nthreads    {} ({})\n\
              f32 peak   {}FLOP/s (fused multiply-add, dense, measured now)\n\
+             bf16 peak  {}\n\
              memory     {}B/s read, measured now\n",
             findings.version,
             findings.system,
@@ -50,6 +53,10 @@ pub fn doctor(context: &Context) -> Result<()> {
             findings.threads,
             findings.instructions,
             si_spaced(findings.f32_flops_per_second),
+            findings.bf16_flops_per_second.map_or_else(
+                || "no instructions for it: bf16 is no faster than f32 here".to_owned(),
+                |peak| format!("{}FLOP/s (products of bf16, sums in f32)", si_spaced(peak)),
+            ),
             si_spaced(findings.memory_bytes_per_second),
         );
         if let (Some(all), Some(free)) = (findings.memory, findings.memory_available) {
@@ -90,6 +97,7 @@ pub fn examine(context: &Context) -> Findings {
         threads: context.threads,
         instructions: peak.instructions,
         f32_flops_per_second: peak.f32_flops_per_second,
+        bf16_flops_per_second: peak.bf16_flops_per_second,
         memory_bytes_per_second: peak.memory_bytes_per_second,
         memory,
         memory_available,

@@ -4,11 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use milpa_base::{Bytes, ConfigError, Kind, Tokens, manifest::Verify, open_artifact, units::si};
-use milpa_kernels::{Cpu, peak};
+use milpa_kernels::{Cpu, Isa, peak};
 use milpa_model::{CpuDevice, Device};
 use milpa_plan::{Machine, Plan, plan};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
-use milpa_train::{Job, Summary, model_shape, train_shape};
+use milpa_train::{Job, Precision, Summary, model_shape, train_shape};
 
 use crate::{commands::doctor, context::Context, recipe::Loaded};
 
@@ -22,17 +22,31 @@ pub struct MeasuredPeak {
     pub instructions: String,
     /// f32 fused multiply-adds, all threads.
     pub f32_flops_per_second: f64,
+    /// Products of bf16 with sums in f32, all threads; `None` without instructions for them.
+    pub bf16_flops_per_second: Option<f64>,
     /// Reading main memory, all threads.
     pub memory_bytes_per_second: f64,
+}
+
+impl MeasuredPeak {
+    /// The peak of what training computes in.
+    fn of(&self, precision: Precision) -> f64 {
+        match precision {
+            Precision::F32 => self.f32_flops_per_second,
+            Precision::Bf16 => self.bf16_flops_per_second.unwrap_or(self.f32_flops_per_second),
+        }
+    }
 }
 
 /// Measures the peak in about a second.
 pub fn measure_peak(context: &Context) -> MeasuredPeak {
     let cpu = Cpu::detect(context.threads);
     let measured = peak::measure(&cpu);
+    let bf16 = (cpu.isa() == Isa::Avx512Bf16).then_some(measured.bf16_gflops * 1e9);
     MeasuredPeak {
         instructions: cpu.isa().name().to_owned(),
         f32_flops_per_second: measured.f32_gflops * 1e9,
+        bf16_flops_per_second: bf16,
         memory_bytes_per_second: measured.read_gbytes * 1e9,
     }
 }
@@ -44,7 +58,7 @@ pub fn check_plan(
     tokens_available: Option<Tokens>,
 ) -> Result<Plan> {
     let peak = measure_peak(context);
-    plan_on(recipe, peak.f32_flops_per_second, tokens_available)
+    plan_on(recipe, peak.of(recipe.recipe.train.precision), tokens_available)
 }
 
 fn plan_on(recipe: &Loaded, peak: f64, tokens_available: Option<Tokens>) -> Result<Plan> {
@@ -84,7 +98,8 @@ pub fn train(
     let dataset = TokenDataset::open(tokens, &tokenizer)?;
     let peak = measure_peak(context);
     let available = Tokens(dataset.total_tokens(Split::Train));
-    let plan = plan_on(recipe, peak.f32_flops_per_second, Some(available))?;
+    let peak = peak.of(recipe.recipe.train.precision);
+    let plan = plan_on(recipe, peak, Some(available))?;
     for line in plan.to_string().lines() {
         context.progress.say(&format!("  {line}"));
     }
@@ -98,8 +113,8 @@ pub fn train(
         seed: recipe.recipe.seed,
         licences: manifest.licences,
         device,
-        peak_flops_per_second: peak.f32_flops_per_second,
-        measure_peak: &|| peak::f32_gflops(&Cpu::detect(context.threads)) * 1e9,
+        peak_flops_per_second: peak,
+        measure_peak: &|| measure_peak(context).of(recipe.recipe.train.precision),
     };
     Ok(milpa_train::train(&job, out, &context.progress, &context.stop)?)
 }

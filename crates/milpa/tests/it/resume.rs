@@ -53,7 +53,19 @@ fn a_killed_run_ends_in_the_same_bytes() {
 
 #[test]
 fn a_killed_training_ends_in_the_same_bytes() {
+    killed_training(&Field::new());
+}
+
+#[test]
+fn a_killed_training_in_bf16_ends_in_the_same_bytes() {
     let field = Field::new();
+    field.edit_recipe("batch_size = 4", "batch_size = 4\nprecision = \"bf16\"");
+    killed_training(&field);
+    let resolved = field.read("whole/recipe.resolved.toml");
+    assert!(resolved.contains("precision = \"bf16\""), "{resolved}");
+}
+
+fn killed_training(field: &Field) {
     field.ok(&["run", ".", "--out", "whole"]);
     let whole = field.artifacts("whole");
     let train = |out: &str| {
