@@ -92,7 +92,7 @@ fn golden(python: &str) -> Result<()> {
     for script in [
         "reference/engine_golden.py",
         "reference/variants_golden.py",
-        "reference/engine_train20.py",
+        "reference/engine_curve.py",
         "reference/sampling_golden.py",
     ] {
         run(Command::new(python).arg(script))?;
