@@ -175,7 +175,7 @@ fn describe_tokenizer(
     description: &GgufDescription,
 ) -> Result<(), DecoderError> {
     let TokenizerParts { tokens, merges, special, user_defined, pre_split, eos, bos } =
-        tokenizer.to_parts();
+        tokenizer.to_parts()?;
     if tokens.len() > config.vocab_size {
         let message =
             format!("is {}, but the tokenizer has {} tokens", config.vocab_size, tokens.len());

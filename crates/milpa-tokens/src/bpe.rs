@@ -2,7 +2,8 @@
 //!
 //! Short words go through a quadratic loop on the stack, long ones through a heap (O(n log n)), so
 //! that a megabyte without a space is no attack. A bounded cache keeps the words of a text. It
-//! knows nothing of text, pre-splits or special tokens.
+//! knows nothing of text, pre-splits or special tokens; [`MergeTable`] works on any symbols,
+//! [`ByteMerges`] on words of bytes.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -18,30 +19,28 @@ pub(crate) struct MergeTable {
     /// (left << 32 | right, rank, merged id); rank `NO_RANK` marks a free place.
     places: Vec<(u64, u32, u32)>,
     mask: usize,
+}
+
+/// Merges of words of bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct ByteMerges {
+    table: MergeTable,
     byte_ids: [u32; 256],
     /// Rank and result for each pair of bytes: the first look-up of every word.
     byte_pairs: Vec<(u32, u32)>,
 }
 
 impl MergeTable {
-    /// Makes the table of `merges` = (left, right, merged) by rank. A pair named twice has its
-    /// last rank, as in Hugging Face tokenizers.
-    pub(crate) fn new(byte_ids: &[u32; 256], merges: &[(u32, u32, u32)]) -> Self {
+    /// Makes the table of `merges` = (left, right, merged) with their ranks. A pair named twice has
+    /// its last rank, as in Hugging Face tokenizers. Pairs of equal rank merge leftmost first.
+    pub(crate) fn new(merges: impl ExactSizeIterator<Item = (u32, (u32, u32, u32))>) -> Self {
         let capacity = (merges.len() * 2 + 2).next_power_of_two();
-        let mut table = Self {
-            places: vec![(0, NO_RANK, 0); capacity],
-            mask: capacity - 1,
-            byte_ids: *byte_ids,
-            byte_pairs: Vec::new(),
-        };
-        for (rank, &(left, right, merged)) in merges.iter().enumerate() {
+        let mut table = Self { places: vec![(0, NO_RANK, 0); capacity], mask: capacity - 1 };
+        for (rank, (left, right, merged)) in merges {
             let key = pack(left, right);
             let place = table.place_of(key);
-            table.places[place] = (key, rank as u32, merged);
+            table.places[place] = (key, rank, merged);
         }
-        table.byte_pairs = (0..1usize << 16)
-            .map(|pair| table.get(byte_ids[pair >> 8], byte_ids[pair & 255]))
-            .collect();
         table
     }
 
@@ -58,6 +57,55 @@ impl MergeTable {
     fn get(&self, left: u32, right: u32) -> (u32, u32) {
         let place = self.places[self.place_of(pack(left, right))];
         (place.1, place.2)
+    }
+
+    /// Merges `symbols` and appends what is left of them.
+    pub(crate) fn merge(&self, mut symbols: Vec<u32>, ids: &mut Vec<u32>) {
+        // A doubly linked list in arrays; GONE marks symbols that were merged into their left.
+        const GONE: u32 = u32::MAX;
+        let count = symbols.len();
+        let mut next: Vec<usize> = (1..=count).collect();
+        let mut previous: Vec<usize> = (0..count).map(|at| at.wrapping_sub(1)).collect();
+        let mut heap = BinaryHeap::new();
+        let push = |heap: &mut BinaryHeap<_>, symbols: &[u32], left: usize, right: usize| {
+            let (rank, merged) = self.get(symbols[left], symbols[right]);
+            if rank != NO_RANK {
+                heap.push(Reverse((rank, left, symbols[left], symbols[right], merged)));
+            }
+        };
+        for at in 0..count.saturating_sub(1) {
+            push(&mut heap, &symbols, at, at + 1);
+        }
+        while let Some(Reverse((_, left, left_id, right_id, merged))) = heap.pop() {
+            let right = next[left];
+            // An entry is stale if either symbol changed since it was pushed.
+            if symbols[left] != left_id || right >= count || symbols[right] != right_id {
+                continue;
+            }
+            symbols[left] = merged;
+            symbols[right] = GONE;
+            next[left] = next[right];
+            if next[left] < count {
+                previous[next[left]] = left;
+                push(&mut heap, &symbols, left, next[left]);
+            }
+            if left > 0 {
+                push(&mut heap, &symbols, previous[left], left);
+            }
+        }
+        ids.extend(symbols.into_iter().filter(|&symbol| symbol != GONE));
+    }
+}
+
+impl ByteMerges {
+    /// Makes the tables of `merges` = (left, right, merged) by rank.
+    pub(crate) fn new(byte_ids: &[u32; 256], merges: &[(u32, u32, u32)]) -> Self {
+        let table =
+            MergeTable::new(merges.iter().enumerate().map(|(rank, &merge)| (rank as u32, merge)));
+        let byte_pairs = (0..1usize << 16)
+            .map(|pair| table.get(byte_ids[pair >> 8], byte_ids[pair & 255]))
+            .collect();
+        Self { table, byte_ids: *byte_ids, byte_pairs }
     }
 
     /// Appends the tokens of a word.
@@ -97,53 +145,20 @@ impl MergeTable {
             results.copy_within(at + 1..length, at);
             length -= 1;
             if at + 1 < length {
-                (ranks[at], results[at]) = self.get(symbols[at], symbols[at + 1]);
+                (ranks[at], results[at]) = self.table.get(symbols[at], symbols[at + 1]);
             } else {
                 ranks[at] = NO_RANK;
             }
             if at > 0 {
-                (ranks[at - 1], results[at - 1]) = self.get(symbols[at - 1], symbols[at]);
+                (ranks[at - 1], results[at - 1]) = self.table.get(symbols[at - 1], symbols[at]);
             }
         }
         ids.extend_from_slice(&symbols[..length]);
     }
 
     fn encode_long(&self, word: &[u8], ids: &mut Vec<u32>) {
-        // A doubly linked list in arrays; GONE marks symbols that were merged into their left.
-        const GONE: u32 = u32::MAX;
-        let count = word.len();
-        let mut symbols: Vec<u32> =
-            word.iter().map(|&byte| self.byte_ids[usize::from(byte)]).collect();
-        let mut next: Vec<usize> = (1..=count).collect();
-        let mut previous: Vec<usize> = (0..count).map(|at| at.wrapping_sub(1)).collect();
-        let mut heap = BinaryHeap::new();
-        let push = |heap: &mut BinaryHeap<_>, symbols: &[u32], left: usize, right: usize| {
-            let (rank, merged) = self.get(symbols[left], symbols[right]);
-            if rank != NO_RANK {
-                heap.push(Reverse((rank, left, symbols[left], symbols[right], merged)));
-            }
-        };
-        for at in 0..count - 1 {
-            push(&mut heap, &symbols, at, at + 1);
-        }
-        while let Some(Reverse((_, left, left_id, right_id, merged))) = heap.pop() {
-            let right = next[left];
-            // An entry is stale if either symbol changed since it was pushed.
-            if symbols[left] != left_id || right >= count || symbols[right] != right_id {
-                continue;
-            }
-            symbols[left] = merged;
-            symbols[right] = GONE;
-            next[left] = next[right];
-            if next[left] < count {
-                previous[next[left]] = left;
-                push(&mut heap, &symbols, left, next[left]);
-            }
-            if left > 0 {
-                push(&mut heap, &symbols, previous[left], left);
-            }
-        }
-        ids.extend(symbols.into_iter().filter(|&symbol| symbol != GONE));
+        let symbols = word.iter().map(|&byte| self.byte_ids[usize::from(byte)]).collect();
+        self.table.merge(symbols, ids);
     }
 }
 
@@ -244,7 +259,7 @@ mod tests {
                 let merge = (symbol(left), symbol(right), 256 + merges.len() as u32);
                 merges.push(merge);
             }
-            let table = MergeTable::new(&std::array::from_fn(|byte| byte as u32), &merges);
+            let table = ByteMerges::new(&std::array::from_fn(|byte| byte as u32), &merges);
             let expect = by_definition(&merges, &word);
             let mut long = Vec::new();
             table.encode_long(&word, &mut long);
@@ -260,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_cache_changes_nothing() {
-        let table = MergeTable::new(&std::array::from_fn(|byte| byte as u32), &[(97, 97, 256)]);
+        let table = ByteMerges::new(&std::array::from_fn(|byte| byte as u32), &[(97, 97, 256)]);
         let mut cache = WordCache::new();
         for word in [&b"aaab"[..], b"b", b"aaab", b"aaaaaaaaaaaaaaaaaaaaaaaa", b"aaab", &[b'a'; 70]]
         {

@@ -52,7 +52,8 @@ pub enum TokensError {
     /// A tokenizer is sound but of a kind that is not implemented.
     #[error(
         "{path} uses {piece}, which milpa does not read; it reads byte-level BPE with the \
-         pre-split of GPT-2, Llama 3, Qwen 2 or Qwen 3.5 and the normalisation NFC or none"
+         pre-split of GPT-2, Llama 3, Qwen 2 or Qwen 3.5 and the normalisation NFC or none, \
+         SentencePiece BPE, Unigram and WordPiece"
     )]
     Unsupported {
         /// The file.
@@ -60,6 +61,9 @@ pub enum TokensError {
         /// The unsupported piece.
         piece: String,
     },
+    /// Something that only byte-level BPE can do was asked of another kind.
+    #[error("this needs a byte-level BPE tokenizer, but the tokenizer is {0}")]
+    NotByteLevel(&'static str),
     /// A tokenizer cannot be trained as configured.
     #[error("[tokenizer] {key}: {message}")]
     Config {

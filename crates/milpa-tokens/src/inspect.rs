@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Context, TokensError},
+    pre_split::PreSplit,
     tokenizer::Tokenizer,
 };
 
@@ -30,7 +31,7 @@ pub struct TokenizerReport {
     pub vocab_size: usize,
     /// Number of merges.
     pub merges: usize,
-    /// llama.cpp's name of the pre-split.
+    /// llama.cpp's name of the pre-split, or the kind of a tokenizer without one.
     pub pre_split: String,
     /// Special tokens with their ids.
     pub special_tokens: Vec<(u32, String)>,
@@ -125,7 +126,10 @@ pub fn inspect_tokenizer(
         hash: tokenizer.hash().to_string(),
         vocab_size: tokenizer.vocab_size(),
         merges: tokenizer.merge_count(),
-        pre_split: tokenizer.pre_split().gguf_name().to_owned(),
+        pre_split: tokenizer
+            .pre_split()
+            .map_or_else(|| tokenizer.kind().name(), PreSplit::gguf_name)
+            .to_owned(),
         special_tokens: tokenizer
             .special_ids()
             .iter()

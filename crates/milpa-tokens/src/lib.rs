@@ -1,15 +1,19 @@
 //! From text to token ids and back, and from token files to training batches.
 //!
-//! - [`train_tokenizer`] makes a byte-level BPE [`Tokenizer`], which reads and writes Hugging Face's
-//!   `tokenizer.json`; [`inspect_tokenizer`] measures it.
+//! - [`train_tokenizer`] makes a byte-level BPE [`Tokenizer`]; [`inspect_tokenizer`] measures it.
+//!   [`Tokenizer::open`] reads Hugging Face's `tokenizer.json` of every [`TokenizerKind`], and
+//!   SentencePiece's `.model` files.
 //! - [`ChatTemplate`] turns a conversation into the text that a model continues.
 //! - [`encode_shards`] writes token files; [`TokenDataset`] maps them and refuses those of another
 //!   tokenizer; [`Loader`] gives batches as a pure function of configuration and step.
 //!
 //! It knows no model and no tensor, and of the corpus only [`milpa_base::TextRecords`].
 
+mod base64;
+mod bert_classes;
 mod bpe;
 mod byte_level;
+mod charsmap;
 mod chat;
 mod config;
 mod dataset;
@@ -17,8 +21,12 @@ mod error;
 mod fast_hash;
 mod inspect;
 mod loader;
+mod normalizer;
+mod piece_file;
+mod pieces;
 mod pre_split;
 mod python_methods;
+mod sentencepiece;
 mod shards;
 mod stream;
 mod template_guard;
@@ -26,7 +34,10 @@ mod token_file;
 mod tokenizer;
 mod tokenizer_file;
 mod trainer;
+mod trie;
 mod unicode_classes;
+mod unigram;
+mod word_piece;
 
 pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use config::{MAX_VOCAB_SIZE, TokenizerConfig, TokensConfig};
@@ -38,7 +49,7 @@ pub use pre_split::{PreSplit, Words};
 pub use shards::{Split, encode_shards};
 pub use stream::Utf8Stream;
 pub use token_file::SourceCounts;
-pub use tokenizer::{Tokenizer, TokenizerParts};
+pub use tokenizer::{Tokenizer, TokenizerKind, TokenizerParts};
 pub use trainer::{
     MAX_DISTINCT_WORDS, MAX_WORD_BYTES, TrainedTokenizer, TrainingReport, train_tokenizer,
 };

@@ -1,8 +1,10 @@
-//! A byte-level BPE tokenizer: text to ids and back.
+//! A tokenizer: text to ids and back.
 //!
 //! The order of work is that of Hugging Face tokenizers: added tokens are cut out, the rest is
-//! normalised, cut into words by the pre-split, and each word is merged. Files are read and written
-//! in `tokenizer_file.rs`; merging itself is in `bpe.rs`. No token is ever added at either end.
+//! normalised, cut into words, and each word is segmented. Byte-level BPE, the kind that is trained
+//! here and the fast path, stands in this file and `bpe.rs`; the kinds whose tokens are pieces of
+//! text in `pieces.rs`. Files are read and written in `tokenizer_file.rs`, `piece_file.rs` and
+//! `sentencepiece.rs`. No token is ever added at either end.
 
 use std::{
     borrow::Cow,
@@ -17,11 +19,12 @@ use milpa_base::{Digest, hash_bytes};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::{
-    bpe::{MergeTable, WordCache},
+    bpe::{ByteMerges, WordCache},
     byte_level,
     chat::ChatTemplate,
     error::TokensError,
     fast_hash::FastMap,
+    pieces::{Algorithm, Joining, PieceModel},
     pre_split::PreSplit,
     tokenizer_file,
 };
@@ -61,14 +64,52 @@ pub(crate) struct AddedToken {
 pub(crate) struct Spec {
     /// Bytes of each token, by id.
     pub(crate) tokens: Vec<Vec<u8>>,
+    pub(crate) added: Vec<AddedToken>,
+    pub(crate) model: Model,
+    pub(crate) names: Names,
+}
+
+/// What makes tokens of text.
+#[derive(Debug, Clone)]
+pub(crate) enum Model {
+    ByteLevel(ByteLevel),
+    Pieces(Box<PieceModel>),
+}
+
+/// Byte-level BPE.
+#[derive(Debug, Clone)]
+pub(crate) struct ByteLevel {
     /// (left, right, merged) by rank.
     pub(crate) merges: Vec<(u32, u32, u32)>,
-    pub(crate) added: Vec<AddedToken>,
     /// A word that is a token by itself is not merged (Llama 3).
     pub(crate) ignore_merges: bool,
     pub(crate) nfc: bool,
     pub(crate) pre_split: PreSplit,
-    pub(crate) names: Names,
+}
+
+/// How a tokenizer makes tokens of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TokenizerKind {
+    /// BPE over bytes: GPT-2, Llama 3, Qwen, OLMo, and tokenizers that are trained here.
+    ByteLevelBpe,
+    /// BPE over characters with ▁ for the space: Llama 2, Mistral, Gemma.
+    SentencePieceBpe,
+    /// The most probable pieces: T5, XLM-R.
+    Unigram,
+    /// The longest pieces: BERT.
+    WordPiece,
+}
+
+impl TokenizerKind {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ByteLevelBpe => "byte-level BPE",
+            Self::SentencePieceBpe => "SentencePiece BPE",
+            Self::Unigram => "Unigram",
+            Self::WordPiece => "WordPiece",
+        }
+    }
 }
 
 /// What `tokenizer_config.json` adds.
@@ -81,7 +122,7 @@ pub(crate) struct Names {
     pub(crate) template: Option<ChatTemplate>,
 }
 
-/// A byte-level BPE tokenizer; cloning is cheap.
+/// A tokenizer; cloning is cheap.
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
@@ -89,7 +130,8 @@ struct Inner {
     json: Vec<u8>,
     hash: Digest,
     spec: Spec,
-    table: MergeTable,
+    /// Merges of byte-level BPE.
+    table: Option<ByteMerges>,
     /// Ordinary tokens by their bytes.
     ids_by_bytes: FastMap<Vec<u8>, u32>,
     added_raw: AddedMatcher,
@@ -120,7 +162,7 @@ const END_OF_TURN: [&str; 8] = [
 
 impl Tokenizer {
     /// Opens a tokenizer artifact, a Hugging Face folder (`tokenizer.json`, or GPT-2's
-    /// `vocab.json` with `merges.txt`), or a `tokenizer.json` file.
+    /// `vocab.json` with `merges.txt`), a `tokenizer.json` file, or a SentencePiece `.model` file.
     ///
     /// # Errors
     /// Files that cannot be read, are damaged, or use a piece that is not implemented.
@@ -138,15 +180,21 @@ impl Tokenizer {
         tokenizer_file::from_parts(parts)
     }
 
-    /// Takes the tokenizer apart, for GGUF.
-    pub fn to_parts(&self) -> TokenizerParts {
+    /// Takes a byte-level BPE tokenizer apart, for GGUF.
+    ///
+    /// # Errors
+    /// A tokenizer of another kind.
+    pub fn to_parts(&self) -> Result<TokenizerParts, TokensError> {
         let spec = &self.0.spec;
+        let Model::ByteLevel(model) = &spec.model else {
+            return Err(TokensError::NotByteLevel(self.kind().name()));
+        };
         let mut tokens: Vec<String> =
             spec.tokens.iter().map(|bytes| byte_level::write(bytes)).collect();
         for added in &spec.added {
             tokens[added.id as usize].clone_from(&added.text);
         }
-        let merges = spec
+        let merges = model
             .merges
             .iter()
             .map(|&(left, right, _)| {
@@ -163,15 +211,15 @@ impl Tokenizer {
             ids.sort_unstable();
             ids
         };
-        TokenizerParts {
+        Ok(TokenizerParts {
             merges,
             special: ids(true),
             user_defined: ids(false),
-            pre_split: spec.pre_split,
+            pre_split: model.pre_split,
             eos: spec.names.eos,
             bos: self.bos_id(),
             tokens,
-        }
+        })
     }
 
     /// Checks `spec` and builds the tables; `json` are the bytes it came from or is written as.
@@ -180,22 +228,13 @@ impl Tokenizer {
         for added in &spec.added {
             is_added[added.id as usize] = true;
         }
-        let mut ids_by_bytes = FastMap::default();
-        for (id, bytes) in spec.tokens.iter().enumerate() {
-            if !is_added[id] && ids_by_bytes.insert(bytes.clone(), id as u32).is_some() {
-                return Err(format!("two tokens are written {:?}", byte_level::write(bytes)));
+        let (ids_by_bytes, table) = match &spec.model {
+            Model::ByteLevel(model) => {
+                let (ids_by_bytes, table) = byte_level_tables(&spec.tokens, &is_added, model)?;
+                (ids_by_bytes, Some(table))
             }
-        }
-        let mut byte_ids = [0; 256];
-        for byte in 0..=255u8 {
-            // GPT-NeoX has no tokens for the bytes that never occur in UTF-8.
-            byte_ids[usize::from(byte)] = match ids_by_bytes.get(&[byte][..]) {
-                Some(&id) => id,
-                None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => u32::MAX,
-                None => return Err(format!("the byte 0x{byte:02x} has no token")),
-            };
-        }
-        let table = MergeTable::new(&byte_ids, &spec.merges);
+            Model::Pieces(model) => (piece_ids(&spec.tokens, &is_added, model), None),
+        };
         let matcher = |normalized: bool| {
             AddedMatcher::new(spec.added.iter().filter(|added| added.normalized == normalized))
         };
@@ -320,7 +359,12 @@ impl Tokenizer {
 
     /// Decodes ids to bytes; ids without a token are passed over.
     pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
-        ids.iter().filter_map(|&id| self.token_bytes(id)).flatten().copied().collect()
+        let joining = match &self.0.spec.model {
+            Model::ByteLevel(_) => Joining::Plain,
+            Model::Pieces(model) => model.joining,
+        };
+        joining
+            .join(ids.iter().filter_map(|&id| Some((self.token_bytes(id)?, self.is_special(id)))))
     }
 
     /// The bytes a token stands for, a special token's being its text; `None` for an id without a
@@ -376,14 +420,32 @@ impl Tokenizer {
         self.0.special_ids.binary_search(&id).is_ok()
     }
 
-    /// The pre-split.
-    pub fn pre_split(&self) -> PreSplit {
-        self.0.spec.pre_split
+    /// How it makes tokens of text.
+    pub fn kind(&self) -> TokenizerKind {
+        match &self.0.spec.model {
+            Model::ByteLevel(_) => TokenizerKind::ByteLevelBpe,
+            Model::Pieces(model) => match &model.algorithm {
+                Algorithm::Bpe(_) => TokenizerKind::SentencePieceBpe,
+                Algorithm::Unigram(_) => TokenizerKind::Unigram,
+                Algorithm::WordPiece(_) => TokenizerKind::WordPiece,
+            },
+        }
     }
 
-    /// Number of merges.
+    /// The pre-split of byte-level BPE.
+    pub fn pre_split(&self) -> Option<PreSplit> {
+        match &self.0.spec.model {
+            Model::ByteLevel(model) => Some(model.pre_split),
+            Model::Pieces(_) => None,
+        }
+    }
+
+    /// Number of merges of byte-level BPE; 0 for other kinds.
     pub fn merge_count(&self) -> usize {
-        self.0.spec.merges.len()
+        match &self.0.spec.model {
+            Model::ByteLevel(model) => model.merges.len(),
+            Model::Pieces(_) => 0,
+        }
     }
 
     /// The chat template that lay beside the tokenizer, if any.
@@ -413,11 +475,27 @@ impl Tokenizer {
 
     fn encode_text(&self, text: &str, special: bool, cache: &mut WordCache, ids: &mut Vec<u32>) {
         let inner = &*self.0;
+        let begins = |part: &str, whole: &str| std::ptr::eq(part.as_ptr(), whole.as_ptr());
         inner.added_raw.cut(text, special, ids, &mut |plain, ids| {
-            let plain = if inner.spec.nfc { to_nfc(plain) } else { Cow::Borrowed(plain) };
-            inner.added_normalized.cut(&plain, special, ids, &mut |plain, ids| {
-                for word in inner.spec.pre_split.split(plain) {
-                    cache.encode(word.as_bytes(), ids, |word, ids| inner.encode_word(word, ids));
+            let normalized = match &inner.spec.model {
+                Model::ByteLevel(model) if model.nfc => to_nfc(plain),
+                Model::ByteLevel(_) => Cow::Borrowed(plain),
+                Model::Pieces(model) => model.normalizer.apply(plain),
+            };
+            let at_start = begins(plain, text);
+            inner.added_normalized.cut(&normalized, special, ids, &mut |plain, ids| match &inner
+                .spec
+                .model
+            {
+                Model::ByteLevel(model) => {
+                    for word in model.pre_split.split(plain) {
+                        cache.encode(word.as_bytes(), ids, |word, ids| {
+                            inner.encode_word(model, word, ids);
+                        });
+                    }
+                }
+                Model::Pieces(model) => {
+                    model.encode(plain, at_start && begins(plain, &normalized), cache, ids);
                 }
             });
         });
@@ -434,15 +512,55 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Inner {
-    fn encode_word(&self, word: &[u8], ids: &mut Vec<u32>) {
-        if self.spec.ignore_merges
+    fn encode_word(&self, model: &ByteLevel, word: &[u8], ids: &mut Vec<u32>) {
+        if model.ignore_merges
             && let Some(&id) = self.ids_by_bytes.get(word)
         {
             ids.push(id);
             return;
         }
-        self.table.encode_word(word, ids);
+        if let Some(table) = &self.table {
+            table.encode_word(word, ids);
+        }
     }
+}
+
+/// Ordinary tokens by their bytes, and the merge tables.
+fn byte_level_tables(
+    tokens: &[Vec<u8>],
+    is_added: &[bool],
+    model: &ByteLevel,
+) -> Result<(FastMap<Vec<u8>, u32>, ByteMerges), String> {
+    let mut ids_by_bytes = FastMap::default();
+    for (id, bytes) in tokens.iter().enumerate() {
+        if !is_added[id] && ids_by_bytes.insert(bytes.clone(), id as u32).is_some() {
+            return Err(format!("two tokens are written {:?}", byte_level::write(bytes)));
+        }
+    }
+    let mut byte_ids = [0; 256];
+    for byte in 0..=255u8 {
+        // GPT-NeoX has no tokens for the bytes that never occur in UTF-8.
+        byte_ids[usize::from(byte)] = match ids_by_bytes.get(&[byte][..]) {
+            Some(&id) => id,
+            None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => u32::MAX,
+            None => return Err(format!("the byte 0x{byte:02x} has no token")),
+        };
+    }
+    Ok((ids_by_bytes, ByteMerges::new(&byte_ids, &model.merges)))
+}
+
+/// Ordinary pieces by their bytes; a piece comes before the byte token of the same text.
+fn piece_ids(tokens: &[Vec<u8>], is_added: &[bool], model: &PieceModel) -> FastMap<Vec<u8>, u32> {
+    let mut ids = FastMap::default();
+    let is_byte = |id: u32| model.byte_ids.as_ref().is_some_and(|bytes| bytes.contains(&id));
+    for wants_bytes in [false, true] {
+        for (id, bytes) in (0u32..).zip(tokens) {
+            if !is_added[id as usize] && (bytes.len() == 1 && is_byte(id)) == wants_bytes {
+                ids.entry(bytes.clone()).or_insert(id);
+            }
+        }
+    }
+    ids
 }
 
 fn to_nfc(text: &str) -> Cow<'_, str> {

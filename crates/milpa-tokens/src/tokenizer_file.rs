@@ -22,8 +22,10 @@ use crate::{
     byte_level,
     chat::ChatTemplate,
     error::TokensError,
+    piece_file::{self, Pipeline},
     pre_split::PreSplit,
-    tokenizer::{AddedToken, Names, Spec, Tokenizer, TokenizerParts},
+    sentencepiece,
+    tokenizer::{AddedToken, ByteLevel, Model, Names, Spec, Tokenizer, TokenizerParts},
 };
 
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -35,10 +37,11 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Longest `tokenizer_config.json` and chat template that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Most tokens of a vocabulary: ten times the largest published one.
-const MAX_TOKENS: usize = 4 << 20;
+pub(crate) const MAX_TOKENS: usize = 4 << 20;
 
 /// A reason without its file: a damaged file, or a piece that is not implemented.
-enum Reason {
+#[derive(Debug)]
+pub(crate) enum Reason {
     Bad(String),
     Unsupported(String),
 }
@@ -88,8 +91,23 @@ pub(crate) fn open(path: &Path) -> Result<Tokenizer, TokensError> {
         };
     }
     let bytes = read_bounded(&file, MAX_FILE_BYTES)?;
+    if is_sentencepiece(&file) {
+        let read = || -> Result<Tokenizer, Reason> {
+            let model = sentencepiece::read(&bytes)?;
+            let spec = model.spec()?;
+            let json = model.to_json(&spec);
+            Ok(Tokenizer::build(spec, json)?)
+        };
+        return read().map_err(|reason| reason.at(&file));
+    }
     let belongs = file.file_name().is_some_and(|name| name == TOKENIZER_FILE);
     from_json(&bytes, config.filter(|_| belongs).as_ref(), &file)
+}
+
+/// Whether a file's name is that of a SentencePiece model, as `tokenizer.model` or `x.model.v3`.
+fn is_sentencepiece(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".model") || name.contains(".model.")
 }
 
 /// What lies beside a `tokenizer.json`.
@@ -135,6 +153,12 @@ fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, TokensError> {
 
 #[derive(Deserialize)]
 struct Probe {
+    #[serde(default)]
+    added_tokens: Vec<FileToken>,
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    post_processor: Option<Value>,
+    decoder: Option<Value>,
     model: ProbeModel,
 }
 
@@ -146,11 +170,6 @@ struct ProbeModel {
 
 #[derive(Deserialize)]
 struct File {
-    #[serde(default)]
-    added_tokens: Vec<FileToken>,
-    normalizer: Option<Value>,
-    pre_tokenizer: Option<Value>,
-    post_processor: Option<Value>,
     model: FileModel,
 }
 
@@ -185,7 +204,7 @@ struct FileModel {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum FileMerge {
+pub(crate) enum FileMerge {
     Line(String),
     Pair(String, String),
 }
@@ -214,11 +233,56 @@ pub(crate) fn from_json(
 fn parse(bytes: &[u8]) -> Result<Spec, Reason> {
     let malformed = |error: serde_json::Error| Reason::Bad(error.to_string());
     let probe: Probe = serde_json::from_slice(bytes).map_err(malformed)?;
-    if let Some(kind) = probe.model.kind.filter(|kind| kind != "BPE") {
-        return Err(Reason::Unsupported(format!("a model of type {kind}")));
+    let mut added = Vec::with_capacity(probe.added_tokens.len());
+    for token in probe.added_tokens {
+        if token.single_word || token.lstrip || token.rstrip {
+            return Err(Reason::Unsupported(format!(
+                "the added token {:?} with single_word, lstrip or rstrip",
+                token.content
+            )));
+        }
+        added.push(AddedToken {
+            id: token.id,
+            text: token.content,
+            special: token.special,
+            normalized: token.normalized,
+        });
     }
-    let file: File = serde_json::from_slice(bytes).map_err(malformed)?;
-    let model = file.model;
+    let is_bpe = probe.model.kind.as_ref().is_none_or(|kind| kind == "BPE");
+    let mut spec = if is_bpe && is_byte_level(probe.pre_tokenizer.as_ref()) {
+        let pre_split = read_pre_tokenizer(probe.pre_tokenizer.as_ref())?;
+        parse_byte_level(bytes, probe.normalizer.as_ref(), pre_split, added)?
+    } else {
+        let pipeline = Pipeline {
+            normalizer: probe.normalizer.as_ref(),
+            pre_tokenizer: probe.pre_tokenizer.as_ref(),
+            decoder: probe.decoder.as_ref(),
+            added,
+        };
+        piece_file::parse(bytes, pipeline)?
+    };
+    if let Some(bos) = leading_special(probe.post_processor.as_ref()) {
+        spec.names.bos = spec.added.iter().find(|added| added.text == bos).map(|added| added.id);
+        spec.names.begins_with_bos = spec.names.bos.is_some();
+    }
+    Ok(spec)
+}
+
+/// Whether a pre-tokenizer writes text as bytes.
+fn is_byte_level(pre_tokenizer: Option<&Value>) -> bool {
+    let Some(value) = pre_tokenizer else { return false };
+    let steps = value["pretokenizers"].as_array().map_or(&[][..], Vec::as_slice);
+    steps.iter().chain([value]).any(|step| step["type"] == "ByteLevel" || step["type"] == "Split")
+}
+
+fn parse_byte_level(
+    bytes: &[u8],
+    normalizer: Option<&Value>,
+    pre_split: PreSplit,
+    added: Vec<AddedToken>,
+) -> Result<Spec, Reason> {
+    let malformed = |error: serde_json::Error| Reason::Bad(error.to_string());
+    let model = serde_json::from_slice::<File>(bytes).map_err(malformed)?.model;
     let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let unsupported = |piece: &str| Err(Reason::Unsupported(piece.to_owned()));
     if model.dropout.is_some_and(|dropout| dropout != 0.0) {
@@ -228,29 +292,13 @@ fn parse(bytes: &[u8]) -> Result<Spec, Reason> {
         return unsupported("a prefix or suffix of subwords");
     }
     if model.byte_fallback {
-        return unsupported("byte fallback (a SentencePiece tokenizer)");
+        return unsupported("byte fallback of a byte-level tokenizer");
     }
-    let nfc = match file.normalizer.as_ref().map(|value| &value["type"]) {
+    let nfc = match normalizer.map(|value| &value["type"]) {
         None => false,
         Some(kind) if kind == "NFC" => true,
         Some(kind) => return unsupported(&format!("the normaliser {kind}")),
     };
-    let pre_split = read_pre_tokenizer(file.pre_tokenizer.as_ref())?;
-    let mut added = Vec::with_capacity(file.added_tokens.len());
-    for token in file.added_tokens {
-        if token.single_word || token.lstrip || token.rstrip {
-            return unsupported(&format!(
-                "the added token {:?} with single_word, lstrip or rstrip",
-                token.content
-            ));
-        }
-        added.push(AddedToken {
-            id: token.id,
-            text: token.content,
-            special: token.special,
-            normalized: token.normalized,
-        });
-    }
     let mut merges = Vec::with_capacity(model.merges.len());
     for merge in model.merges {
         merges.push(match merge {
@@ -259,16 +307,14 @@ fn parse(bytes: &[u8]) -> Result<Spec, Reason> {
         });
     }
     let mut spec = assemble(model.vocab, &merges, added, pre_split)?;
-    spec.nfc = nfc;
-    spec.ignore_merges = model.ignore_merges;
-    if let Some(bos) = leading_special(file.post_processor.as_ref()) {
-        spec.names.bos = spec.added.iter().find(|added| added.text == bos).map(|added| added.id);
-        spec.names.begins_with_bos = spec.names.bos.is_some();
+    if let Model::ByteLevel(byte_level) = &mut spec.model {
+        byte_level.nfc = nfc;
+        byte_level.ignore_merges = model.ignore_merges;
     }
     Ok(spec)
 }
 
-fn split_merge(line: &str) -> Result<(String, String), Reason> {
+pub(crate) fn split_merge(line: &str) -> Result<(String, String), Reason> {
     match line.split_once(' ') {
         Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => {
             Ok((left.to_owned(), right.to_owned()))
@@ -278,7 +324,7 @@ fn split_merge(line: &str) -> Result<(String, String), Reason> {
 }
 
 /// The beginning of a text, for messages.
-fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     text.chars().take(60).collect()
 }
 
@@ -344,11 +390,13 @@ fn assemble(
     }
     Ok(Spec {
         tokens,
-        merges: merged,
         added,
-        ignore_merges: false,
-        nfc: false,
-        pre_split,
+        model: Model::ByteLevel(ByteLevel {
+            merges: merged,
+            ignore_merges: false,
+            nfc: false,
+            pre_split,
+        }),
         names: Names::default(),
     })
 }
@@ -481,7 +529,9 @@ pub(crate) fn from_parts(parts: &TokenizerParts) -> Result<Tokenizer, TokensErro
         }
         added.sort_by_key(|token| token.id);
         let mut spec = assemble(vocab, &parts.merges, added, parts.pre_split)?;
-        spec.ignore_merges = parts.pre_split == PreSplit::Llama3;
+        if let Model::ByteLevel(model) = &mut spec.model {
+            model.ignore_merges = parts.pre_split == PreSplit::Llama3;
+        }
         for id in [parts.eos, parts.bos].into_iter().flatten() {
             if id as usize >= spec.tokens.len() {
                 return Err(Reason::Bad(format!(
@@ -510,13 +560,16 @@ pub(crate) fn from_spec(spec: Spec) -> Result<Tokenizer, TokensError> {
 
 /// Writes a `tokenizer.json`.
 fn to_json(spec: &Spec) -> Vec<u8> {
+    let Model::ByteLevel(model) = &spec.model else {
+        unreachable!("only byte-level tokenizers are made here");
+    };
     let mut texts: Vec<String> = spec.tokens.iter().map(|bytes| byte_level::write(bytes)).collect();
     for added in &spec.added {
         texts[added.id as usize].clone_from(&added.text);
     }
     let vocab: Map<String, Value> =
         texts.iter().enumerate().map(|(id, text)| (text.clone(), Value::from(id))).collect();
-    let merges: Vec<String> = spec
+    let merges: Vec<String> = model
         .merges
         .iter()
         .map(|&(left, right, _)| format!("{} {}", texts[left as usize], texts[right as usize]))
@@ -537,11 +590,11 @@ fn to_json(spec: &Spec) -> Vec<u8> {
             "use_regex": regex,
         })
     };
-    let pre_tokenizer = if spec.pre_split == PreSplit::Gpt2 {
+    let pre_tokenizer = if model.pre_split == PreSplit::Gpt2 {
         byte_level(true)
     } else {
         let split = json!({
-            "type": "Split", "pattern": { "Regex": spec.pre_split.regex() },
+            "type": "Split", "pattern": { "Regex": model.pre_split.regex() },
             "behavior": "Isolated", "invert": false,
         });
         json!({ "type": "Sequence", "pretokenizers": [split, byte_level(false)] })
@@ -551,7 +604,7 @@ fn to_json(spec: &Spec) -> Vec<u8> {
         "truncation": null,
         "padding": null,
         "added_tokens": added,
-        "normalizer": if spec.nfc { json!({ "type": "NFC" }) } else { Value::Null },
+        "normalizer": if model.nfc { json!({ "type": "NFC" }) } else { Value::Null },
         "pre_tokenizer": pre_tokenizer,
         "post_processor": byte_level(false),
         "decoder": byte_level(false),
@@ -563,7 +616,7 @@ fn to_json(spec: &Spec) -> Vec<u8> {
             "end_of_word_suffix": null,
             "fuse_unk": false,
             "byte_fallback": false,
-            "ignore_merges": spec.ignore_merges,
+            "ignore_merges": model.ignore_merges,
             "vocab": vocab,
             "merges": merges,
         },
@@ -643,10 +696,10 @@ mod tests {
         let tokenizer = Tokenizer::from_json(&bytes, Path::new("t.json")).unwrap();
         assert_eq!(tokenizer.encode("abc")[0], 256);
         assert_eq!(tokenizer.eos_id(), Some(257));
-        let parts = tokenizer.to_parts();
+        let parts = tokenizer.to_parts().unwrap();
         let again = Tokenizer::from_parts(&parts).unwrap();
-        assert_eq!(again.to_parts(), parts);
-        assert_eq!(Tokenizer::from_parts(&again.to_parts()).unwrap().hash(), again.hash());
+        assert_eq!(again.to_parts().unwrap(), parts);
+        assert_eq!(Tokenizer::from_parts(&again.to_parts().unwrap()).unwrap().hash(), again.hash());
     }
 
     #[test]
@@ -660,10 +713,9 @@ mod tests {
         check(|v| v["model"]["vocab"]["日"] = json!(258), "GPT-2's byte characters");
         check(|v| v["added_tokens"][0]["id"] = json!(0), "two tokens");
         check(|v| v["added_tokens"][0]["lstrip"] = json!(true), "lstrip");
-        check(|v| v["model"]["type"] = json!("WordPiece"), "model of type WordPiece");
+        check(|v| v["model"]["type"] = json!("WordLevel"), "model of type WordLevel");
         check(|v| v["normalizer"] = json!({"type": "Lowercase"}), "normaliser \"Lowercase\"");
-        check(|v| v["pre_tokenizer"] = json!({"type": "Metaspace"}), "Metaspace");
-        check(|v| v["pre_tokenizer"] = Value::Null, "no pre-tokenizer");
+        check(|v| v["pre_tokenizer"] = json!({"type": "Digits"}), "Digits");
         check(|v| v["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!("x"), "x");
         check(|v| v["model"]["byte_fallback"] = json!(true), "byte fallback");
         check(|v| v["model"]["vocab"] = json!([]), "invalid type");

@@ -28,7 +28,7 @@ use crate::{
     error::{Context, TokensError},
     fast_hash::FastMap,
     pre_split::PreSplit,
-    tokenizer::{AddedToken, Names, Spec, Tokenizer},
+    tokenizer::{AddedToken, ByteLevel, Model, Names, Spec, Tokenizer},
     tokenizer_file,
 };
 
@@ -137,11 +137,13 @@ pub fn train_tokenizer(
     });
     let tokenizer = tokenizer_file::from_spec(Spec {
         tokens,
-        merges,
         added: added.collect(),
-        ignore_merges: false,
-        nfc: false,
-        pre_split: PreSplit::Qwen35,
+        model: Model::ByteLevel(ByteLevel {
+            merges,
+            ignore_merges: false,
+            nfc: false,
+            pre_split: PreSplit::Qwen35,
+        }),
         names: Names { eos: Some(0), ..Names::default() },
     })?;
     Ok(TrainedTokenizer { tokenizer, report })
@@ -449,7 +451,7 @@ mod tests {
     fn larger_counts_go_first_and_equal_counts_by_ids() {
         // "ab" ×5, "cd" ×3, "ef" ×3: c before e; then " ab" from Ġ + ab.
         let trained = train(&["ab ab ab ab ab cd cd cd ef ef ef"], 263, 1);
-        let written: Vec<String> = trained.tokenizer.to_parts().tokens.split_off(259);
+        let written: Vec<String> = trained.tokenizer.to_parts().unwrap().tokens.split_off(259);
         assert_eq!(written, ["ab", "Ġab", "cd", "ef"]);
         assert_eq!(trained.report.merges, 4);
         assert_eq!(trained.tokenizer.encode(" ab"), [260]);

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod loading;
+mod pieces;
 mod published;
 
 use std::path::PathBuf;
