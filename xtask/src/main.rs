@@ -103,7 +103,12 @@ fn golden(python: &str) -> Result<()> {
         Ok(data) => {
             let folder = "crates/milpa-tokens/tests/it/golden";
             run(Command::new(python).args(["reference/tokenizer_golden.py", &data, folder]))?;
-            run(Command::new(python).args(["reference/pieces_golden.py", "golden", &data, folder]))?;
+            run(Command::new(python).args([
+                "reference/pieces_golden.py",
+                "golden",
+                &data,
+                folder,
+            ]))?;
             golden.push(folder);
         }
         Err(_) => {

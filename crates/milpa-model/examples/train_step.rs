@@ -179,7 +179,11 @@ fn report(options: &Options, isa: Isa, times: &mut [f64], losses: &[f64], device
     let median = f64::midpoint(times[(times.len() - 1) / 2], times[times.len() / 2]);
     let (count, config) = ((options.sequences * options.tokens) as f64, &options.config);
     let passes = if options.forward_only { 3.0 } else { 1.0 };
-    let flops_per_token = config.training_flops_per_token(options.tokens) / passes;
+    // As the peer counts: 6·(N − input embedding), causal attention at half.
+    let matrices =
+        config.non_embedding_parameters() + (config.vocab_size * config.hidden_size) as u64;
+    let attention = config.layers * config.heads * config.head_dim() * options.tokens;
+    let flops_per_token = 6.0 * (matrices as f64 + attention as f64) / passes;
     println!(
         "{}",
         json!({

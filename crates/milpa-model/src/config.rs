@@ -163,15 +163,6 @@ impl ModelConfig {
         (self.layers * (attention + 3 * d * self.ffn_size + norms) + d) as u64
     }
 
-    /// FLOPs of forward and backward per token: 6·(N − input embedding) plus attention over
-    /// `sequence` tokens, causal attention at half (12·L·h·k·s / 2).
-    pub fn training_flops_per_token(&self, sequence: usize) -> f64 {
-        let matrices =
-            self.non_embedding_parameters() as f64 + (self.vocab_size * self.hidden_size) as f64;
-        let attention = (self.layers * self.heads * self.head_dim() * sequence) as f64;
-        6.0 * matrices + 6.0 * attention
-    }
-
     /// Writes `config.json` for `transformers`.
     pub fn to_hf_json(&self, eos: Option<u32>, bos: Option<u32>) -> String {
         DecoderDescription::from(self).to_hf_json(eos, bos)
@@ -222,8 +213,6 @@ mod tests {
         let config = ModelConfig { vocab_size: 8192, qk_norm: false, ..ModelConfig::default() };
         assert_eq!(config.non_embedding_parameters(), 9_737_088);
         assert_eq!(config.parameters(), config.non_embedding_parameters() + 8192 * 384);
-        let mflop = config.training_flops_per_token(256) / 1e6;
-        assert!((mflop - 80.8).abs() < 0.1, "{mflop}");
     }
 
     #[test]

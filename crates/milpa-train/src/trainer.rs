@@ -484,3 +484,25 @@ fn summary(
         epochs: loader.epochs(job.config.steps.0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The planner counts without knowing the decoder; the two must not drift apart.
+    #[test]
+    fn the_planner_counts_the_models_parameters() {
+        for (qk_norm, tie_embeddings) in [(true, true), (false, true), (true, false)] {
+            let model = ModelConfig {
+                vocab_size: 8192,
+                qk_norm,
+                tie_embeddings,
+                head_dim: Some(32),
+                ..ModelConfig::default()
+            };
+            let shape = model_shape(&model);
+            assert_eq!(shape.parameters(), model.parameters());
+            assert_eq!(shape.non_embedding_parameters(), model.non_embedding_parameters());
+        }
+    }
+}
