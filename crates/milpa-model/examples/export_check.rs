@@ -16,11 +16,12 @@ use milpa_tensor::Tape;
 use milpa_tokens::{ChatTemplate, Context, Tokenizer, TokenizerConfig, train_tokenizer};
 use serde_json::json;
 
-const TEXTS: [&str; 6] = [
+const TEXTS: [&str; 7] = [
     "La milpa da maíz, frijol y calabaza. ¿Cuánto cuesta? $1.250,00 en 2024.",
     "O milho cresce na roça; não há feijão às terças-feiras.",
     "Sara chakrapi wiñan, ñuqanchikpas llamk'anchik.",
     "Avati okakuaa kokuépe, g̃uarani ñe'ẽ pohýi.",
+    "In milpan oncah cintli, etl ihuan ayohtli; tlazohcamati huel miac.",
     "  tabs\tand\r\nlines\n\n\n  end  🌽👩‍🌾",
     "<|im_start|>user\nHola<|im_end|>\n",
 ];
@@ -129,7 +130,7 @@ fn logits(
 
 fn tokenizer() -> Result<Tokenizer, Box<dyn Error>> {
     let mut records = (0..60).map(|i: usize| {
-        let text = TEXTS[i % 5].to_owned();
+        let text = TEXTS[i % 6].to_owned();
         Ok(TextRecord { id: i.to_string(), source: "check".to_owned(), text })
     });
     let config = TokenizerConfig { vocab_size: 400, ..TokenizerConfig::default() };
