@@ -132,14 +132,22 @@ def tokens_of(case, rows, columns):
 def gradients_of(model, tokens, folder):
     """Gradients of the mean loss of predicting each next token, in the names of the files."""
     model.zero_grad()
-    logits = model(tokens, use_cache=False).logits
+    out = model(tokens, use_cache=False, output_hidden_states=True)
+    logits = out.logits
     loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
     loss.backward()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
     model.save_pretrained(folder)
-    return logits.detach(), float(loss), load_file(folder / "model.safetensors")
+    states = [state.detach() for state in out.hidden_states]
+    return logits.detach(), states, float(loss.detach()), load_file(folder / "model.safetensors")
+
+
+def summary(name, values):
+    """A dot product with hashed numbers, and the norm."""
+    signs = torch.from_numpy(uniform("sign " + name, values.numel()))
+    return [float((values.flatten() * signs).sum()), float(values.norm())]
 
 
 def golden():
@@ -149,14 +157,14 @@ def golden():
         model, shapes = saved_model(case, folder)
         config = json.loads((folder / "config.json").read_text())
         tokens = tokens_of(case, SEQUENCES, TOKENS)
-        logits, loss, gradients = gradients_of(model, tokens, folder)
+        logits, states, loss, gradients = gradients_of(model, tokens, folder)
         names = sorted(shapes)
-        sums = [[float((gradients[n].flatten() * torch.from_numpy(uniform("sign " + n, gradients[n].numel()))).sum()),
-                 float(gradients[n].norm())] for n in names]
+        sums = [summary(n, gradients[n]) for n in names]
         description[case] = dict(config=config, tensors={n: shapes[n] for n in names}, loss=loss)
         stored[f"{case}.tokens"] = tokens.int()
         stored[f"{case}.logits"] = logits.contiguous()
         stored[f"{case}.gradients"] = torch.tensor(sums)
+        stored[f"{case}.states"] = torch.tensor([summary(f"state {i}", s) for i, s in enumerate(states)])
         top = logits.flatten().abs().max()
         print(f"{case}: loss {loss:.3f}, largest logit {top:.2f}")
         assert 2.0 < top < 60.0
@@ -181,7 +189,7 @@ def make(root):
         expected = dict(prompt=prompt[0].tolist(), greedy=ids[0, prompt.shape[1]:].tolist(),
                         gaps=(two[:, 0] - two[:, 1]).tolist(), logits=logits.flatten().tolist())
         tokens = tokens_of(case + " step", 2, 30)
-        _, expected["loss"], gradients = gradients_of(model, tokens, folder / "gradients")
+        _, _, expected["loss"], gradients = gradients_of(model, tokens, folder / "gradients")
         expected["tokens"] = tokens.flatten().tolist()
         save_file(gradients, folder / "gradients.safetensors")
         (folder / "expected.json").write_text(json.dumps(expected))

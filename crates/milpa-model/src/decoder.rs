@@ -358,7 +358,21 @@ impl Decoder {
         parameters: &ParameterStore,
         batch: &TokenBatch<'_>,
     ) -> Result<Tensor, DecoderError> {
-        self.forward(tape, parameters, batch, None)
+        self.forward(tape, parameters, batch, None, None)
+    }
+
+    /// The residual stream at the beginning of each layer, and at last what [`Self::forward_hidden`]
+    /// returns: one more tensor `[b, t, d]` than there are layers.
+    pub fn hidden_states(
+        &self,
+        tape: &Tape,
+        parameters: &ParameterStore,
+        batch: &TokenBatch<'_>,
+    ) -> Result<Vec<Tensor>, DecoderError> {
+        let mut states = Vec::with_capacity(self.layers.len() + 1);
+        let last = self.forward(tape, parameters, batch, None, Some(&mut states))?;
+        states.push(last);
+        Ok(states)
     }
 
     /// As [`Self::forward_hidden`] for tokens that follow those in `cache`, which is advanced.
@@ -370,7 +384,7 @@ impl Decoder {
         batch: &TokenBatch<'_>,
         cache: &mut KvCache,
     ) -> Result<Tensor, DecoderError> {
-        let x_btd = self.forward(tape, parameters, batch, Some(cache))?;
+        let x_btd = self.forward(tape, parameters, batch, Some(cache), None)?;
         cache.advance(batch.tokens);
         Ok(x_btd)
     }
@@ -469,6 +483,7 @@ impl Decoder {
         parameters: &ParameterStore,
         batch: &TokenBatch<'_>,
         mut cache: Option<&mut KvCache>,
+        mut states: Option<&mut Vec<Tensor>>,
     ) -> Result<Tensor, DecoderError> {
         let past = cache.as_ref().map_or(0, |cache| cache.len());
         let pass = self.begin(tape, parameters, batch, past)?;
@@ -483,6 +498,9 @@ impl Decoder {
         for (index, layer) in self.layers.iter().enumerate() {
             let h_btd;
             (residual_btd, h_btd) = enter(&pass, residual_btd, branch_btd, layer.before_attention)?;
+            if let Some(states) = &mut states {
+                states.push(residual_btd.clone());
+            }
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
             let attended_btd = self.attention(&pass, layer, h_btd, cache)?;
             let attended_btd = leave(&pass, attended_btd, layer.after_attention)?;

@@ -10,7 +10,9 @@
 mod config;
 mod decoder;
 mod description;
+mod embed;
 mod error;
+mod freeze;
 mod generate;
 mod gguf;
 mod gguf_model;
@@ -27,7 +29,9 @@ pub use description::{
     Activation, Biases, DecoderDescription, Experts, Family, LayerDescription, NormPlacement,
     QkNorm, Rope, RopeScaling,
 };
+pub use embed::Pooling;
 pub use error::DecoderError;
+pub use freeze::set_trainable;
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue, GgufWriter};
 pub use gguf_model::{GgufDescription, read_gguf, write_gguf};
 pub use hf::{

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use milpa_model::{
-    CONFIG_FILE, Decoder, DecoderDescription, LossRows, ParameterStore, TokenBatch, WEIGHTS_FILE,
-    read_hf_description, read_hf_weights, write_hf_model,
+    CONFIG_FILE, Decoder, DecoderDescription, LossRows, ParameterStore, Pooling, TokenBatch,
+    WEIGHTS_FILE, read_hf_description, read_hf_weights, set_trainable, write_hf_model,
 };
 use milpa_tensor::{IGNORE, Tape};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -175,16 +175,13 @@ fn logits_loss_and_gradients_equal_transformers() {
         let targets: Vec<u32> = (0..tokens_bt.len()).map(next).collect();
         let batch = TokenBatch::new(&tokens_bt, tokens);
         let rows = LossRows::mean(&targets);
-        let summary = decoder.loss_and_gradients(&mut parameters, &batch, &rows).unwrap();
-        assert!((summary.loss - case.loss).abs() < 1e-5 * case.loss, "{name}: {}", summary.loss);
+        let total = decoder.loss_and_gradients(&mut parameters, &batch, &rows).unwrap();
+        assert!((total.loss - case.loss).abs() < 1e-5 * case.loss, "{name}: {}", total.loss);
         let found = gradients(&description, &parameters);
         assert!(found.keys().eq(case.tensors.keys()), "{name}");
         let largest = sums.iter().skip(1).step_by(2).fold(0.0_f32, |a, &b| a.max(b));
         for ((tensor, gradient), expect) in found.iter().zip(sums.as_chunks::<2>().0) {
-            let signs = uniform(&format!("sign {tensor}"), gradient.len());
-            let product = |a: &f32, b: &f32| f64::from(*a) * f64::from(*b);
-            let dot: f64 = gradient.iter().zip(&signs).map(|(a, b)| product(a, b)).sum();
-            let norm: f64 = gradient.iter().map(|a| product(a, a)).sum::<f64>().sqrt();
+            let (dot, norm) = summary(tensor, gradient);
             // A dot product with random numbers is as exact as the norm; a key's bias has a gradient
             // of zero, which is rounding on both sides.
             let allowed = 1e-4 * f64::from(expect[1]) + 1e-6 * f64::from(largest);
@@ -192,6 +189,86 @@ fn logits_loss_and_gradients_equal_transformers() {
             assert!((norm - f64::from(expect[1])).abs() <= allowed, "{what}");
             assert!((dot - f64::from(expect[0])).abs() <= allowed, "{what}");
         }
+    }
+}
+
+/// `summary` of the script: a dot product with hashed numbers, and the norm.
+fn summary(name: &str, values: &[f32]) -> (f64, f64) {
+    let signs = uniform(&format!("sign {name}"), values.len());
+    let product = |a: &f32, b: &f32| f64::from(*a) * f64::from(*b);
+    let dot = values.iter().zip(&signs).map(|(a, b)| product(a, b)).sum();
+    (dot, values.iter().map(|a| product(a, a)).sum::<f64>().sqrt())
+}
+
+#[test]
+fn hidden_states_equal_transformers() {
+    let bytes = golden("families.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, case) in cases() {
+        let dir = tempfile::tempdir().unwrap();
+        write_case(dir.path(), &case);
+        let (description, parameters) = open(dir.path(), 2);
+        let decoder = Decoder::new(&description, &parameters).unwrap();
+        let (tokens_bt, _, _) = expected(&name);
+        let tokens = tokens_bt.len() / 2;
+        let tape = Tape::inference(Arc::clone(parameters.device()));
+        let batch = TokenBatch::new(&tokens_bt, tokens);
+        let states = decoder.hidden_states(&tape, &parameters, &batch).unwrap();
+        let view = file.tensor(&format!("{name}.states")).unwrap();
+        let expect: Vec<f32> =
+            view.data().as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word)).collect();
+        assert_eq!(states.len(), description.layers.len() + 1);
+        assert_eq!(expect.len(), 2 * states.len());
+        for (index, (state, expect)) in states.iter().zip(expect.as_chunks::<2>().0).enumerate() {
+            let (dot, norm) = summary(&format!("state {index}"), &tape.read(state));
+            let allowed = f64::from(expect[1]) * 1e-5;
+            let what = format!("{name} {index}: {dot} {norm} instead of {expect:?}");
+            assert!((dot - f64::from(expect[0])).abs() < allowed, "{what}");
+            assert!((norm - f64::from(expect[1])).abs() < allowed, "{what}");
+        }
+        let last = tape.read(states.last().unwrap());
+        let width = description.hidden_size;
+        let own = &last[(tokens - 1) * width..tokens * width];
+        let length = own.iter().map(|value| value * value).sum::<f32>().sqrt();
+        let embedded = decoder.embed(&parameters, &tokens_bt[..tokens], Pooling::Last).unwrap();
+        let expect: Vec<f32> = own.iter().map(|value| value / length).collect();
+        assert_close(&format!("{name} embedding"), &embedded, &expect, TOLERANCE);
+        let mean = decoder.embed(&parameters, &tokens_bt[..tokens], Pooling::Mean).unwrap();
+        let norm: f32 = mean.iter().map(|value| value * value).sum();
+        assert!((norm - 1.0).abs() < 1e-5 && mean != embedded);
+    }
+}
+
+#[test]
+fn frozen_parts_get_no_gradient_and_change_no_other() {
+    for name in ["qwen2", "gemma3", "qwen3_moe"] {
+        let dir = tempfile::tempdir().unwrap();
+        write_case(dir.path(), &cases()[name]);
+        let (description, mut all) = open(dir.path(), 1);
+        let (_, mut some) = open(dir.path(), 1);
+        let frozen = ["model.embed_tokens.weight", "model.layers.0.*", "*.self_attn.*", "*norm*"];
+        let count = set_trainable(&mut some, &frozen, false).unwrap();
+        assert!(count > 0 && count < some.elements());
+        check_error(set_trainable(&mut some, &["*.absent"], true), &["*.absent", "no parameter"]);
+        let decoder = Decoder::new(&description, &all).unwrap();
+        let (tokens_bt, _, _) = expected(name);
+        let tokens = tokens_bt.len() / 2;
+        let batch = TokenBatch::new(&tokens_bt, tokens);
+        let rows = LossRows::mean(&tokens_bt);
+        let loss = decoder.loss_and_gradients(&mut all, &batch, &rows).unwrap();
+        assert_eq!(decoder.loss_and_gradients(&mut some, &batch, &rows).unwrap(), loss);
+        let mut trained = 0;
+        for parameter in &some {
+            let id = some.id(parameter.name()).unwrap();
+            match some.read_grad(id) {
+                Some(gradient) => {
+                    trained += gradient.len();
+                    assert_eq!(Some(gradient), all.read_grad(id), "{name} {}", parameter.name());
+                }
+                None => assert!(!parameter.trainable(), "{name} {}", parameter.name()),
+            }
+        }
+        assert_eq!(trained + count, some.elements(), "{name}");
     }
 }
 
