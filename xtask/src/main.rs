@@ -85,7 +85,7 @@ fn check() -> Result<()> {
     Ok(())
 }
 
-/// Makes the golden values again with the real peers (PyTorch, transformers, tokenizers, gguf in
+/// Makes the golden values again with the real peers (PyTorch, transformers, peft, tokenizers, gguf in
 /// the environment of `python`), fails if they differ from the committed ones, and holds exported
 /// models against the ecosystem.
 fn golden(python: &str) -> Result<()> {
@@ -94,6 +94,7 @@ fn golden(python: &str) -> Result<()> {
         "reference/variants_golden.py",
         "reference/engine_curve.py",
         "reference/sampling_golden.py",
+        "reference/lora_golden.py",
     ] {
         run(Command::new(python).arg(script))?;
     }

@@ -17,6 +17,7 @@ use milpa_tensor::{
 use crate::{
     description::{Activation, DecoderDescription, LayerDescription, NormPlacement, QkNorm, Rope},
     error::DecoderError,
+    lora::LoraConfig,
 };
 
 /// Positions whose rotary angles are computed at the start.
@@ -248,6 +249,15 @@ struct Layer {
 struct Linear {
     weight: ParameterId,
     bias: Option<ParameterId>,
+    lora: Option<LowRank>,
+}
+
+/// A change `scale · B·A` of a matrix.
+#[derive(Debug, Clone, Copy)]
+struct LowRank {
+    a: ParameterId,
+    b: ParameterId,
+    scale: f32,
 }
 
 #[derive(Debug)]
@@ -291,6 +301,14 @@ impl Pass<'_> {
             {
                 *slot = Some(self.tape.add_bias(output, &self.weight(bias))?);
             }
+            if let Some(LowRank { a, b, scale }) = layer.lora
+                && let Some(output) = slot.take()
+            {
+                let inner = self.tape.linear(x, &self.weight(a))?;
+                let change = self.tape.linear(&inner, &self.weight(b))?;
+                let change = self.tape.scale(change, scale)?;
+                *slot = Some(self.tape.add(&output, &change)?);
+            }
         }
         Ok(outputs.map(|output| output.expect("each slot was filled again")))
     }
@@ -305,12 +323,29 @@ impl Decoder {
         description: impl Into<DecoderDescription>,
         parameters: &ParameterStore,
     ) -> Result<Self, DecoderError> {
-        let description = description.into();
+        Self::build(description.into(), parameters, None)
+    }
+
+    /// As [`Self::new`], with the adapter that [`add_lora`](crate::add_lora) or
+    /// [`read_lora`](crate::read_lora) has added to the parameters.
+    pub fn with_lora(
+        description: impl Into<DecoderDescription>,
+        parameters: &ParameterStore,
+        lora: &LoraConfig,
+    ) -> Result<Self, DecoderError> {
+        Self::build(description.into(), parameters, Some(lora.scale() as f32))
+    }
+
+    fn build(
+        description: DecoderDescription,
+        parameters: &ParameterStore,
+        lora_scale: Option<f32>,
+    ) -> Result<Self, DecoderError> {
         description.check()?;
         check_parameters(&description, parameters)?;
         let layers = description.layers.iter().enumerate();
         let layers = layers
-            .map(|(index, layer)| Layer::new(&description, index, *layer, parameters))
+            .map(|(index, layer)| Layer::new(&description, index, *layer, parameters, lora_scale))
             .collect::<Result<_, _>>()?;
         let embedding = find(parameters, "model.embed_tokens.weight")?;
         let tied = description.tie_embeddings;
@@ -659,12 +694,19 @@ impl Layer {
         index: usize,
         layer: LayerDescription,
         parameters: &ParameterStore,
+        lora_scale: Option<f32>,
     ) -> Result<Self, DecoderError> {
         let id = |part: &str| find(parameters, &format!("model.layers.{index}.{part}.weight"));
         let linear = |part: &str, has_bias: bool| -> Result<Linear, DecoderError> {
             let bias = format!("model.layers.{index}.{part}.bias");
             let bias = has_bias.then(|| find(parameters, &bias)).transpose()?;
-            Ok(Linear { weight: id(part)?, bias })
+            let lora = match (id(&format!("{part}.lora_A")), id(&format!("{part}.lora_B"))) {
+                (Ok(a), Ok(b)) if lora_scale.is_some() => {
+                    lora_scale.map(|scale| LowRank { a, b, scale })
+                }
+                _ => None,
+            };
+            Ok(Linear { weight: id(part)?, bias, lora })
         };
         let norm = |part: Option<&str>| part.map(&id).transpose();
         let (names, biases) = (NormNames::of(model.norms), model.biases);

@@ -125,6 +125,30 @@ pub fn read_hf_weights(
     Ok(parameters)
 }
 
+/// Reads exactly the tensors `wanted` (name and shape) of one file, widened to f32.
+pub(crate) fn read_tensors(
+    path: &Path,
+    wanted: &[(String, Vec<usize>)],
+) -> Result<Vec<Vec<f32>>, DecoderError> {
+    let io_error = |source| DecoderError::Io { path: path.to_owned(), source };
+    let map = MappedFile::open(path).map_err(io_error)?;
+    let files = [(path, parse(path, &map)?)];
+    let mut found = BTreeMap::new();
+    for (name, shape) in wanted {
+        let (name, shape) = (name.clone(), shape.clone());
+        let tensor = FileTensor { name, shape, parts: Vec::new(), less_one: false };
+        found.insert(tensor.name.clone(), find(path, &files, &tensor)?.1);
+    }
+    if let Some(name) = files[0].1.names().into_iter().find(|name| !found.contains_key(*name)) {
+        return Err(malformed(path, format!("it has a tensor {name:?} that is not expected")));
+    }
+    let read = |(name, _): &(String, Vec<usize>)| {
+        let view = &found[name];
+        Source { dtype: view.dtype(), bytes: view.data(), less_one: false }.read()
+    };
+    Ok(wanted.iter().map(read).collect())
+}
+
 /// Finds a tensor of the right shape in the files.
 fn find<'a>(
     dir: &'a Path,

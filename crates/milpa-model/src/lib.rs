@@ -20,6 +20,7 @@ mod hf;
 mod hf_config;
 mod hf_tensors;
 mod local;
+mod lora;
 mod sample;
 mod score;
 
@@ -39,6 +40,7 @@ pub use hf::{
     write_hf_model, write_weights,
 };
 pub use local::LocalModel;
+pub use lora::{LoraConfig, add_lora, merge_lora, read_lora, write_lora};
 
 // What callers of the decoder handle, so that most of them need not name the tensor crate.
 pub use milpa_tensor::{CpuDevice, Device, IGNORE, LossRows, LossSummary, ParameterStore};

@@ -17,18 +17,18 @@ use crate::{check_error, device, golden, values};
 const TOLERANCE: f32 = 2e-5;
 
 #[derive(Deserialize)]
-struct Case {
+pub(crate) struct Case {
     config: serde_json::Value,
     tensors: BTreeMap<String, Vec<usize>>,
     loss: f64,
 }
 
-fn cases() -> BTreeMap<String, Case> {
+pub(crate) fn cases() -> BTreeMap<String, Case> {
     serde_json::from_slice(&golden("families.json")).unwrap()
 }
 
 /// The peer's values for a case: tokens, logits, and two sums of each tensor's gradient.
-fn expected(case: &str) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
+pub(crate) fn expected(case: &str) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
     let bytes = golden("families.safetensors");
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let words = |kind: &str| -> Vec<[u8; 4]> {
@@ -55,7 +55,7 @@ fn uniform(name: &str, count: usize) -> Vec<f32> {
 }
 
 /// `values` of the script.
-fn weights(name: &str, shape: &[usize], gemma: bool) -> Vec<f32> {
+pub(crate) fn weights(name: &str, shape: &[usize], gemma: bool) -> Vec<f32> {
     let mut values = uniform(name, shape.iter().product());
     if shape.len() == 1 {
         let middle = if gemma || name.ends_with("bias") { 0.0 } else { 1.0 };
@@ -82,7 +82,7 @@ fn weights(name: &str, shape: &[usize], gemma: bool) -> Vec<f32> {
 }
 
 /// Writes a case's folder as `transformers` would.
-fn write_case(dir: &Path, case: &Case) {
+pub(crate) fn write_case(dir: &Path, case: &Case) {
     fs::write(dir.join(CONFIG_FILE), case.config.to_string()).unwrap();
     let gemma = case.config["model_type"].as_str().unwrap().starts_with("gemma");
     let stored: Vec<(&String, &Vec<usize>, Vec<u8>)> = case
@@ -99,14 +99,14 @@ fn write_case(dir: &Path, case: &Case) {
     fs::write(dir.join(WEIGHTS_FILE), safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-fn open(dir: &Path, threads: usize) -> (DecoderDescription, ParameterStore) {
+pub(crate) fn open(dir: &Path, threads: usize) -> (DecoderDescription, ParameterStore) {
     let description = read_hf_description(dir).unwrap();
     let parameters = read_hf_weights(dir, &description, &device(threads)).unwrap();
     (description, parameters)
 }
 
 #[track_caller]
-fn assert_close(what: &str, found: &[f32], expect: &[f32], tolerance: f32) {
+pub(crate) fn assert_close(what: &str, found: &[f32], expect: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expect.len(), "{what}");
     let largest = expect.iter().fold(1e-4_f32, |most, value| most.max(value.abs()));
     for (index, (found, expect)) in found.iter().zip(expect).enumerate() {
@@ -115,7 +115,7 @@ fn assert_close(what: &str, found: &[f32], expect: &[f32], tolerance: f32) {
     }
 }
 
-fn logits(
+pub(crate) fn logits(
     decoder: &Decoder,
     parameters: &ParameterStore,
     tokens_bt: &[u32],
@@ -193,7 +193,7 @@ fn logits_loss_and_gradients_equal_transformers() {
 }
 
 /// `summary` of the script: a dot product with hashed numbers, and the norm.
-fn summary(name: &str, values: &[f32]) -> (f64, f64) {
+pub(crate) fn summary(name: &str, values: &[f32]) -> (f64, f64) {
     let signs = uniform(&format!("sign {name}"), values.len());
     let product = |a: &f32, b: &f32| f64::from(*a) * f64::from(*b);
     let dot = values.iter().zip(&signs).map(|(a, b)| product(a, b)).sum();

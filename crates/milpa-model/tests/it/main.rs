@@ -7,6 +7,7 @@ mod families;
 mod files;
 mod gguf;
 mod golden;
+mod lora;
 mod text;
 
 use std::{path::Path, sync::Arc};

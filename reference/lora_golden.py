@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Golden values for LoRA as peft computes it, on models of `model_families.py` with hashed adapters.
+
+Rewrites crates/milpa-model/tests/golden/lora.{json,safetensors}: adapter_config.json as peft writes it, names and
+shapes of the adapter's tensors, logits, loss and two sums of each adapter gradient. Needs: torch, transformers, peft.
+"""
+import json
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from model_families import GOLDEN, ROOT, SEQUENCES, TOKENS, VOCABULARY, saved_model, summary, tokens_of, values
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CASES = {
+    "llama3": dict(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"]),
+    "qwen2": dict(r=3, lora_alpha=9, use_rslora=True, target_modules=ALL),
+    "gemma2": dict(r=2, lora_alpha=2, target_modules=["o_proj", "down_proj"]),
+}
+
+
+def main():
+    description, stored = {}, {}
+    for case, fields in CASES.items():
+        folder = ROOT / "target/lora_golden" / case
+        model, _ = saved_model(case, folder / "model")
+        get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **fields)).save_pretrained(folder)
+        file = folder / "adapter_model.safetensors"
+        adapter = {n: values(n, list(t.shape), False) * 0.5 for n, t in load_file(file).items()}
+        save_file(adapter, file, {"format": "pt"})
+        base, _ = saved_model(case, folder / "model")
+        tuned = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        tokens = tokens_of(case, SEQUENCES, TOKENS)
+        logits = tuned(tokens, use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
+        loss.backward()
+        gradients = {n.replace(".default", ""): p.grad for n, p in tuned.named_parameters() if p.requires_grad}
+        assert gradients.keys() == adapter.keys()
+        names = sorted(adapter)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config.update(base_model_name_or_path=case, target_modules=sorted(config["target_modules"]))
+        description[case] = dict(config=config, tensors={n: list(adapter[n].shape) for n in names},
+                                 loss=float(loss.detach()))
+        stored[f"{case}.logits"] = logits.detach().contiguous()
+        stored[f"{case}.gradients"] = torch.tensor([summary(n, gradients[n]) for n in names])
+        print(case, float(loss.detach()), len(names), "tensors")
+    (GOLDEN / "lora.json").write_text(json.dumps(description) + "\n")
+    save_file(stored, GOLDEN / "lora.safetensors")
+    (GOLDEN / "lora.safetensors").chmod(0o644)
+
+
+main()
