@@ -1,4 +1,4 @@
-//! Project chores that are no part of the tool: `cargo xtask check · golden · bench`.
+//! Project chores that are no part of the tool: `cargo xtask check · golden · sanitize · bench`.
 //!
 //! Each chore prints what it runs, so that it can be repeated by hand.
 
@@ -19,6 +19,7 @@ cargo xtask COMMAND
 
   check                 formatting, lints, docs, dependency directions, licences, duplicates
   golden --python PATH  make the golden values again with the real peers and compare
+  sanitize              the kernels' tests under AddressSanitizer (about ten minutes on 2 cores)
   bench                 kernels and training steps on this machine, recorded under benches/
   bench train --peers DIR [--python PATH] [--rounds N] [--only NAME] [--dtype f32|bf16]
               [--threads N] [--isa NAME] [--recorded-peaks F32,BF16] [--json] [--save]
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["check"] => check(),
         ["golden", "--python", python] => golden(python),
+        ["sanitize"] => sanitize(),
         ["bench"] => bench::kernels(),
         ["bench", "train", rest @ ..] => {
             bench::TrainOptions::parse(rest).and_then(|options| bench::train(&options))
@@ -83,6 +85,18 @@ fn check() -> Result<()> {
     dependencies::check(&root())?;
     eprintln!("check: all good");
     Ok(())
+}
+
+/// Runs the kernels' tests, where `unsafe` lives, under AddressSanitizer: every access beyond a slice
+/// or a buffer ends the run with its place.
+fn sanitize() -> Result<()> {
+    let target = "x86_64-unknown-linux-gnu";
+    let mut tests = Command::new(env!("CARGO"));
+    tests.args(["test", "-p", "milpa-kernels", "--lib", "--test", "it", "--target", target]);
+    // The sanitizer is behind a switch of the compiler; the pinned toolchain has its run-time part.
+    tests.args(["--target-dir", "target/sanitize"]);
+    tests.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address");
+    run(&mut tests)
 }
 
 /// Makes the golden values again with the real peers (PyTorch, transformers, peft, tokenizers, gguf in

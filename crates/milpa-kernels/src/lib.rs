@@ -30,7 +30,6 @@ mod cpu;
 mod element;
 pub mod elementwise;
 pub mod embedding;
-pub mod geglu;
 pub mod gemm;
 pub mod gemm_bf16;
 pub mod loss;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use milpa_kernels::{
     Accumulate, Cpu, Heads, HeadsMut, Isa, Mat, MatMut, Size, activation, attention,
     attention::{AttentionGrads, AttentionInputs, AttentionShape},
-    bf16, bias, convert, elementwise, embedding, geglu, gemm, gemm_bf16, loss, norm,
+    bf16, bias, convert, elementwise, embedding, gemm, gemm_bf16, loss, norm,
     optim::{self, AdamW, Muon},
     q8_0, rope,
     routing::{self, RoutingShape},
@@ -569,7 +569,11 @@ impl Device for CpuDevice {
     }
 
     fn geglu(&self, gate: &Buffer, up: &Buffer, out: &mut Buffer) {
-        geglu::geglu_forward(&self.cpu, gate.f32(), up.f32(), out.f32_mut());
+        let cpu = &self.cpu;
+        match out.dtype() {
+            DType::BF16 => activation::geglu_forward(cpu, gate.bf16(), up.bf16(), out.bf16_mut()),
+            _ => activation::geglu_forward(cpu, gate.f32(), up.f32(), out.f32_mut()),
+        }
     }
 
     fn geglu_backward(
@@ -580,8 +584,17 @@ impl Device for CpuDevice {
         dgate: &mut Buffer,
         dup: &mut Buffer,
     ) {
-        let (dgate, dup) = (dgate.f32_mut(), dup.f32_mut());
-        geglu::geglu_backward(&self.cpu, gate.f32(), up.f32(), dout.f32(), dgate, dup);
+        let cpu = &self.cpu;
+        match dout.dtype() {
+            DType::BF16 => {
+                let (gate, up, dout) = (gate.bf16(), up.bf16(), dout.bf16());
+                activation::geglu_backward(cpu, gate, up, dout, dgate.bf16_mut(), dup.bf16_mut());
+            }
+            _ => {
+                let (gate, up, dout) = (gate.f32(), up.f32(), dout.f32());
+                activation::geglu_backward(cpu, gate, up, dout, dgate.f32_mut(), dup.f32_mut());
+            }
+        }
     }
 
     fn add_bias(&self, bias: &Buffer, x: &mut Buffer) {

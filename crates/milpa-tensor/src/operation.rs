@@ -316,6 +316,7 @@ impl Operation {
                 Self::Linear
                 | Self::Attention(_)
                 | Self::SwiGlu
+                | Self::GeGlu
                 | Self::LinearCrossEntropy { .. }
                 | Self::LinearLogProbabilities { .. },
                 _,
@@ -329,7 +330,14 @@ impl Operation {
     /// The type of an output, given that of the first input and what the tape computes in.
     pub(crate) fn output_dtype(&self, index: usize, first: DType, compute: DType) -> DType {
         match (self, index) {
-            (Self::Linear | Self::Attention(_) | Self::SwiGlu | Self::RmsNorm { .. }, _)
+            (
+                Self::Linear
+                | Self::Attention(_)
+                | Self::SwiGlu
+                | Self::GeGlu
+                | Self::RmsNorm { .. },
+                _,
+            )
             | (Self::AddRmsNorm { .. }, 1) => compute,
             (Self::Rope { .. }, _) => first,
             _ => DType::F32,
@@ -346,6 +354,7 @@ impl Operation {
                 | Self::Rope { .. }
                 | Self::Attention(_)
                 | Self::SwiGlu
+                | Self::GeGlu
                 | Self::Add
         )
     }
@@ -604,21 +613,17 @@ impl Operation {
                     gradients.pass(slot, Arc::new(gradient));
                 }
             }
-            Self::SwiGlu => {
+            Self::SwiGlu | Self::GeGlu => {
                 let Some(dout) = douts[0].take() else { return };
                 let (gate, up) = (inputs[0].buffer(), inputs[1].buffer());
                 let dout = gradients.in_dtype(dout, gate.dtype());
                 let like = || device.allocate_as(gate.len(), gate.dtype());
                 let (mut dgate, mut dup) = (like(), like());
-                device.swiglu_backward(gate, up, &dout, &mut dgate, &mut dup);
-                gradients.pass(&inputs[0], Arc::new(dgate));
-                gradients.pass(&inputs[1], Arc::new(dup));
-            }
-            Self::GeGlu => {
-                let Some(dout) = douts[0].take() else { return };
-                let (gate, up) = (inputs[0].buffer(), inputs[1].buffer());
-                let (mut dgate, mut dup) = (device.allocate(gate.len()), device.allocate(up.len()));
-                device.geglu_backward(gate, up, &dout, &mut dgate, &mut dup);
+                if matches!(self, Self::SwiGlu) {
+                    device.swiglu_backward(gate, up, &dout, &mut dgate, &mut dup);
+                } else {
+                    device.geglu_backward(gate, up, &dout, &mut dgate, &mut dup);
+                }
                 gradients.pass(&inputs[0], Arc::new(dgate));
                 gradients.pass(&inputs[1], Arc::new(dup));
             }

@@ -5,14 +5,14 @@
 use super::Real;
 use crate::routing::RoutingShape;
 
-/// Twin of [`crate::geglu::geglu_forward`].
+/// Twin of [`crate::activation::geglu_forward`].
 pub fn geglu_forward<T: Real>(gate: &[T], up: &[T], out: &mut [T]) {
     for at in 0..out.len() {
         out[at] = gelu(gate[at]).0 * up[at];
     }
 }
 
-/// Twin of [`crate::geglu::geglu_backward`].
+/// Twin of [`crate::activation::geglu_backward`].
 pub fn geglu_backward<T: Real>(gate: &[T], up: &[T], dout: &[T], dgate: &mut [T], dup: &mut [T]) {
     for at in 0..dout.len() {
         let (value, slope) = gelu(gate[at]);

@@ -1,7 +1,7 @@
 //! GeGLU, biases, soft caps and routing against their twins.
 
 use milpa_kernels::routing::{self, RoutingShape};
-use milpa_kernels::{bias, geglu, reference, soft_cap};
+use milpa_kernels::{activation, bias, reference, soft_cap};
 use proptest::prelude::*;
 
 use crate::common::{Random, check, doubles, one_cpu_per_isa};
@@ -24,8 +24,8 @@ fn geglu() {
         reference::geglu_backward(&gate64, &up64, &doubles(&dout), &mut dgate64, &mut dup64);
         check("geglu", &[out64, dgate64, dup64], (1e-6, 2e-6), |cpu| {
             let [mut out, mut dgate, mut dup] = [(); 3].map(|()| vec![f32::NAN; length]);
-            geglu::geglu_forward(cpu, &gate, &up, &mut out);
-            geglu::geglu_backward(cpu, &gate, &up, &dout, &mut dgate, &mut dup);
+            activation::geglu_forward(cpu, &gate, &up, &mut out);
+            activation::geglu_backward(cpu, &gate, &up, &dout, &mut dgate, &mut dup);
             vec![out, dgate, dup]
         });
     }
