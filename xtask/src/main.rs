@@ -113,18 +113,19 @@ fn golden(python: &str) -> Result<()> {
         run(Command::new(python).arg(script))?;
     }
     run(Command::new(python).args(["reference/model_families.py", "golden"]))?;
-    let mut golden = vec!["crates/milpa-tensor/tests/golden", "crates/milpa-model/tests/golden"];
+    let tokens = "crates/milpa-tokens/tests/it/golden";
+    run(Command::new(python).args(["reference/chat_golden.py", "golden", tokens]))?;
+    let golden =
+        vec!["crates/milpa-tensor/tests/golden", "crates/milpa-model/tests/golden", tokens];
     match std::env::var("MILPA_DATA") {
         Ok(data) => {
-            let folder = "crates/milpa-tokens/tests/it/golden";
-            run(Command::new(python).args(["reference/tokenizer_golden.py", &data, folder]))?;
+            run(Command::new(python).args(["reference/tokenizer_golden.py", &data, tokens]))?;
             run(Command::new(python).args([
                 "reference/pieces_golden.py",
                 "golden",
                 &data,
-                folder,
+                tokens,
             ]))?;
-            golden.push(folder);
         }
         Err(_) => {
             eprintln!("MILPA_DATA is not set: the tokenizers' golden values are not made again");

@@ -5,7 +5,10 @@
 //! - `tokens special-ids TOKENIZER TEXTS` the same, reading special tokens as such
 //! - `tokens speed TOKENIZER TEXTS…` measures one thread
 //! - `tokens inspect TOKENIZER TEXTS…` prints the report
-//! - `tokens render TEMPLATE MESSAGES` renders a chat template for a JSON list of messages
+//! - `tokens render CASES` renders JSONL of `template`, `messages`, `tools`, `documents`,
+//!   `variables`, `add_generation_prompt` and `now` (`[year, month, day, hour, minute, second]`), and
+//!   prints text and assistant's spans in bytes, or the error; `tokens render CASES TOKENIZER` also
+//!   prints ids and the assistant's mask
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, io, path::Path, time::Instant};
@@ -15,9 +18,10 @@ use milpa_base::{
     lines::{Line, LineReader},
 };
 use milpa_tokens::{
-    ChatTemplate, Context, Message, RenderOptions, Tokenizer, TokenizerConfig, inspect_tokenizer,
-    train_tokenizer,
+    ChatTemplate, Context, Conversation, Moment, RenderOptions, Tokenizer, TokenizerConfig,
+    inspect_tokenizer, train_tokenizer,
 };
+use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -76,16 +80,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut records = read_all(texts)?.into_iter().map(Ok);
             println!("{}", inspect_tokenizer(&tokenizer, &mut records, &context)?);
         }
-        ["render", template, messages] => {
-            let template = ChatTemplate::new(&std::fs::read_to_string(template)?)?;
-            let messages: Vec<Message> = serde_json::from_slice(&std::fs::read(messages)?)?;
-            let options = RenderOptions {
-                add_generation_prompt: true,
-                bos_token: "<s>".to_owned(),
-                eos_token: "</s>".to_owned(),
-                guarded: Vec::new(),
-            };
-            println!("{}", serde_json::to_string(&template.render(&messages, &options)?)?);
+        ["render", cases, tokenizer @ ..] => {
+            let tokenizer =
+                tokenizer.first().map(|path| Tokenizer::open(Path::new(path))).transpose()?;
+            for line in std::fs::read_to_string(cases)?.lines() {
+                println!("{}", render(&serde_json::from_str(line)?, tokenizer.as_ref()));
+            }
         }
         _ => {
             return Err(
@@ -97,6 +97,44 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+fn render(case: &Value, tokenizer: Option<&Tokenizer>) -> Value {
+    let number = |index: usize| case["now"][index].as_u64().unwrap_or_default();
+    let conversation = Conversation {
+        messages: case["messages"].as_array().cloned().unwrap_or_default(),
+        tools: case["tools"].as_array().cloned(),
+        documents: case["documents"].as_array().cloned(),
+        variables: case["variables"].as_object().cloned().unwrap_or_default(),
+        now: case["now"].is_array().then(|| Moment {
+            year: number(0) as u16,
+            month: number(1) as u8,
+            day: number(2) as u8,
+            hour: number(3) as u8,
+            minute: number(4) as u8,
+            second: number(5) as u8,
+        }),
+    };
+    let options = RenderOptions {
+        add_generation_prompt: case["add_generation_prompt"] == true,
+        bos_token: "<s>".to_owned(),
+        eos_token: "</s>".to_owned(),
+        guarded: Vec::new(),
+    };
+    let rendered = ChatTemplate::new(case["template"].as_str().unwrap_or_default())
+        .and_then(|template| template.render_conversation(&conversation, &options));
+    let rendered = match rendered {
+        Ok(rendered) => rendered,
+        Err(error) => return json!({ "error": error.to_string() }),
+    };
+    let spans: Vec<[usize; 2]> =
+        rendered.assistant.iter().map(|range| [range.start, range.end]).collect();
+    let mut result = json!({ "text": rendered.text, "spans": spans });
+    if let Some(Ok((ids, mask))) = tokenizer.map(|tokenizer| rendered.encode(tokenizer)) {
+        result["ids"] = ids.into();
+        result["mask"] = mask.into();
+    }
+    result
+}
+
 fn read_all(paths: &[&str]) -> io::Result<Vec<TextRecord>> {
     let mut records = Vec::new();
     for path in paths {
@@ -104,7 +142,7 @@ fn read_all(paths: &[&str]) -> io::Result<Vec<TextRecord>> {
         let mut reader = LineReader::open(Path::new(path), 1 << 28)?;
         while let Some(line) = reader.next_line()? {
             let Line::Whole(line) = line else { continue };
-            let value: serde_json::Value = serde_json::from_slice(line)?;
+            let value: Value = serde_json::from_slice(line)?;
             let text = value["text"].as_str().unwrap_or_default().to_owned();
             records.push(TextRecord {
                 id: records.len().to_string(),

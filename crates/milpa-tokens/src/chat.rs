@@ -2,16 +2,22 @@
 //!
 //! A template comes with a model and is not trusted: it cannot load other templates, and what it
 //! computes and allocates is bounded (`template_guard.rs`). Settings follow transformers (`trim_blocks`,
-//! `lstrip_blocks`, loop controls, `raise_exception`, Python's methods of strings and mappings);
-//! the date is not given, so the same conversation always renders to the same text. It knows
-//! nothing of models.
+//! `lstrip_blocks`, loop controls, `raise_exception`, `strftime_now` where a time is given, Python's
+//! methods of strings and mappings, `{% generation %}` blocks around the assistant's words). It
+//! knows nothing of models.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use minijinja::{Error, Value, context};
+use minijinja::{Error, Value};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
-use crate::{error::TokensError, template_guard, tokenizer::Tokenizer};
+use crate::{
+    conversation::{Conversation, Rendered},
+    error::TokensError,
+    template_guard::{self, END, START, Surroundings},
+    tokenizer::Tokenizer,
+};
 
 /// Longest template that is accepted: fifty times the longest published one.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
@@ -138,26 +144,55 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<String, TokensError> {
+        Ok(self.render_conversation(&Conversation::new(messages), options)?.text)
+    }
+
+    /// Renders a conversation with all that Hugging Face gives to templates, and tells which parts
+    /// of the text are the assistant's.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_conversation(
+        &self,
+        conversation: &Conversation,
+        options: &RenderOptions,
+    ) -> Result<Rendered, TokensError> {
         let source = self.prepared()?;
-        let input_bytes = messages.iter().map(|m| m.role.len() + m.content.len()).sum::<usize>();
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|message| {
-                context! {
-                    role => guard(&message.role, &options.guarded),
-                    content => guard(&message.content, &options.guarded),
-                }
-            })
-            .collect();
-        let context = context! {
-            messages,
-            add_generation_prompt => options.add_generation_prompt,
-            bos_token => options.bos_token.as_str(),
-            eos_token => options.eos_token.as_str(),
-            tools => (),
-            documents => (),
+        let mut input = String::new();
+        let mut given = |value: &Json| -> Value {
+            let value = guard_json(value, &options.guarded);
+            collect_texts(&value, &mut input);
+            to_value(&value)
         };
-        template_guard::render(&source, context, input_bytes as u64).map_err(explain)
+        let messages = conversation.prepared_messages();
+        let mut variables: BTreeMap<String, Value> = conversation
+            .variables
+            .iter()
+            .map(|(name, value)| (name.clone(), given(value)))
+            .collect();
+        let mut list = |values: &[Json]| values.iter().map(&mut given).collect::<Value>();
+        variables.insert("messages".to_owned(), list(&messages));
+        for (name, values) in
+            [("tools", &conversation.tools), ("documents", &conversation.documents)]
+        {
+            let values = values.as_deref().map_or(Value::from(()), &mut list);
+            variables.insert(name.to_owned(), values);
+        }
+        variables.insert("add_generation_prompt".to_owned(), options.add_generation_prompt.into());
+        variables.insert("bos_token".to_owned(), options.bos_token.as_str().into());
+        variables.insert("eos_token".to_owned(), options.eos_token.as_str().into());
+        let marks = Marks::absent_from(&[&source, &input]).ok_or_else(|| {
+            TokensError::Template("the conversation uses every noncharacter of Unicode".to_owned())
+        })?;
+        let surroundings = Surroundings { marks, now: conversation.now };
+        let text = template_guard::render(
+            &source,
+            Value::from_pairs(variables),
+            input.len() as u64,
+            surroundings,
+        )
+        .map_err(explain)?;
+        Ok(marks.take_out(&text))
     }
 
     /// The text that is compiled.
@@ -170,7 +205,7 @@ impl ChatTemplate {
         }
         // Jinja reads every kind of line end as a newline.
         let source = self.source.replace("\r\n", "\n").replace('\r', "\n");
-        Ok(plain_generation_blocks(&source))
+        Ok(marked_generation_blocks(&source))
     }
 }
 
@@ -197,9 +232,85 @@ fn guard(text: &str, guarded: &[String]) -> String {
     text
 }
 
-/// Transformers marks the assistant's words by `{% generation %}` blocks, for loss masks; here they
-/// are plain blocks.
-fn plain_generation_blocks(source: &str) -> String {
+/// The same in every text of a value.
+fn guard_json(value: &Json, guarded: &[String]) -> Json {
+    match value {
+        Json::String(text) => Json::String(guard(text, guarded)),
+        Json::Array(items) => items.iter().map(|item| guard_json(item, guarded)).collect(),
+        Json::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (guard(name, guarded), guard_json(value, guarded)))
+            .collect(),
+        other => other.clone(),
+    }
+}
+
+/// JSON as a template sees it; keys stay in their order.
+fn to_value(value: &Json) -> Value {
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(value) => (*value).into(),
+        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), _, _) => number.into(),
+            (None, Some(number), _) => number.into(),
+            (None, None, number) => number.unwrap_or(f64::NAN).into(),
+        },
+        Json::String(text) => text.as_str().into(),
+        Json::Array(items) => items.iter().map(to_value).collect(),
+        Json::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), to_value(value))))
+        }
+    }
+}
+
+fn collect_texts(value: &Json, texts: &mut String) {
+    match value {
+        Json::String(text) => texts.push_str(text),
+        Json::Array(items) => items.iter().for_each(|item| collect_texts(item, texts)),
+        Json::Object(fields) => fields.iter().for_each(|(name, value)| {
+            texts.push_str(name);
+            collect_texts(value, texts);
+        }),
+        _ => {}
+    }
+}
+
+/// Two characters that occur nowhere else and stand around the assistant's parts while a template
+/// is rendered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) start: char,
+    pub(crate) end: char,
+}
+
+impl Marks {
+    /// The first two noncharacters that none of `texts` has.
+    fn absent_from(texts: &[&str]) -> Option<Self> {
+        let mut free = ('\u{FDD0}'..='\u{FDEF}').filter(|&c| !texts.iter().any(|t| t.contains(c)));
+        Some(Self { start: free.next()?, end: free.next()? })
+    }
+
+    /// Takes them out of `text` and says where they stood.
+    fn take_out(self, text: &str) -> Rendered {
+        let mut plain = String::with_capacity(text.len());
+        let (mut open, mut assistant) = (Vec::new(), Vec::new());
+        for character in text.chars() {
+            if character == self.start {
+                open.push(plain.len());
+            } else if character == self.end {
+                assistant.extend(open.pop().map(|start| start..plain.len()));
+            } else {
+                plain.push(character);
+            }
+        }
+        Rendered { text: plain, assistant }
+    }
+}
+
+/// Transformers marks the assistant's words by `{% generation %}` blocks. They become scopes with a
+/// mark at either end; the marks are written by statements, so that white space around the tags is
+/// treated as before.
+fn marked_generation_blocks(source: &str) -> String {
     let mut plain = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
@@ -208,8 +319,14 @@ fn plain_generation_blocks(source: &str) -> String {
         let name = inside.trim_matches(['-', '+']).trim();
         plain.push_str(&rest[..start + 2]);
         match name {
-            "generation" => plain.push_str(&inside.replace(name, "if true")),
-            "endgeneration" => plain.push_str(&inside.replace(name, "endif")),
+            "generation" => {
+                let opened = format!("with %}}{{% call {START}() %}}{{% endcall");
+                plain.push_str(&inside.replace(name, &opened));
+            }
+            "endgeneration" => {
+                let closed = format!("call {END}() %}}{{% endcall %}}{{% endwith");
+                plain.push_str(&inside.replace(name, &closed));
+            }
             _ => plain.push_str(inside),
         }
         rest = &rest[start + length..];

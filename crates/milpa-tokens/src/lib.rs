@@ -3,7 +3,8 @@
 //! - [`train_tokenizer`] makes a byte-level BPE [`Tokenizer`]; [`inspect_tokenizer`] measures it.
 //!   [`Tokenizer::open`] reads Hugging Face's `tokenizer.json` of every [`TokenizerKind`], and
 //!   SentencePiece's `.model` files.
-//! - [`ChatTemplate`] turns a conversation into the text that a model continues.
+//! - [`ChatTemplate`] turns a conversation into the text that a model continues, and tells which
+//!   parts of it are the assistant's.
 //! - [`encode_shards`] writes token files; [`TokenDataset`] maps them and refuses those of another
 //!   tokenizer; [`Loader`] gives batches as a pure function of configuration and step.
 //!
@@ -16,6 +17,7 @@ mod byte_level;
 mod charsmap;
 mod chat;
 mod config;
+mod conversation;
 mod dataset;
 mod error;
 mod fast_hash;
@@ -41,6 +43,7 @@ mod word_piece;
 
 pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use config::{MAX_VOCAB_SIZE, TokenizerConfig, TokensConfig};
+pub use conversation::{Conversation, Moment, Rendered};
 pub use dataset::{TokenDataset, WindowSet};
 pub use error::{Context, TokensError};
 pub use inspect::{SourceReport, TokenizerReport, inspect_tokenizer, show_tokens};

@@ -21,7 +21,7 @@ use minijinja::{
     value::{Kwargs, Rest, ValueKind},
 };
 
-use crate::python_methods;
+use crate::{chat::Marks, conversation::Moment, python_methods};
 
 /// Instructions that one rendering may take.
 const FUEL: u64 = 500_000;
@@ -137,17 +137,35 @@ impl Budget {
     }
 }
 
+/// What a rendering is told besides its variables.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings {
+    /// Stand around the assistant's parts.
+    pub(crate) marks: Marks,
+    /// What `strftime_now` tells.
+    pub(crate) now: Option<Moment>,
+}
+
+/// The functions that write the marks at the beginning and the end of `{% generation %}` blocks.
+pub(crate) const START: &str = "__generation_start";
+pub(crate) const END: &str = "__generation_end";
+
 /// Checks that `source` is a template that can be rendered.
 pub(crate) fn check(source: &str) -> Result<(), Error> {
     compile(source).map(drop)
 }
 
 /// Renders `source`; `input_bytes` is the length of the texts in `context`.
-pub(crate) fn render(source: &str, context: Value, input_bytes: u64) -> Result<String, Error> {
+pub(crate) fn render(
+    source: &str,
+    context: Value,
+    input_bytes: u64,
+    surroundings: Surroundings,
+) -> Result<String, Error> {
     let (instructions, blocks) = compile(source)?;
     let budget = Budget::new(BUDGET.saturating_add(input_bytes.saturating_mul(INPUT_FACTOR)));
     let longest = blocks.values().chain([&instructions]).map(longest_plain_text).max().unwrap_or(0);
-    let mut environment = environment(&budget);
+    let mut environment = environment(&budget, surroundings);
     environment.set_fuel(Some(FUEL.min(PLAIN_TEXT_LIMIT / longest.max(1))));
     let mut text = String::new();
     {
@@ -232,7 +250,7 @@ fn longest_plain_text(instructions: &Instructions<'_>) -> u64 {
 }
 
 /// The environment with everything that a template may call.
-fn environment(budget: &Budget) -> Environment<'static> {
+fn environment(budget: &Budget, surroundings: Surroundings) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_recursion_limit(RECURSION_LIMIT);
     let own = budget.clone();
@@ -246,14 +264,22 @@ fn environment(budget: &Budget) -> Environment<'static> {
         own.charge_value(value, 0)?;
         escape_formatter(output, state, value)
     });
-    // In Jinja, none and undefined cannot be iterated over.
+    // In Jinja, none cannot be iterated over; what is undefined is like an empty list.
     environment.add_test("iterable", |value: &Value| {
-        use ValueKind::{Iterable, Map, Seq, String};
-        matches!(value.kind(), Seq | Map | Iterable | String)
+        use ValueKind::{Iterable, Map, Seq, String, Undefined};
+        matches!(value.kind(), Seq | Map | Iterable | String | Undefined)
     });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
+    for (name, mark) in [(START, surroundings.marks.start), (END, surroundings.marks.end)] {
+        environment.add_function(name, move |_: Kwargs| Value::from(mark.to_string()));
+    }
+    if let Some(now) = surroundings.now {
+        environment.add_function("strftime_now", move |format: &str| {
+            now.format(format).map_err(|message| Error::new(ErrorKind::InvalidOperation, message))
+        });
+    }
     for (name, work) in [
         ("+", add as fn(&Budget, &[Value]) -> Result<Value, Error>),
         ("~", |_, parts| Ok(parts.iter().map(Value::to_string).collect::<String>().into())),
@@ -263,7 +289,7 @@ fn environment(budget: &Budget) -> Environment<'static> {
         ("()", |_, items| Ok(Value::from(minijinja::value::Tuple::from(items.to_vec())))),
         ("{}", |_, items| {
             let pairs = items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
-            Ok(pairs.collect())
+            Ok(Value::from_pairs(pairs))
         }),
     ] {
         let own = budget.clone();
@@ -389,77 +415,156 @@ fn indent(budget: &Budget, text: &str, width: usize, first: bool) -> Result<Valu
 /// `json.dumps` as transformers calls it: no HTML escapes, Python's separators, optional indent.
 fn to_json(budget: &Budget, value: &Value, options: &Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // Accepted and without effect: the order of keys is the conversation's, text stays Unicode.
-    let _: Option<Value> = options.get("ensure_ascii")?;
-    let _: Option<Value> = options.get("separators")?;
-    let _: Option<Value> = options.get("sort_keys")?;
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let ascii: Option<bool> = options.get("ensure_ascii")?;
+    let sorted: Option<bool> = options.get("sort_keys")?;
     options.assert_all_used()?;
-    let mut text = String::new();
-    write_json(budget, value, indent.map(|indent| indent.min(16)), 0, &mut text)?;
-    Ok(text)
+    let (item, key) = match separators.as_deref() {
+        Some([item, key]) => (item.as_str(), key.as_str()),
+        Some(_) => {
+            return Err(Error::new(ErrorKind::InvalidOperation, "separators are two texts"));
+        }
+        None if indent.is_some() => (",", ": "),
+        None => (", ", ": "),
+    };
+    let mut writer = JsonWriter {
+        budget,
+        indent: indent.map(|indent| indent.min(16)),
+        item,
+        key,
+        ascii: ascii.unwrap_or(false),
+        sorted: sorted.unwrap_or(false),
+        text: String::new(),
+    };
+    writer.write(value, 0)?;
+    Ok(writer.text)
 }
 
-fn write_json(
-    budget: &Budget,
-    value: &Value,
+struct JsonWriter<'a> {
+    budget: &'a Budget,
     indent: Option<usize>,
-    depth: usize,
-    text: &mut String,
-) -> Result<(), Error> {
-    if depth > MAX_DEPTH {
-        return Err(Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply"));
+    /// Between items, and between a key and its value.
+    item: &'a str,
+    key: &'a str,
+    /// Other characters than ASCII are escaped.
+    ascii: bool,
+    sorted: bool,
+    text: String,
+}
+
+impl JsonWriter<'_> {
+    fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply"));
+        }
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable => {
+                self.text.push('[');
+                let mut empty = true;
+                for item in value.try_iter()? {
+                    self.begin_item(&mut empty, depth + 1)?;
+                    self.write(&item, depth + 1)?;
+                }
+                self.close(']', empty, depth)
+            }
+            ValueKind::Map => {
+                self.text.push('{');
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sorted {
+                    keys.sort();
+                }
+                let empty = keys.is_empty();
+                let mut first = true;
+                for key in keys {
+                    self.begin_item(&mut first, depth + 1)?;
+                    self.quote(&key.to_string())?;
+                    self.push_counted(self.key)?;
+                    self.write(&value.get_item(&key)?, depth + 1)?;
+                }
+                self.close('}', empty, depth)
+            }
+            ValueKind::String => self.quote(value.as_str().unwrap_or_default()),
+            ValueKind::None => self.push_counted("null"),
+            ValueKind::Undefined => Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "what is undefined cannot be written as JSON",
+            )),
+            ValueKind::Bool => self.push_counted(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => {
+                let text = value.to_string();
+                match f64::try_from(value.clone()) {
+                    Ok(number) if text.contains(['.', 'e']) => {
+                        self.push_counted(&python_float(number))
+                    }
+                    _ => self.push_counted(&text),
+                }
+            }
+            _ => self.push_counted(&value.to_string()),
+        }
     }
-    let line = |text: &mut String, depth: usize| -> Result<(), Error> {
-        if let Some(indent) = indent {
-            budget.charge((indent * depth) as u64)?;
-            text.push('\n');
-            text.extend(std::iter::repeat_n(' ', indent * depth));
+
+    fn push_counted(&mut self, text: &str) -> Result<(), Error> {
+        self.budget.charge(text.len() as u64)?;
+        self.text.push_str(text);
+        Ok(())
+    }
+
+    fn begin_item(&mut self, first: &mut bool, depth: usize) -> Result<(), Error> {
+        if !std::mem::take(first) {
+            self.push_counted(self.item)?;
+        }
+        self.begin_line(depth)
+    }
+
+    fn begin_line(&mut self, depth: usize) -> Result<(), Error> {
+        if let Some(indent) = self.indent {
+            self.budget.charge((indent * depth) as u64)?;
+            self.text.push('\n');
+            self.text.extend(std::iter::repeat_n(' ', indent * depth));
         }
         Ok(())
-    };
-    let separator = if indent.is_some() { "," } else { ", " };
-    match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable => {
-            text.push('[');
-            let mut empty = true;
-            for item in value.try_iter()? {
-                if !std::mem::take(&mut empty) {
-                    text.push_str(separator);
-                }
-                line(text, depth + 1)?;
-                write_json(budget, &item, indent, depth + 1, text)?;
-            }
-            if !empty {
-                line(text, depth)?;
-            }
-            text.push(']');
-        }
-        ValueKind::Map => {
-            text.push('{');
-            let mut empty = true;
-            for key in value.try_iter()? {
-                if !std::mem::take(&mut empty) {
-                    text.push_str(separator);
-                }
-                line(text, depth + 1)?;
-                text.push_str(&quote(&key.to_string()));
-                text.push_str(": ");
-                write_json(budget, &value.get_item(&key)?, indent, depth + 1, text)?;
-            }
-            if !empty {
-                line(text, depth)?;
-            }
-            text.push('}');
-        }
-        ValueKind::String => text.push_str(&quote(value.as_str().unwrap_or_default())),
-        ValueKind::None | ValueKind::Undefined => text.push_str("null"),
-        ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
-        // Numbers are written as JSON writes them.
-        _ => text.push_str(&value.to_string()),
     }
-    Ok(())
+
+    fn close(&mut self, bracket: char, empty: bool, depth: usize) -> Result<(), Error> {
+        if !empty {
+            self.begin_line(depth)?;
+        }
+        self.text.push(bracket);
+        Ok(())
+    }
+
+    fn quote(&mut self, text: &str) -> Result<(), Error> {
+        let quoted = serde_json::Value::from(text).to_string();
+        if !self.ascii {
+            return self.push_counted(&quoted);
+        }
+        for character in quoted.chars() {
+            if character.is_ascii() {
+                self.text.push(character);
+                continue;
+            }
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                self.push_counted(&format!("\\u{unit:04x}"))?;
+            }
+        }
+        Ok(())
+    }
 }
 
-fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// A float as Python writes it: shortest digits, an exponent from 1e16 on and below 1e-4.
+fn python_float(number: f64) -> String {
+    if number == 0.0 || (1e-4..1e16).contains(&number.abs()) || !number.is_finite() {
+        return format!("{number:?}");
+    }
+    let text = format!("{number:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => {
+            let (sign, size) = match exponent.strip_prefix('-') {
+                Some(size) => ('-', size),
+                None => ('+', exponent),
+            };
+            format!("{digits}e{sign}{size:0>2}")
+        }
+        None => text,
+    }
 }

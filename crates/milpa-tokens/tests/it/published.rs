@@ -3,11 +3,13 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use milpa_tokens::{ChatTemplate, Message, PreSplit, RenderOptions, Tokenizer};
+use milpa_tokens::{
+    ChatTemplate, Conversation, Message, Moment, PreSplit, RenderOptions, Tokenizer,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::data;
+use crate::{data, train};
 
 #[derive(Deserialize)]
 struct GoldenIds {
@@ -95,4 +97,84 @@ fn published_chat_templates_render_as_transformers_renders_them() {
             assert_eq!(template.render(&messages, &options).ok(), expected, "{name} {roles:?}");
         }
     }
+}
+
+#[derive(Deserialize)]
+struct ChatCase {
+    name: String,
+    template: String,
+    messages: Vec<Value>,
+    tools: Option<Vec<Value>>,
+    add_generation_prompt: bool,
+    now: (u16, u8, u8, u8, u8, u8),
+    expect: Expected,
+}
+
+/// What transformers made of it; nothing where it raises.
+#[derive(Deserialize)]
+struct Expected {
+    text: Option<String>,
+    #[serde(default)]
+    spans: Vec<(usize, usize)>,
+}
+
+#[test]
+fn extensions_of_transformers_render_as_there_with_the_assistants_spans() {
+    let cases: Vec<ChatCase> =
+        serde_json::from_str(include_str!("golden/chat_cases.json")).unwrap();
+    assert!(cases.iter().filter(|case| !case.expect.spans.is_empty()).count() >= 6);
+    for case in cases {
+        let (year, month, day, hour, minute, second) = case.now;
+        let conversation = Conversation {
+            messages: case.messages,
+            tools: case.tools,
+            now: Some(Moment { year, month, day, hour, minute, second }),
+            ..Conversation::default()
+        };
+        let options = RenderOptions {
+            add_generation_prompt: case.add_generation_prompt,
+            bos_token: "<s>".to_owned(),
+            eos_token: "</s>".to_owned(),
+            guarded: Vec::new(),
+        };
+        let rendered = ChatTemplate::new(&case.template)
+            .and_then(|template| template.render_conversation(&conversation, &options))
+            .ok();
+        let spans: Vec<_> = rendered
+            .iter()
+            .flat_map(|rendered| rendered.assistant.iter().map(|range| (range.start, range.end)))
+            .collect();
+        assert_eq!(rendered.map(|rendered| rendered.text), case.expect.text, "{}", case.name);
+        assert_eq!(spans, case.expect.spans, "{}", case.name);
+    }
+}
+
+#[test]
+fn the_assistants_tokens_are_told() {
+    let tokenizer = train(300).tokenizer;
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}\
+                    {% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}\
+                    {{ m.content }}<|im_end|>{% endif %}{% endfor %}";
+    let messages = [Message::new("user", "¿Qué?"), Message::new("assistant", "Ag\u{303}uyje 日")];
+    let rendered = ChatTemplate::new(template)
+        .unwrap()
+        .render_conversation(&Conversation::new(&messages), &RenderOptions::default())
+        .unwrap();
+    let (ids, mask) = rendered.encode(&tokenizer).unwrap();
+    let marked: Vec<u32> =
+        ids.iter().zip(&mask).filter(|(_, marked)| **marked).map(|(id, _)| *id).collect();
+    assert_eq!(tokenizer.decode(&marked), "Ag\u{303}uyje 日<|im_end|>");
+}
+
+#[test]
+fn a_message_cannot_write_the_marks_of_the_assistants_parts() {
+    let template = "{% generation %}{{ messages[0].content }}{% endgeneration %}{{ tools }}";
+    let messages = [Message::new("assistant", "a\u{FDD0}\u{FDD1}b")];
+    let rendered = ChatTemplate::new(template)
+        .unwrap()
+        .render_conversation(&Conversation::new(&messages), &RenderOptions::default())
+        .unwrap();
+    assert_eq!(rendered.text, "a\u{FDD0}\u{FDD1}bNone");
+    assert_eq!(rendered.assistant.len(), 1);
+    assert_eq!(rendered.assistant[0], 0.."a\u{FDD0}\u{FDD1}b".len());
 }
