@@ -1,4 +1,4 @@
-//! Project chores that are no part of the tool: `cargo xtask check · golden · sanitize · bench`.
+//! Project chores that are no part of the tool: `cargo xtask check · golden · sanitize · kernels · bench`.
 //!
 //! Each chore prints what it runs, so that it can be repeated by hand.
 
@@ -6,6 +6,7 @@
 
 mod bench;
 mod dependencies;
+mod kernels;
 
 use std::{
     path::{Path, PathBuf},
@@ -20,6 +21,9 @@ cargo xtask COMMAND
   check                 formatting, lints, docs, dependency directions, licences, duplicates
   golden --python PATH  make the golden values again with the real peers and compare
   sanitize              the kernels' tests under AddressSanitizer (about ten minutes on 2 cores)
+  kernels               compile the CUDA sources to cubins with the toolchain from PyPI, in an
+                        environment under target/ (or that of --python PATH), then as --on-host
+  kernels --on-host     run the CUDA sources on the host against their scalar twins
   bench                 kernels and training steps on this machine, recorded under benches/
   bench train --peers DIR [--python PATH] [--rounds N] [--only NAME] [--dtype f32|bf16]
               [--threads N] [--isa NAME] [--recorded-peaks F32,BF16] [--json] [--save]
@@ -34,6 +38,9 @@ fn main() -> ExitCode {
         ["check"] => check(),
         ["golden", "--python", python] => golden(python),
         ["sanitize"] => sanitize(),
+        ["kernels"] => kernels::compile(None),
+        ["kernels", "--python", python] => kernels::compile(Some(python)),
+        ["kernels", "--on-host"] => kernels::on_host(),
         ["bench"] => bench::kernels(),
         ["bench", "train", rest @ ..] => {
             bench::TrainOptions::parse(rest).and_then(|options| bench::train(&options))
@@ -83,6 +90,8 @@ fn check() -> Result<()> {
     doc.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
     run(&mut doc)?;
     dependencies::check(&root())?;
+    kernels::check_lock()?;
+    kernels::on_host()?;
     eprintln!("check: all good");
     Ok(())
 }

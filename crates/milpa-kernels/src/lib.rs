@@ -1,5 +1,5 @@
 //! Numbers on slices: matmul, attention, norms, RoPE, activation, cross-entropy, optimiser steps,
-//! quantised dot products, for CPUs.
+//! quantised dot products, for CPUs; and the first of them for CUDA devices ([`cuda`]).
 //!
 //! Everything here works on plain slices (`&[f32]`) with explicit sizes; shapes, devices, memory and
 //! gradients of whole models live in the tensor crate. Each operation has a readable scalar twin in
@@ -10,7 +10,7 @@
 
 #![allow(
     unsafe_code,
-    reason = "the home of unsafe: SIMD intrinsics, packed panels and disjoint parallel writes; each \
+    reason = "the home of unsafe: SIMD intrinsics, packed panels, disjoint parallel writes and the CUDA driver; each \
               function states its contract and is tested against a scalar twin"
 )]
 #![allow(
@@ -27,6 +27,7 @@ pub mod attention;
 pub mod bias;
 pub mod convert;
 mod cpu;
+pub mod cuda;
 mod element;
 pub mod elementwise;
 pub mod embedding;

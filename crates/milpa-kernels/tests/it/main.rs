@@ -3,6 +3,7 @@
 
 mod attention;
 mod common;
+mod cuda;
 mod formats;
 mod gemm;
 mod gemm_bf16;
