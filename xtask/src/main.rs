@@ -7,6 +7,7 @@
 mod bench;
 mod dependencies;
 mod kernels;
+mod sanitize;
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["check"] => check(),
         ["golden", "--python", python] => golden(python),
-        ["sanitize"] => sanitize(),
+        ["sanitize"] => sanitize::sanitize(),
         ["kernels"] => kernels::compile(None),
         ["kernels", "--python", python] => kernels::compile(Some(python)),
         ["kernels", "--on-host"] => kernels::on_host(),
@@ -94,18 +95,6 @@ fn check() -> Result<()> {
     kernels::on_host()?;
     eprintln!("check: all good");
     Ok(())
-}
-
-/// Runs the kernels' tests, where `unsafe` lives, under AddressSanitizer: every access beyond a slice
-/// or a buffer ends the run with its place.
-fn sanitize() -> Result<()> {
-    let target = "x86_64-unknown-linux-gnu";
-    let mut tests = Command::new(env!("CARGO"));
-    tests.args(["test", "-p", "milpa-kernels", "--lib", "--test", "it", "--target", target]);
-    // The sanitizer is behind a switch of the compiler; the pinned toolchain has its run-time part.
-    tests.args(["--target-dir", "target/sanitize"]);
-    tests.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address");
-    run(&mut tests)
 }
 
 /// Makes the golden values again with the real peers (PyTorch, transformers, peft, tokenizers, gguf in
