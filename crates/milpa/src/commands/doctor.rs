@@ -32,10 +32,25 @@ pub struct Findings {
     pub memory: Option<Bytes>,
     /// Memory that is free for a new process, where the system tells.
     pub memory_available: Option<Bytes>,
+    /// CUDA devices that the driver shows; `None` without a driver.
+    pub gpus: Option<Vec<Gpu>>,
     /// One-minute load average when the measurement began.
     pub load: Option<f64>,
     /// What may get in the way.
     pub warnings: Vec<String>,
+}
+
+/// A CUDA device.
+#[derive(Debug, Serialize)]
+pub struct Gpu {
+    /// The vendor's name.
+    pub name: String,
+    /// Its memory.
+    pub memory: Bytes,
+    /// Compute capability, such as "9.0".
+    pub compute_capability: String,
+    /// Whether there are kernels for it.
+    pub has_kernels: bool,
 }
 
 /// Measures and shows.
@@ -62,7 +77,7 @@ pub fn doctor(context: &Context) -> Result<()> {
         if let (Some(all), Some(free)) = (findings.memory, findings.memory_available) {
             text += &format!("           {all}, {free} available\n");
         }
-        text += "gpu        none used: this version computes on the CPU\n";
+        text += &gpus_text(findings.gpus.as_deref());
         for warning in &findings.warnings {
             text += &format!("WARN       {warning}\n");
         }
@@ -101,9 +116,35 @@ pub fn examine(context: &Context) -> Findings {
         memory_bytes_per_second: peak.memory_bytes_per_second,
         memory,
         memory_available,
+        gpus: gpus(),
         load,
         warnings,
     }
+}
+
+/// Asks the CUDA driver for its devices, where there is one.
+fn gpus() -> Option<Vec<Gpu>> {
+    let gpus = milpa_kernels::cuda::Gpu::list().ok()?;
+    let gpu = |info: milpa_kernels::cuda::GpuInfo| Gpu {
+        has_kernels: info.is_supported(),
+        compute_capability: format!("{}.{}", info.compute_capability.0, info.compute_capability.1),
+        memory: Bytes(info.memory_bytes),
+        name: info.name,
+    };
+    Some(gpus.into_iter().map(gpu).collect())
+}
+
+fn gpus_text(gpus: Option<&[Gpu]>) -> String {
+    let unused = "this version computes on the CPU";
+    let Some(gpus) = gpus else { return format!("gpu        no CUDA driver; {unused}\n") };
+    let mut text = String::new();
+    for gpu in gpus {
+        let Gpu { name, memory, compute_capability, has_kernels } = gpu;
+        let kernels = if *has_kernels { "" } else { ", no kernels for it" };
+        let what = format!("{name}, {memory}, compute capability {compute_capability}{kernels}");
+        text += &format!("gpu        {what}; {unused}\n");
+    }
+    if gpus.is_empty() { format!("gpu        none; {unused}\n") } else { text }
 }
 
 fn processor() -> String {
