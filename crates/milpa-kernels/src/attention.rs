@@ -4,7 +4,7 @@
 //! backward recomputes the tiles from the log-sum-exp. A task owns a key head of a sequence with all
 //! of its query heads, so nothing is added across tasks. It knows nothing of positions: rotate
 //! queries and keys before. Tiles that no query of a block sees, because a document or a sliding
-//! window begins after them, are skipped. Factors are f32 or bf16 ([`Multiply`]); scores, softmax and
+//! window begins after them, are skipped. Factors are f32 or bf16 (`Multiply`); scores, softmax and
 //! sums are f32 either way.
 //!
 //! FlashAttention-2, arXiv:2307.08691; grouped queries, arXiv:2305.13245; sliding windows, Mistral
@@ -290,7 +290,7 @@ impl<'a, E: Element> Target<'a, E> {
     /// # Safety
     /// The view holds `width` elements from this column on, and only this task touches them.
     #[inline(always)]
-    unsafe fn row(&self, batch: usize, token: usize, column: usize, width: usize) -> &mut [E] {
+    unsafe fn row(&self, batch: usize, token: usize, column: usize, width: usize) -> &'a mut [E] {
         // SAFETY: passed on.
         unsafe { std::slice::from_raw_parts_mut(self.at(batch, token, column), width) }
     }
@@ -303,11 +303,15 @@ fn rows_of<E>(view: Heads<'_, E>, (batch, token, column): (usize, usize, usize))
     Mat::new(&view.data[at..], view.token_stride)
 }
 
-/// Splits a part of `length` floats off scratch memory.
-fn take<'a>(scratch: &mut &'a mut [f32], length: usize) -> &'a mut [f32] {
-    let (part, rest) = std::mem::take(scratch).split_at_mut(length);
-    *scratch = rest;
-    part
+/// Scratch memory that is taken part by part.
+struct Scratch<'a>(&'a mut [f32]);
+
+impl<'a> Scratch<'a> {
+    fn take(&mut self, length: usize) -> &'a mut [f32] {
+        let (part, rest) = std::mem::take(&mut self.0).split_at_mut(length);
+        self.0 = rest;
+        part
+    }
 }
 
 /// Floats between two rows of a packed transpose: an odd number of 64-byte lines, so that rows do
@@ -379,8 +383,9 @@ fn forward_chunk<S: Simd, M: Multiply<S>>(
     output: &Output<'_, M::Element>,
     pair: usize,
     queries: (usize, usize),
-    mut scratch: &mut [f32],
+    scratch: &mut [f32],
 ) {
+    let mut scratch = Scratch(scratch);
     let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
     let group = shape.heads / shape.kv_heads;
     let dim = shape.head_dim;
@@ -388,15 +393,15 @@ fn forward_chunk<S: Simd, M: Multiply<S>>(
     let (first, end) = shape.block_keys(inputs.first_key, batch, queries);
     let stride = packed_stride(end - first);
     let row_words = dim.next_multiple_of(S::LANES);
-    let keys_t = take(&mut scratch, dim_words * stride);
+    let keys_t = scratch.take(dim_words * stride);
     let k_rows = rows_of(inputs.k, (batch, 0, kv_head * dim));
     pack_columns(simd, multiply, k_rows, (0, dim), (first, end), stride, keys_t);
-    let values = take(&mut scratch, (end - first).div_ceil(M::PER_WORD) * row_words);
+    let values = scratch.take((end - first).div_ceil(M::PER_WORD) * row_words);
     let v_rows = rows_of(inputs.v, (batch, 0, kv_head * dim));
     pack_rows(simd, multiply, v_rows, (first, end - first), (0, dim), row_words, values);
-    let scores = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
-    let probabilities = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
-    let out = take(&mut scratch, QUERY_BLOCK * row_words);
+    let scores = scratch.take(QUERY_BLOCK * KEY_BLOCK);
+    let probabilities = scratch.take(QUERY_BLOCK * KEY_BLOCK);
+    let out = scratch.take(QUERY_BLOCK * row_words);
     for head in kv_head * group..(kv_head + 1) * group {
         for start in (queries.0..queries.1).step_by(QUERY_BLOCK) {
             let rows = QUERY_BLOCK.min(queries.1 - start);
@@ -694,8 +699,9 @@ fn backward_pair<S: Simd, M: Multiply<S>>(
     multiply: M,
     job: &Backward<'_, M::Element>,
     pair: usize,
-    mut scratch: &mut [f32],
+    scratch: &mut [f32],
 ) {
+    let mut scratch = Scratch(scratch);
     let Backward { shape, inputs, .. } = job;
     let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
     let group = shape.heads / shape.kv_heads;
@@ -706,24 +712,24 @@ fn backward_pair<S: Simd, M: Multiply<S>>(
     let pair_rows = |rows: usize| rows.div_ceil(M::PER_WORD) * row_words;
     let k_rows = rows_of(inputs.k, (batch, 0, kv_head * dim));
     let v_rows = rows_of(inputs.v, (batch, 0, kv_head * dim));
-    let keys_t = take(&mut scratch, dim_words * stride);
-    let values_t = take(&mut scratch, dim_words * stride);
+    let keys_t = scratch.take(dim_words * stride);
+    let values_t = scratch.take(dim_words * stride);
     pack_columns(simd, multiply, k_rows, (0, dim), (0, all_keys), stride, keys_t);
     pack_columns(simd, multiply, v_rows, (0, dim), (0, all_keys), stride, values_t);
-    let keys_by_row = take(&mut scratch, pair_rows(all_keys));
+    let keys_by_row = scratch.take(pair_rows(all_keys));
     pack_rows(simd, multiply, k_rows, (0, all_keys), (0, dim), row_words, keys_by_row);
-    let dk = take(&mut scratch, all_keys * row_words);
-    let dv = take(&mut scratch, all_keys * row_words);
+    let dk = scratch.take(all_keys * row_words);
+    let dv = scratch.take(all_keys * row_words);
     dk.fill(0.0);
     dv.fill(0.0);
-    let q_by_row = take(&mut scratch, pair_rows(QUERY_BLOCK));
-    let dout_by_row = take(&mut scratch, pair_rows(QUERY_BLOCK));
-    let dq = take(&mut scratch, QUERY_BLOCK * row_words);
-    let p = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
-    let ds = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
-    let factors = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
-    let p_pairs = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
-    let ds_pairs = take(&mut scratch, QUERY_BLOCK * KEY_BLOCK);
+    let q_by_row = scratch.take(pair_rows(QUERY_BLOCK));
+    let dout_by_row = scratch.take(pair_rows(QUERY_BLOCK));
+    let dq = scratch.take(QUERY_BLOCK * row_words);
+    let p = scratch.take(QUERY_BLOCK * KEY_BLOCK);
+    let ds = scratch.take(QUERY_BLOCK * KEY_BLOCK);
+    let factors = scratch.take(QUERY_BLOCK * KEY_BLOCK);
+    let p_pairs = scratch.take(QUERY_BLOCK * KEY_BLOCK);
+    let ds_pairs = scratch.take(QUERY_BLOCK * KEY_BLOCK);
     for head in kv_head * group..(kv_head + 1) * group {
         for start in (0..shape.queries).step_by(QUERY_BLOCK) {
             let rows = QUERY_BLOCK.min(shape.queries - start);

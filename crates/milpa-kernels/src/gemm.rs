@@ -2,7 +2,7 @@
 //!
 //! One tile kernel (a few rows of A against a few vectors of B, all of C in registers) serves every
 //! layout: B is packed into column panels, A is read in place (or packed where it is transposed).
-//! It works on 32-bit words along `k`: a word is one f32 or a pair of bf16 ([`Multiply`]), so both
+//! It works on 32-bit words along `k`: a word is one f32 or a pair of bf16 (`Multiply`), so both
 //! precisions share the blocking. The functions here are the f32 ones; [`crate::gemm_bf16`] has the
 //! others.
 //! Each element of C is computed by one task, over `k` in rising order with blocks that depend on the
@@ -483,12 +483,12 @@ pub(crate) fn pack_rows<S: Simd, M: Multiply<S>>(
 /// The parts of the one or two stored rows whose elements share words; the second is empty beyond
 /// the end of `k`.
 #[inline(always)]
-fn word_rows<'a, S: Simd, M: Multiply<S>>(
-    from: Mat<'a, M::Element>,
+fn word_rows<S: Simd, M: Multiply<S>>(
+    from: Mat<'_, M::Element>,
     (first, depth): (usize, usize),
     p: usize,
     (start, end): (usize, usize),
-) -> (&'a [M::Element], &'a [M::Element]) {
+) -> (&[M::Element], &[M::Element]) {
     let row = |p: usize| &from.data[(first + p) * from.stride + start..][..end - start];
     (row(p), if M::PER_WORD == 2 && p + 1 < depth { row(p + 1) } else { &[] })
 }

@@ -116,21 +116,23 @@ impl Device for CpuDevice {
     fn copy(&self, x: &Buffer, out: &mut Buffer) {
         match x.dtype() {
             DType::BF16 => elementwise::copy(&self.cpu, x.bf16(), out.bf16_mut()),
-            _ => elementwise::copy(&self.cpu, x.f32(), out.f32_mut()),
+            DType::F32 | DType::Q8_0 => elementwise::copy(&self.cpu, x.f32(), out.f32_mut()),
         }
     }
 
     fn add(&self, a: &Buffer, b: &Buffer, out: &mut Buffer) {
         match b.dtype() {
             DType::BF16 => elementwise::add(&self.cpu, a.f32(), b.bf16(), out.f32_mut()),
-            _ => elementwise::add(&self.cpu, a.f32(), b.f32(), out.f32_mut()),
+            DType::F32 | DType::Q8_0 => {
+                elementwise::add(&self.cpu, a.f32(), b.f32(), out.f32_mut());
+            }
         }
     }
 
     fn add_assign(&self, y: &mut Buffer, x: &Buffer) {
         match x.dtype() {
             DType::BF16 => elementwise::add_assign(&self.cpu, y.f32_mut(), x.bf16()),
-            _ => elementwise::add_assign(&self.cpu, y.f32_mut(), x.f32()),
+            DType::F32 | DType::Q8_0 => elementwise::add_assign(&self.cpu, y.f32_mut(), x.f32()),
         }
     }
 
@@ -246,7 +248,7 @@ impl Device for CpuDevice {
                 let (delta, y) = (delta.bf16(), y.bf16_mut());
                 norm::add_rms_norm_forward(cpu, dim, epsilon, sum, delta, weight, y, inverse_rms);
             }
-            _ => {
+            DType::F32 | DType::Q8_0 => {
                 let (delta, y) = (delta.f32(), y.f32_mut());
                 norm::add_rms_norm_forward(cpu, dim, epsilon, sum, delta, weight, y, inverse_rms);
             }
@@ -281,7 +283,7 @@ impl Device for CpuDevice {
                     dweight,
                 );
             }
-            _ => {
+            DType::F32 | DType::Q8_0 => {
                 let (x, dy, dx) = (x.f32(), dy.f32(), dx.f32_mut());
                 norm::rms_norm_backward(
                     cpu,
@@ -315,7 +317,7 @@ impl Device for CpuDevice {
                 let x = x.bf16_mut();
                 rope::rope_forward(cpu, heads, head_dim, turned, cos, sin, positions, x);
             }
-            _ => {
+            DType::F32 | DType::Q8_0 => {
                 let x = x.f32_mut();
                 rope::rope_forward(cpu, heads, head_dim, turned, cos, sin, positions, x);
             }
@@ -339,7 +341,7 @@ impl Device for CpuDevice {
                 let dx = dx.bf16_mut();
                 rope::rope_backward(cpu, heads, head_dim, turned, cos, sin, positions, dx);
             }
-            _ => {
+            DType::F32 | DType::Q8_0 => {
                 let dx = dx.f32_mut();
                 rope::rope_backward(cpu, heads, head_dim, turned, cos, sin, positions, dx);
             }
@@ -352,7 +354,9 @@ impl Device for CpuDevice {
             DType::BF16 => {
                 activation::swiglu_forward(cpu, gate.bf16(), up.bf16(), out.bf16_mut());
             }
-            _ => activation::swiglu_forward(cpu, gate.f32(), up.f32(), out.f32_mut()),
+            DType::F32 | DType::Q8_0 => {
+                activation::swiglu_forward(cpu, gate.f32(), up.f32(), out.f32_mut());
+            }
         }
     }
 
@@ -370,7 +374,7 @@ impl Device for CpuDevice {
                 let (gate, up, dout) = (gate.bf16(), up.bf16(), dout.bf16());
                 activation::swiglu_backward(cpu, gate, up, dout, dgate.bf16_mut(), dup.bf16_mut());
             }
-            _ => {
+            DType::F32 | DType::Q8_0 => {
                 let (gate, up, dout) = (gate.f32(), up.f32(), dout.f32());
                 activation::swiglu_backward(cpu, gate, up, dout, dgate.f32_mut(), dup.f32_mut());
             }
@@ -572,7 +576,9 @@ impl Device for CpuDevice {
         let cpu = &self.cpu;
         match out.dtype() {
             DType::BF16 => activation::geglu_forward(cpu, gate.bf16(), up.bf16(), out.bf16_mut()),
-            _ => activation::geglu_forward(cpu, gate.f32(), up.f32(), out.f32_mut()),
+            DType::F32 | DType::Q8_0 => {
+                activation::geglu_forward(cpu, gate.f32(), up.f32(), out.f32_mut());
+            }
         }
     }
 
@@ -590,7 +596,7 @@ impl Device for CpuDevice {
                 let (gate, up, dout) = (gate.bf16(), up.bf16(), dout.bf16());
                 activation::geglu_backward(cpu, gate, up, dout, dgate.bf16_mut(), dup.bf16_mut());
             }
-            _ => {
+            DType::F32 | DType::Q8_0 => {
                 let (gate, up, dout) = (gate.f32(), up.f32(), dout.f32());
                 activation::geglu_backward(cpu, gate, up, dout, dgate.f32_mut(), dup.f32_mut());
             }

@@ -540,12 +540,11 @@ impl Tape {
                 Some((input, output)) if output == index => inputs[input].buffer.take(),
                 _ => None,
             };
-            outputs.push(match shared {
-                Some(buffer) => own(&*self.device, buffer),
-                None => {
-                    let dtype = operation.output_dtype(index, first, compute);
-                    self.device.allocate_as(shape.elements(), dtype)
-                }
+            outputs.push(if let Some(buffer) = shared {
+                own(&*self.device, buffer)
+            } else {
+                let dtype = operation.output_dtype(index, first, compute);
+                self.device.allocate_as(shape.elements(), dtype)
             });
         }
         let saved = operation.forward(&*self.device, &inputs, &mut outputs);

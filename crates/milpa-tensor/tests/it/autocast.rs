@@ -110,7 +110,7 @@ fn types_are_as_promised() {
     let y = tape.rms_norm(&residual, &store.leaf(norm), 1e-6).unwrap();
     let branch = tape.linear(&y, &store.leaf(table)).unwrap();
     assert_eq!(
-        [&residual, &y, &branch].map(|tensor| tensor.dtype()),
+        [&residual, &y, &branch].map(milpa_tensor::Tensor::dtype),
         [DType::F32, DType::BF16, DType::BF16]
     );
     let loss = tape.linear_cross_entropy(&y, &store.leaf(table), &LossRows::mean(&[0, 1, 2]));
