@@ -13,7 +13,7 @@
 use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::gemm::{
-    DOT_TILE, Multiply, Single, Tile, dot_tile, multiply_small, pack_columns, pack_rows,
+    Ahead, DOT_TILE, Multiply, Single, Tile, dot_tile, multiply_small, pack_columns, pack_rows,
 };
 use crate::gemm_bf16::dispatch_bf16;
 use crate::pool::Shares;
@@ -421,6 +421,7 @@ fn forward_chunk<S: Simd, M: Multiply<S>>(
                     c: scores.as_mut_ptr(),
                     c_stride: KEY_BLOCK,
                     add: false,
+                    ahead: Ahead::NONE,
                 };
                 // SAFETY: the views were checked for these tokens and heads; `scores` holds a whole
                 // tile, `keys_t` was packed above from `first`.
@@ -451,6 +452,7 @@ fn forward_chunk<S: Simd, M: Multiply<S>>(
                     c: out.as_mut_ptr(),
                     c_stride: row_words,
                     add: key > block_keys.0,
+                    ahead: Ahead::NONE,
                 };
                 // SAFETY: probabilities are there for these rows and keys, zero up to the next
                 // vector; values were packed from `first` on, and blocks begin at even keys.
@@ -568,6 +570,7 @@ fn decode<S: Simd>(
                     c: output.out.at(batch, token, head * dim),
                     c_stride: dim,
                     add: false,
+                    ahead: Ahead::NONE,
                 };
                 multiply_small::<S, Single, f32, false>(simd, Single, heads, dim, &tile);
                 for i in 0..heads {
@@ -756,6 +759,7 @@ fn backward_pair<S: Simd, M: Multiply<S>>(
                     c: p.as_mut_ptr(),
                     c_stride: KEY_BLOCK,
                     add: false,
+                    ahead: Ahead::NONE,
                 };
                 let dp = Tile {
                     a: dout.data.as_ptr(),
@@ -798,6 +802,7 @@ fn backward_pair<S: Simd, M: Multiply<S>>(
                     c: dv[key * row_words..].as_mut_ptr(),
                     c_stride: row_words,
                     add: true,
+                    ahead: Ahead::NONE,
                 };
                 let (ds_words, _) = in_pairs(simd, multiply, (rows, width), ds, factors, ds_pairs);
                 let dk = Tile {
@@ -816,6 +821,7 @@ fn backward_pair<S: Simd, M: Multiply<S>>(
                     c: dq.as_mut_ptr(),
                     c_stride: row_words,
                     add: key > first,
+                    ahead: Ahead::NONE,
                 };
                 // SAFETY: the factors were written above for these rows and keys, with zeros where a
                 // pair has no second element; sums have whole rows of `row_words`.

@@ -26,7 +26,9 @@ const B_WORDS: usize = 192 * 1024;
 const SMALL_PRODUCT: usize = 256 * 1024;
 /// Groups of row tiles whose part of A, where it is stored by columns, is packed at once: a row of A
 /// then gives whole cache lines in sequence.
-const PACKED_GROUPS: usize = 4;
+const PACKED_GROUPS: usize = 8;
+/// Steps along `k` between two calls for the cache lines that the tiles to come will read.
+const AHEAD_STEPS: usize = 16;
 /// Rows below which a product streams B once instead of packing it.
 pub(crate) const FEW_ROWS: usize = 8;
 
@@ -391,6 +393,17 @@ fn block<S: Simd, M: Multiply<S>, C: Element>(
             }
         }
         let add = k_start > 0 || product.accumulate == Accumulate::Yes;
+        let next_k = elements(k_start + depth, plan.k_block.min(words - k_start - depth));
+        let mut b_ahead = match product.b_layout {
+            Layout::Rows => {
+                let first = share.first_vector * S::LANES;
+                let columns = (first, n.min(panels.start(share.end_panel) * S::LANES));
+                LinesAhead::new::<S, M>(product.b, next_k, columns)
+            }
+            // Rows of a weight, which are long along `k`: the hardware follows them.
+            Layout::Columns => LinesAhead::none(),
+        };
+        let mut a_ahead = LinesAhead::none();
         for group_row in (first_row..end_row).step_by(group) {
             let group_end = end_row.min(group_row + group);
             let group_index = (group_row - first_row) / group % PACKED_GROUPS;
@@ -398,6 +411,8 @@ fn block<S: Simd, M: Multiply<S>, C: Element>(
                 let rows = (group_row, end_row.min(group_row + PACKED_GROUPS * group));
                 let to = &mut a_packed[..PACKED_GROUPS * group * depth];
                 pack_groups(simd, multiply, product.a, k_here, rows, group, to);
+                let next = (rows.1, end_row.min(rows.1 + PACKED_GROUPS * group));
+                a_ahead = LinesAhead::new::<S, M>(product.a, k_here, next);
             }
             let a_group = &a_packed[if packs_a { group_index * group * depth } else { 0 }..];
             for row in (group_row..group_end).step_by(tile_rows) {
@@ -429,6 +444,19 @@ fn block<S: Simd, M: Multiply<S>, C: Element>(
                                 .add(product.c_start + row * product.c_stride + column),
                             c_stride: product.c_stride,
                             add,
+                            ahead: if panel > share.first_panel {
+                                b_ahead.next()
+                            } else if packs_a {
+                                a_ahead.next()
+                            } else {
+                                Ahead::rows(
+                                    product.a,
+                                    row + tile_rows,
+                                    end_row,
+                                    tile_rows,
+                                    k_here.0,
+                                )
+                            },
                         };
                         if packs_a {
                             multiply_tile::<S, M, C, true>(simd, multiply, rows, columns, &tile);
@@ -458,6 +486,108 @@ pub(crate) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
+/// Cache lines that a tile calls for while it computes: every [`AHEAD_STEPS`] steps `count` lines
+/// that are `stride` bytes apart, the next ones `step` bytes further.
+///
+/// Activations come from memory. Calls spread over the steps of a tile cost nothing; many at once
+/// hold up the tile's own loads.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    start: *const u8,
+    stride: usize,
+    count: usize,
+    step: usize,
+}
+
+impl Ahead {
+    pub(crate) const NONE: Self = Self { start: std::ptr::null(), stride: 0, count: 0, step: 0 };
+
+    /// Rows of a row-major factor that are read in place: `count` from `row`, as far as there are.
+    #[inline(always)]
+    fn rows<E>(from: Mat<'_, E>, row: usize, end: usize, count: usize, column: usize) -> Self {
+        Self {
+            start: from.data.as_ptr().wrapping_add(row * from.stride + column).cast(),
+            stride: from.stride * size_of::<E>(),
+            count: count.min(end.saturating_sub(row)),
+            step: AHEAD_STEPS * size_of::<f32>(),
+        }
+    }
+
+    /// Calls for the lines of the steps from `p` on, a multiple of [`AHEAD_STEPS`].
+    #[inline(always)]
+    fn call(&self, p: usize) {
+        let start = self.start.wrapping_add(p / AHEAD_STEPS * self.step);
+        for index in 0..self.count {
+            prefetch_far(start.wrapping_add(index * self.stride));
+        }
+    }
+}
+
+/// A part of a stored factor that will be packed next: one tile calls for one cache line of every
+/// word's rows, the next tile for the next line.
+struct LinesAhead {
+    row: *const u8,
+    row_bytes: usize,
+    rows_per_word: usize,
+    lines: usize,
+    /// Lines of a word's rows handed out.
+    given: usize,
+    words: usize,
+}
+
+impl LinesAhead {
+    fn none() -> Self {
+        let row = std::ptr::null();
+        Self { row, row_bytes: 0, rows_per_word: 1, lines: 0, given: 0, words: 0 }
+    }
+
+    /// Rows `first..first + depth` of columns `start..end`.
+    #[inline(always)]
+    fn new<S: Simd, M: Multiply<S>>(
+        from: Mat<'_, M::Element>,
+        (first, depth): (usize, usize),
+        (start, end): (usize, usize),
+    ) -> Self {
+        Self {
+            row: from.data.as_ptr().wrapping_add(first * from.stride + start).cast(),
+            row_bytes: from.stride * size_of::<M::Element>(),
+            rows_per_word: M::PER_WORD,
+            lines: (end.saturating_sub(start) * size_of::<M::Element>()).div_ceil(64) * M::PER_WORD,
+            given: 0,
+            words: depth / M::PER_WORD,
+        }
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> Ahead {
+        if self.given == self.lines || self.words == 0 {
+            return Ahead::NONE;
+        }
+        let (line, row) = (self.given / self.rows_per_word, self.given % self.rows_per_word);
+        self.given += 1;
+        let stride = self.rows_per_word * self.row_bytes;
+        Ahead {
+            start: self.row.wrapping_add(row * self.row_bytes + line * 64),
+            stride,
+            count: AHEAD_STEPS,
+            step: AHEAD_STEPS * stride,
+        }
+    }
+}
+
+/// Asks for a cache line in the second level; any address is allowed, and a bad one is ignored.
+#[inline(always)]
+fn prefetch_far<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Copies columns of a row-major factor into a panel of words, `width` in a row, zero beyond them.
 #[inline(always)]
 pub(crate) fn pack_rows<S: Simd, M: Multiply<S>>(
@@ -469,13 +599,24 @@ pub(crate) fn pack_rows<S: Simd, M: Multiply<S>>(
     width: usize,
     to: &mut [f32],
 ) {
+    let whole = (end - start) / S::LANES * S::LANES;
     for (p, out) in (0..depth).step_by(M::PER_WORD).zip(to.chunks_exact_mut(width)) {
         let (low, high) = word_rows::<S, M>(from, (first, depth), p, (start, end));
-        let high_of = |at: usize, count: usize| high.get(at..at + count).unwrap_or_default();
-        for (at, out) in (0..width).step_by(S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
-            let count = low.len().saturating_sub(at).min(S::LANES);
-            let low = if count == 0 { &[] } else { &low[at..at + count] };
-            simd.write(out, multiply.words(simd, low, high_of(at, count)));
+        let (out, rest) = out.split_at_mut(whole);
+        let vectors = || low.chunks_exact(S::LANES).zip(high.chunks_exact(S::LANES));
+        if high.is_empty() {
+            for (out, low) in out.chunks_exact_mut(S::LANES).zip(low.chunks_exact(S::LANES)) {
+                simd.write(out, multiply.words(simd, low, &[]));
+            }
+        } else {
+            for (out, (low, high)) in out.chunks_exact_mut(S::LANES).zip(vectors()) {
+                simd.write(out, multiply.words(simd, low, high));
+            }
+        }
+        let (mut low, mut high) = (&low[whole..], high.get(whole..).unwrap_or_default());
+        for out in rest.chunks_exact_mut(S::LANES) {
+            simd.write(out, multiply.words(simd, low, high));
+            (low, high) = (&[], &[]);
         }
     }
 }
@@ -508,6 +649,20 @@ fn pack_groups<S: Simd, M: Multiply<S>>(
     let words = depth.div_ceil(M::PER_WORD);
     for word in 0..words {
         let (low, high) = word_rows::<S, M>(from, (first, depth), word * M::PER_WORD, (start, end));
+        if group == S::LANES && low.len().is_multiple_of(S::LANES) {
+            let outs = to[word * group..].chunks_mut(words * group);
+            let lows = low.chunks_exact(S::LANES);
+            if high.is_empty() {
+                for (out, low) in outs.zip(lows) {
+                    simd.write(&mut out[..S::LANES], multiply.words(simd, low, &[]));
+                }
+            } else {
+                for ((out, low), high) in outs.zip(lows).zip(high.chunks_exact(S::LANES)) {
+                    simd.write(&mut out[..S::LANES], multiply.words(simd, low, high));
+                }
+            }
+            continue;
+        }
         for (index, at) in (0..end - start).step_by(group).enumerate() {
             let out = &mut to[(index * words + word) * group..][..group];
             for (lane, out) in (0..group).step_by(S::LANES).zip(out.chunks_mut(S::LANES)) {
@@ -582,6 +737,7 @@ pub(crate) struct Tile<E = f32, C = f32> {
     pub(crate) c_stride: usize,
     /// Whether C is added to (true) or overwritten.
     pub(crate) add: bool,
+    pub(crate) ahead: Ahead,
 }
 
 impl<E, C> Clone for Tile<E, C> {
@@ -684,7 +840,7 @@ unsafe fn tile_kernel<
     last: usize,
     tile: &Tile<M::Element, C>,
 ) {
-    let &Tile { depth, a, a_stride, b, b_stride, c, c_stride, add } = tile;
+    let &Tile { depth, a, a_stride, b, b_stride, c, c_stride, add, ahead } = tile;
     let mask = simd.mask(last);
     let mut sums = [[simd.zero(); VECTORS]; ROWS];
     if add {
@@ -694,47 +850,83 @@ unsafe fn tile_kernel<
             }
         }
     }
+    macro_rules! steps {
+        ($load_last:expr) => {
+            for p in 0..depth {
+                if p.is_multiple_of(AHEAD_STEPS) {
+                    ahead.call(p);
+                }
+                let b = b.add(p * b_stride);
+                let mut b_now = [simd.zero(); VECTORS];
+                for v in 0..VECTORS - 1 {
+                    b_now[v] = simd.load(b.add(v * S::LANES));
+                }
+                b_now[VECTORS - 1] = $load_last(b.add((VECTORS - 1) * S::LANES));
+                for row in 0..ROWS {
+                    let word = if A_COLUMNS {
+                        a.cast::<f32>().add(p * a_stride + row)
+                    } else {
+                        a.add(row * a_stride + p * M::PER_WORD).cast::<f32>()
+                    };
+                    let a_now = simd.splat(word.read_unaligned());
+                    for v in 0..VECTORS {
+                        sums[row][v] = multiply.step(simd, a_now, b_now[v], sums[row][v]);
+                    }
+                }
+            }
+        };
+    }
     // SAFETY: every address is within the operands by the contract of `multiply_tile`.
     unsafe {
-        for p in 0..depth {
-            let b = b.add(p * b_stride);
-            let mut b_now = [simd.zero(); VECTORS];
-            for v in 0..VECTORS - 1 {
-                b_now[v] = simd.load(b.add(v * S::LANES));
-            }
-            b_now[VECTORS - 1] = simd.load_masked(mask, b.add((VECTORS - 1) * S::LANES));
+        // Apart from the other case: a masked load takes a turn of the multipliers.
+        if last == S::LANES {
+            steps!(|from| simd.load(from));
+        } else {
+            steps!(|from| simd.load_masked(mask, from));
+        }
+        if last == S::LANES && size_of::<C>() == size_of::<f32>() {
             for row in 0..ROWS {
-                let word = if A_COLUMNS {
-                    a.cast::<f32>().add(p * a_stride + row)
-                } else {
-                    a.add(row * a_stride + p * M::PER_WORD).cast::<f32>()
-                };
-                let a_now = simd.splat(word.read_unaligned());
                 for v in 0..VECTORS {
-                    sums[row][v] = multiply.step(simd, a_now, b_now[v], sums[row][v]);
+                    let c = c.add(row * c_stride + v * S::LANES);
+                    let sum = sums[row][v];
+                    C::store(simd, c, if add { simd.add(C::load(simd, c), sum) } else { sum });
                 }
+            }
+            return;
+        }
+        // Through memory: where the loop below is not unrolled, the compiler would keep the sums
+        // there during the steps too.
+        let mut kept = [[Line::default(); VECTORS]; ROWS];
+        for row in 0..ROWS {
+            for v in 0..VECTORS {
+                simd.store(kept[row][v].0.as_mut_ptr(), sums[row][v]);
             }
         }
         for row in 0..ROWS {
-            let c = c.add(row * c_stride);
             for v in 0..VECTORS {
-                let c = c.add(v * S::LANES);
-                let mut sum = sums[row][v];
-                if v + 1 < VECTORS || last == S::LANES {
+                let c = c.add(row * c_stride + v * S::LANES);
+                let lanes = if v + 1 < VECTORS { S::LANES } else { last };
+                let mut sum = simd.load(kept[row][v].0.as_ptr());
+                if lanes == S::LANES {
                     if add {
                         sum = simd.add(C::load(simd, c), sum);
                     }
                     C::store(simd, c, sum);
                 } else {
                     if add {
-                        sum = simd.add(C::load_part(simd, last, c), sum);
+                        sum = simd.add(C::load_part(simd, lanes, c), sum);
                     }
-                    C::store_part(simd, last, c, sum);
+                    C::store_part(simd, lanes, c, sum);
                 }
             }
         }
     }
 }
+
+/// Room for a vector of any instruction set.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
 
 /// `C = A · Bᵀ` for few rows of A: dot products with each row of B, which is read once.
 fn few_rows_nt(

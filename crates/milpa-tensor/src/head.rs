@@ -16,8 +16,8 @@ use crate::{
     tape::Tensor,
 };
 
-/// Logits that a chunk holds at most (64 MiB), unless its fewest rows have more.
-const CHUNK_LOGITS: usize = 1 << 24;
+/// Logits that a chunk holds at most (128 MiB), unless its fewest rows have more.
+const CHUNK_LOGITS: usize = 1 << 25;
 /// Rows of a chunk at least and at most: each chunk packs the weight again.
 const FEWEST_ROWS: usize = 128;
 const CHUNK_ROWS: usize = 1024;
