@@ -1,4 +1,5 @@
-//! Project chores that are no part of the tool: `cargo xtask check · golden · sanitize · kernels · bench`.
+//! Project chores that are no part of the tool:
+//! `cargo xtask check · golden · gguf · sanitize · kernels · bench`.
 //!
 //! Each chore prints what it runs, so that it can be repeated by hand.
 
@@ -21,6 +22,7 @@ cargo xtask COMMAND
 
   check                 formatting, lints, docs, dependency directions, licences, duplicates
   golden --python PATH  make the golden values again with the real peers and compare
+  gguf --python PATH    the last part of golden: GGUF files against llama.cpp, where it is installed
   sanitize              the kernels' tests under AddressSanitizer (about ten minutes on 2 cores)
   kernels               compile the CUDA sources to cubins with the toolchain from PyPI, in an
                         environment under target/ (or that of --python PATH), then as --on-host
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["check"] => check(),
         ["golden", "--python", python] => golden(python),
+        ["gguf", "--python", python] => gguf(python),
         ["sanitize"] => sanitize::sanitize(),
         ["kernels"] => kernels::compile(None),
         ["kernels", "--python", python] => kernels::compile(Some(python)),
@@ -102,6 +105,7 @@ fn check() -> Result<()> {
 /// models against the ecosystem.
 fn golden(python: &str) -> Result<()> {
     for script in [
+        "reference/quantised_golden.py",
         "reference/engine_golden.py",
         "reference/variants_golden.py",
         "reference/engine_curve.py",
@@ -113,8 +117,12 @@ fn golden(python: &str) -> Result<()> {
     run(Command::new(python).args(["reference/model_families.py", "golden"]))?;
     let tokens = "crates/milpa-tokens/tests/it/golden";
     run(Command::new(python).args(["reference/chat_golden.py", "golden", tokens]))?;
-    let golden =
-        vec!["crates/milpa-tensor/tests/golden", "crates/milpa-model/tests/golden", tokens];
+    let golden = vec![
+        "crates/milpa-kernels/tests/golden",
+        "crates/milpa-tensor/tests/golden",
+        "crates/milpa-model/tests/golden",
+        tokens,
+    ];
     match std::env::var("MILPA_DATA") {
         Ok(data) => {
             run(Command::new(python).args(["reference/tokenizer_golden.py", &data, tokens]))?;
@@ -130,18 +138,41 @@ fn golden(python: &str) -> Result<()> {
         }
     }
     run(Command::new("git").args(["diff", "--exit-code", "--stat", "--"]).args(golden))?;
-    let folder = |name: &str| root().join("target").join(name).to_string_lossy().into_owned();
-    let exported = folder("export_check");
-    model_example("export_check", &exported)?;
+    let exported = target("export_check");
+    model_example("export_check", &[&exported])?;
     run(Command::new(python).args(["reference/model_export_check.py", &exported]))?;
-    let families = folder("families_check");
+    let families = target("families_check");
     run(Command::new(python).args(["reference/model_families.py", "make", &families]))?;
-    model_example("families_check", &families)?;
-    run(Command::new(python).args(["reference/model_families.py", "check", &families]))
+    model_example("families_check", &[&families])?;
+    run(Command::new(python).args(["reference/model_families.py", "check", &families]))?;
+    if run(Command::new(python).args(["-c", "import llama_cpp, gguf"])).is_ok() {
+        return gguf(python);
+    }
+    eprintln!(
+        "llama_cpp is not installed for {python}: GGUF files were not held against llama.cpp; \
+         `pip install llama-cpp-python gguf`, then `cargo xtask gguf --python PATH`"
+    );
+    Ok(())
 }
 
-/// Runs an example of `milpa-model` on a folder.
-fn model_example(name: &str, folder: &str) -> Result<()> {
+/// Holds GGUF files against llama.cpp, in both directions.
+fn gguf(python: &str) -> Result<()> {
+    let folder = &target("gguf_check");
+    let script =
+        |action| run(Command::new(python).args(["reference/gguf_check.py", action, folder]));
+    model_example("gguf_check", &["write", folder])?;
+    script("quantise")?;
+    model_example("gguf_check", &["read", folder])?;
+    script("check")
+}
+
+/// A folder for what a chore makes.
+fn target(name: &str) -> String {
+    root().join("target").join(name).to_string_lossy().into_owned()
+}
+
+/// Runs an example of `milpa-model`.
+fn model_example(name: &str, rest: &[&str]) -> Result<()> {
     let arguments = ["run", "--release", "--quiet", "-p", "milpa-model", "--example", name, "--"];
-    cargo(&[&arguments[..], &[folder]].concat())
+    cargo(&[&arguments[..], rest].concat())
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use milpa_kernels::attention::{self, AttentionGrads, AttentionInputs, AttentionShape};
 use milpa_kernels::optim::{self, AdamW};
+use milpa_kernels::quantised::{self, BlockFormat};
 use milpa_kernels::{
     Accumulate, Cpu, Element, Heads, HeadsMut, Mat, MatMut, Size, activation, bf16, elementwise,
-    embedding, gemm, gemm_bf16, loss, norm, peak, q8_0, rope,
+    embedding, gemm, gemm_bf16, loss, norm, peak, rope,
 };
 
 /// How long each kernel is repeated.
@@ -154,8 +155,6 @@ impl Bench {
         let cpu = &self.cpu;
         let (n, k) = (32 * 1024, 2048);
         let weights = vec![0.25; n * k];
-        let mut bytes = vec![0; n * q8_0::row_bytes(k)];
-        q8_0::quantize(cpu, &weights, &mut bytes);
         for m in [1, 4, 8] {
             let x = vec![0.5; m * k];
             let mut y = vec![0.0; m * n];
@@ -164,16 +163,22 @@ impl Bench {
                 let (x, w) = (Mat::new(&x, k), Mat::new(&weights, k));
                 gemm::matmul_nt(cpu, size, x, w, MatMut::new(&mut y, n), Accumulate::No);
             });
-            self.bytes(&format!("decoding q8_0, {m} rows"), bytes.len() / 4, || {
-                q8_0::matmul_nt(cpu, size, Mat::new(&x, k), &bytes, MatMut::new(&mut y, n));
-            });
         }
-        let x = vec![0.5; 256 * k];
-        let mut y = vec![0.0; 256 * n];
-        self.flops("prompt q8_0, 256 rows", 2 * 256 * n * k, || {
-            let size = Size { m: 256, n, k };
-            q8_0::matmul_nt(cpu, size, Mat::new(&x, k), &bytes, MatMut::new(&mut y, n));
-        });
+        for format in BlockFormat::ALL {
+            let mut bytes = vec![0; n * format.row_bytes(k)];
+            quantised::quantize(cpu, format, &weights, &mut bytes);
+            let name = format.name().to_lowercase();
+            let x = vec![0.5; 256 * k];
+            let mut y = vec![0.0; 256 * n];
+            let mut product = |m: usize| {
+                let (x, y) = (Mat::new(&x, k), MatMut::new(&mut y, n));
+                quantised::matmul_nt(cpu, format, Size { m, n, k }, x, &bytes, y);
+            };
+            for m in [1, 4, 8] {
+                self.bytes(&format!("decoding {name}, {m} rows"), bytes.len() / 4, || product(m));
+            }
+            self.flops(&format!("prompt {name}, 256 rows"), 2 * 256 * n * k, || product(256));
+        }
     }
 
     fn attention(&self) {

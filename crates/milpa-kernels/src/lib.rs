@@ -38,7 +38,7 @@ pub mod norm;
 pub mod optim;
 pub mod peak;
 mod pool;
-pub mod q8_0;
+pub mod quantised;
 pub mod reference;
 pub mod rope;
 pub mod routing;

@@ -69,6 +69,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `LANES` bytes are readable at `from`.
     unsafe fn load_bytes(self, from: *const i8) -> Self::V;
+    /// Widens `byte >> shift & mask` of `LANES` bytes.
+    ///
+    /// # Safety
+    /// `LANES` bytes are readable at `from`.
+    unsafe fn load_bits(self, from: *const u8, shift: u8, mask: u8) -> Self::V;
     /// Widens an f16 and copies it to all lanes.
     fn splat_f16(self, bits: u16) -> Self::V;
     /// Widens `LANES` bf16.
@@ -409,6 +414,12 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         Four(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
     }
     #[inline(always)]
+    unsafe fn load_bits(self, from: *const u8, shift: u8, mask: u8) -> Four {
+        // SAFETY: four bytes are readable by the contract.
+        let bytes = unsafe { from.cast::<[u8; 4]>().read_unaligned() };
+        Four(bytes.map(|byte| f32::from(byte >> shift & mask)))
+    }
+    #[inline(always)]
     fn splat_f16(self, bits: u16) -> Four {
         self.splat(widen_f16(bits))
     }
@@ -466,23 +477,24 @@ pub(crate) mod x86 {
         _mm_set1_epi16, _mm_shuffle_ps, _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps,
         _mm256_and_ps, _mm256_and_si256, _mm256_blendv_epi8, _mm256_castps_si256,
         _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmp_ps,
-        _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
-        _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_extractf128_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
-        _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_or_ps, _mm256_or_si256,
-        _mm256_packus_epi32, _mm256_permute2f128_ps, _mm256_permute4x64_epi64, _mm256_round_ps,
-        _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps,
-        _mm256_slli_epi32, _mm256_sqrt_ps, _mm256_srli_epi32, _mm256_storeu_ps,
-        _mm256_storeu_si256, _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
-        _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd,
-        _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
-        _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32,
-        _mm512_cvtph_ps, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_mask_or_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-        _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_roundscale_ps,
-        _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_shuffle_f32x4,
-        _mm512_slli_epi32, _mm512_sqrt_ps, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
-        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+        _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_div_ps,
+        _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+        _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
+        _mm256_or_ps, _mm256_or_si256, _mm256_packus_epi32, _mm256_permute2f128_ps,
+        _mm256_permute4x64_epi64, _mm256_round_ps, _mm256_set1_epi16, _mm256_set1_epi32,
+        _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps, _mm256_slli_epi32, _mm256_sqrt_ps,
+        _mm256_srli_epi32, _mm256_srlv_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps,
+        _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
+        _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_castps512_ps256,
+        _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi16,
+        _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+        _mm512_div_ps, _mm512_dpbf16_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_mask_or_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_max_ps,
+        _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_roundscale_ps, _mm512_scalef_ps,
+        _mm512_set1_epi32, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_sqrt_ps,
+        _mm512_srli_epi32, _mm512_srlv_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd,
+        _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     /// Proof that AVX2, FMA and F16C are present.
@@ -625,6 +637,15 @@ pub(crate) mod x86 {
         unsafe fn load_bytes(self, from: *const i8) -> __m256 {
             // SAFETY: the contract of the trait.
             unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn load_bits(self, from: *const u8, shift: u8, mask: u8) -> __m256 {
+            // SAFETY: the contract of the trait.
+            unsafe {
+                let words = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+                let words = _mm256_srlv_epi32(words, _mm256_set1_epi32(shift.into()));
+                _mm256_cvtepi32_ps(_mm256_and_si256(words, _mm256_set1_epi32(mask.into())))
+            }
         }
         #[inline(always)]
         fn splat_f16(self, bits: u16) -> __m256 {
@@ -847,6 +868,15 @@ pub(crate) mod x86 {
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
         }
         #[inline(always)]
+        unsafe fn load_bits(self, from: *const u8, shift: u8, mask: u8) -> __m512 {
+            // SAFETY: the contract of the trait.
+            unsafe {
+                let words = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+                let words = _mm512_srlv_epi32(words, _mm512_set1_epi32(shift.into()));
+                _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(mask.into())))
+            }
+        }
+        #[inline(always)]
         fn splat_f16(self, bits: u16) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(bits.cast_signed())) }
@@ -1028,6 +1058,13 @@ mod tests {
         let mut out = vec![0.0; S::LANES];
         simd.write(&mut out, widened);
         assert!(out.iter().zip(&bytes).all(|(&out, &byte)| out == f32::from(byte)));
+        for (shift, mask) in [(0, 15), (4, 15), (2, 3), (6, 3)] {
+            // SAFETY: LANES bytes are readable.
+            let bits = unsafe { simd.load_bits(bytes.as_ptr().cast(), shift, mask) };
+            simd.write(&mut out, bits);
+            let part = |byte: i8| f32::from(byte.cast_unsigned() >> shift & mask);
+            assert!(out.iter().zip(&bytes).all(|(&out, &byte)| out == part(byte)));
+        }
     }
 
     #[test]

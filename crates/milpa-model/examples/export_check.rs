@@ -5,26 +5,18 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
+mod exported;
+
 use std::{error::Error, fs, path::Path, sync::Arc};
 
-use milpa_base::{Seed, Silent, StopFlag, TextRecord};
+use exported::{TEXTS, logits, tokenizer};
+use milpa_base::Seed;
 use milpa_model::{
-    CpuDevice, Decoder, Device, GgufDescription, GgufFile, ModelConfig, ParameterStore, TokenBatch,
+    CpuDevice, Device, GgufDescription, GgufFile, GgufFormat, ModelConfig, ParameterStore,
     new_parameters, read_gguf, weights_bytes, write_gguf, write_hf_model,
 };
-use milpa_tensor::Tape;
-use milpa_tokens::{ChatTemplate, Context, Tokenizer, TokenizerConfig, train_tokenizer};
+use milpa_tokens::ChatTemplate;
 use serde_json::json;
-
-const TEXTS: [&str; 7] = [
-    "La milpa da maíz, frijol y calabaza. ¿Cuánto cuesta? $1.250,00 en 2024.",
-    "O milho cresce na roça; não há feijão às terças-feiras.",
-    "Sara chakrapi wiñan, ñuqanchikpas llamk'anchik.",
-    "Avati okakuaa kokuépe, g̃uarani ñe'ẽ pohýi.",
-    "In milpan oncah cintli, etl ihuan ayohtli; tlazohcamati huel miac.",
-    "  tabs\tand\r\nlines\n\n\n  end  🌽👩‍🌾",
-    "<|im_start|>user\nHola<|im_end|>\n",
-];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = std::env::args().nth(1).ok_or("give the folder to write to")?;
@@ -69,7 +61,7 @@ fn write_model(dir: &Path, qk_norm: bool) -> Result<(), Box<dyn Error>> {
         chat_template: Some(template.source().to_owned()),
     };
     let gguf = dir.join("model-Q8_0.gguf");
-    write_gguf(&gguf, &config, &parameters, &tokenizer, &description)?;
+    write_gguf(&gguf, GgufFormat::Q8_0, &config, &parameters, &tokenizer, &description)?;
     let (gguf_config, gguf_parameters, _) = read_gguf(&GgufFile::open(&gguf)?, &device)?;
 
     let tokens: Vec<u32> = (0..config.context_length as u64)
@@ -112,28 +104,4 @@ fn roughen_norms(parameters: &mut ParameterStore) -> Result<(), Box<dyn Error>> 
         parameters.write(id, &values)?;
     }
     Ok(())
-}
-
-fn logits(
-    config: &ModelConfig,
-    parameters: &ParameterStore,
-    tokens: &[u32],
-) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
-    let decoder = Decoder::new(config, parameters)?;
-    let tape = Tape::inference(Arc::clone(parameters.device()));
-    let batch = TokenBatch::new(tokens, tokens.len());
-    let hidden = decoder.forward_hidden(&tape, parameters, &batch)?;
-    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
-    let logits = tape.read(&decoder.logits(&tape, parameters, &hidden, &rows)?);
-    Ok(logits.chunks(config.vocab_size).map(<[f32]>::to_vec).collect())
-}
-
-fn tokenizer() -> Result<Tokenizer, Box<dyn Error>> {
-    let mut records = (0..60).map(|i: usize| {
-        let text = TEXTS[i % 6].to_owned();
-        Ok(TextRecord { id: i.to_string(), source: "check".to_owned(), text })
-    });
-    let config = TokenizerConfig { vocab_size: 400, ..TokenizerConfig::default() };
-    let context = Context { threads: 1, progress: &Silent, stop: &StopFlag::default() };
-    Ok(train_tokenizer(&config, &mut records, &context)?.tokenizer)
 }

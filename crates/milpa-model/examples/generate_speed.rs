@@ -10,7 +10,7 @@ use milpa_base::Seed;
 use milpa_model::{
     CpuDevice, Decoder, Device, ModelConfig, ParameterStore, TokenBatch, new_parameters,
 };
-use milpa_tensor::{Tape, q8_0};
+use milpa_tensor::{BlockFormat, Tape, quantised};
 
 const PROMPT: usize = 512;
 const NEW_TOKENS: usize = 128;
@@ -21,19 +21,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device: Arc<dyn Device> = Arc::clone(&cpu) as Arc<dyn Device>;
     let config = ModelConfig { vocab_size: 8192, context_length: 1024, ..ModelConfig::default() };
     let plain = new_parameters(&config, Seed(1), &device)?;
-    let mut quantised = ParameterStore::new(Arc::clone(&device));
+    let mut rounded = ParameterStore::new(Arc::clone(&device));
     for parameter in &plain {
         let values = plain.read(plain.id(parameter.name()).ok_or("its own name")?);
         let shape = parameter.shape();
         if shape.lengths().len() == 2 {
-            let mut bytes = vec![0; shape.rows() * q8_0::row_bytes(shape.last())];
-            q8_0::quantize(cpu.cpu(), &values, &mut bytes);
-            quantised.add_q8_0(parameter.name(), shape.lengths(), bytes)?;
+            let format = BlockFormat::Q8_0;
+            let mut bytes = vec![0; shape.rows() * format.row_bytes(shape.last())];
+            quantised::quantize(cpu.cpu(), format, &values, &mut bytes);
+            rounded.add_quantised(parameter.name(), shape.lengths(), format, bytes)?;
         } else {
-            quantised.add(parameter.name(), shape.lengths(), &values, false)?;
+            rounded.add(parameter.name(), shape.lengths(), &values, false)?;
         }
     }
-    for (name, parameters) in [("f32", &plain), ("Q8_0", &quantised)] {
+    for (name, parameters) in [("f32", &plain), ("Q8_0", &rounded)] {
         let decoder = Decoder::new(&config, parameters)?;
         let (mut reading, mut writing) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..3 {

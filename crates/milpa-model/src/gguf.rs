@@ -13,7 +13,7 @@ use std::{
 };
 
 use milpa_base::mmap::MappedFile;
-use milpa_tensor::q8_0;
+use milpa_tensor::{BlockFormat, Cpu, quantised};
 
 use crate::{error::DecoderError, hf::floats};
 
@@ -32,24 +32,49 @@ const MAX_NAME: usize = 64;
 const MAX_KEY: usize = 65_535;
 const MAX_DIMENSIONS: usize = 4;
 
-/// How a tensor's values are stored; the numbers are ggml's.
+/// How a tensor's values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufType {
     /// 32-bit floats.
-    F32 = 0,
+    F32,
     /// Half precision.
-    F16 = 1,
-    /// Blocks of 32 signed bytes with a half-precision scale.
-    Q8_0 = 8,
+    F16,
     /// The upper half of a 32-bit float.
-    Bf16 = 30,
+    Bf16,
+    /// Blocks of small whole numbers with their scales.
+    Blocks(BlockFormat),
 }
 
 impl GgufType {
+    /// All of them, with ggml's numbers.
+    const NUMBERED: [(Self, u32); 7] = [
+        (Self::F32, 0),
+        (Self::F16, 1),
+        (Self::Blocks(BlockFormat::Q4_0), 2),
+        (Self::Blocks(BlockFormat::Q8_0), 8),
+        (Self::Blocks(BlockFormat::Q4K), 12),
+        (Self::Blocks(BlockFormat::Q6K), 14),
+        (Self::Bf16, 30),
+    ];
+
     fn from_number(number: u32) -> Option<Self> {
-        [Self::F32, Self::F16, Self::Q8_0, Self::Bf16]
-            .into_iter()
-            .find(|kind| *kind as u32 == number)
+        let found = Self::NUMBERED.into_iter().find(|&(_, of)| of == number);
+        found.map(|(kind, _)| kind)
+    }
+
+    fn number(self) -> u32 {
+        let found = Self::NUMBERED.into_iter().find(|&(kind, _)| kind == self);
+        found.map(|(_, number)| number).expect("all types are listed")
+    }
+
+    /// The name that ggml gives it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Blocks(format) => format.name(),
+        }
     }
 
     /// Bytes of a row of `values` values; `None` if no whole number of blocks fits.
@@ -57,10 +82,10 @@ impl GgufType {
         match self {
             Self::F32 => values.checked_mul(4),
             Self::F16 | Self::Bf16 => values.checked_mul(2),
-            Self::Q8_0 => {
-                let whole = values.is_multiple_of(q8_0::BLOCK as u64);
-                let blocks = whole.then_some(values / q8_0::BLOCK as u64)?;
-                blocks.checked_mul(q8_0::BLOCK_BYTES as u64)
+            Self::Blocks(format) => {
+                let block = format.block_values() as u64;
+                let blocks = values.is_multiple_of(block).then_some(values / block)?;
+                blocks.checked_mul(format.block_bytes() as u64)
             }
         }
     }
@@ -272,13 +297,11 @@ impl GgufFile {
             GgufType::F32 => floats(bytes, f32::from_le_bytes),
             GgufType::F16 => floats(bytes, |pair| half::f16::from_le_bytes(pair).to_f32()),
             GgufType::Bf16 => floats(bytes, |pair| half::bf16::from_le_bytes(pair).to_f32()),
-            GgufType::Q8_0 => bytes
-                .chunks_exact(q8_0::BLOCK_BYTES)
-                .flat_map(|block| {
-                    let scale = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
-                    block[2..].iter().map(move |&byte| scale * f32::from(byte as i8))
-                })
-                .collect(),
+            GgufType::Blocks(format) => {
+                let mut values = vec![0.0; tensor.shape.iter().product()];
+                quantised::dequantize(&Cpu::detect(1), format, bytes, &mut values);
+                values
+            }
         }
     }
 }
@@ -345,9 +368,8 @@ impl<'a> Reader<'a> {
         shape.reverse();
         let number = self.u32()?;
         let kind = GgufType::from_number(number).ok_or_else(|| {
-            format!(
-                "the tensor {name:?} is of ggml type {number}; F32, F16, BF16 and Q8_0 are read"
-            )
+            let known = GgufType::NUMBERED.map(|(kind, _)| kind.name()).join(", ");
+            format!("the tensor {name:?} is of ggml type {number}; these are read: {known}")
         })?;
         let offset = self.u64()?;
         Ok(Description { name, shape, kind, offset })
@@ -444,8 +466,9 @@ impl Description {
             let rows = outer.iter().try_fold(1_u64, |rows, &length| rows.checked_mul(length))?;
             kind.row_bytes(last)?.checked_mul(rows)
         };
-        let bytes = bytes()
-            .ok_or_else(|| format!("the tensor {name:?} of {kind:?} cannot have {shape:?}"))?;
+        let bytes = bytes().ok_or_else(|| {
+            format!("the tensor {name:?} of {} cannot have {shape:?}", kind.name())
+        })?;
         if !offset.is_multiple_of(alignment) {
             return Err(format!("the tensor {name:?} begins at {offset}, out of alignment"));
         }
@@ -516,11 +539,11 @@ impl GgufWriter {
             for &length in shape.iter().rev() {
                 header.extend_from_slice(&(length as u64).to_le_bytes());
             }
-            header.extend_from_slice(&(*kind as u32).to_le_bytes());
+            header.extend_from_slice(&kind.number().to_le_bytes());
             header.extend_from_slice(&(offset as u64).to_le_bytes());
             let rows: usize = shape[..shape.len() - 1].iter().product();
             let row = kind.row_bytes(shape[shape.len() - 1] as u64).ok_or_else(|| {
-                io::Error::other(format!("{name}: {kind:?} cannot hold rows of {shape:?}"))
+                io::Error::other(format!("{name}: {} cannot hold rows of {shape:?}", kind.name()))
             })?;
             lengths.push(rows * row as usize);
             offset = (offset + rows * row as usize).next_multiple_of(alignment);

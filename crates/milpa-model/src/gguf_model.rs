@@ -2,13 +2,13 @@
 //!
 //! Architecture `qwen3` for models with QK-norm, `llama` without. In `llama` files the rows of q and
 //! k are reordered, because llama.cpp rotates neighbouring pairs there and halves elsewhere.
-//! Storage when written: norms in F32; a matrix in Q8_0 where its rows are multiples of 32 values,
-//! else in F16 if all its values fit, else in F32.
+//! What each tensor is stored as when written is `gguf_format.rs`'s choice; a matrix whose values half
+//! precision cannot hold is written in F32 instead.
 
 use std::{path::Path, sync::Arc};
 
 use milpa_base::Digest;
-use milpa_tensor::{Device, ParameterStore, Shape, q8_0};
+use milpa_tensor::{Device, ParameterStore};
 use milpa_tokens::{PreSplit, Tokenizer, TokenizerParts};
 
 use crate::{
@@ -16,10 +16,9 @@ use crate::{
     decoder::parameter_specs,
     error::DecoderError,
     gguf::{GgufFile, GgufTensor, GgufType, GgufValue, GgufWriter},
+    gguf_format::{GgufFormat, MatrixRole},
 };
 
-/// llama.cpp's number for "mostly Q8_0".
-const FILE_TYPE_Q8_0: u32 = 7;
 /// Version of the block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 /// Kinds of tokens as llama.cpp numbers them.
@@ -45,12 +44,13 @@ pub struct GgufDescription {
     pub chat_template: Option<String>,
 }
 
-/// Writes a model with its tokenizer as a GGUF file; matrices become Q8_0.
+/// Writes a model with its tokenizer as a GGUF file whose matrices are stored as `format` says.
 ///
 /// # Errors
 /// If the tokenizer has more tokens than the model, or the file cannot be written.
 pub fn write_gguf(
     path: &Path,
+    format: GgufFormat,
     config: &ModelConfig,
     parameters: &ParameterStore,
     tokenizer: &Tokenizer,
@@ -58,7 +58,7 @@ pub fn write_gguf(
 ) -> Result<(), DecoderError> {
     config.check()?;
     let mut writer = GgufWriter::default();
-    describe_model(&mut writer, config, description);
+    describe_model(&mut writer, format, config, description);
     describe_tokenizer(&mut writer, config, tokenizer, description)?;
     let mut ids = Vec::new();
     for spec in parameter_specs(config) {
@@ -67,8 +67,19 @@ pub fn write_gguf(
             message: "is missing among the weights".to_owned(),
         };
         let id = parameters.id(&spec.name).ok_or_else(missing)?;
-        let kind = storage(parameters.get(id).shape(), || parameters.read(id));
         let name = gguf_name(&spec.name).ok_or_else(missing)?;
+        let kind = match spec.shape[..] {
+            [_, columns] => {
+                let role = MatrixRole::of(&name, config.layers, config.tie_embeddings);
+                format.matrix(role, columns)
+            }
+            _ => GgufType::F32,
+        };
+        let fits = |values: Vec<f32>| values.iter().all(|value| value.abs() <= MAX_F16);
+        let kind = match kind {
+            GgufType::F16 if !fits(parameters.read(id)) => GgufType::F32,
+            kind => kind,
+        };
         writer.tensor(name, &spec.shape, kind);
         ids.push((id, kind, permuted_heads(config, &spec.name)));
     }
@@ -79,11 +90,11 @@ pub fn write_gguf(
             let columns = parameters.get(id).shape().last();
             values = permute_rows(&values, columns, config.head_dim(), heads, Direction::ToGguf);
         }
-        encode(kind, &values)
+        encode(kind, &values, &**parameters.device())
     })
 }
 
-/// Reads a model and its tokenizer from an open GGUF file. Matrices in Q8_0 stay so; all else
+/// Reads a model and its tokenizer from an open GGUF file. Quantised matrices stay so; all else
 /// becomes f32.
 pub fn read_gguf(
     file: &GgufFile,
@@ -104,13 +115,13 @@ pub fn read_gguf(
         }
         let heads = permuted_heads(&config, &spec.name);
         let (columns, head_dim) = (*spec.shape.last().unwrap_or(&0), config.head_dim());
-        if tensor.kind == GgufType::Q8_0 {
+        if let (GgufType::Blocks(format), [_, _]) = (tensor.kind, &spec.shape[..]) {
             let mut bytes = file.data(tensor).to_vec();
             if let Some(heads) = heads {
-                let row = q8_0::row_bytes(columns);
+                let row = format.row_bytes(columns);
                 bytes = permute_rows(&bytes, row, head_dim, heads, Direction::FromGguf);
             }
-            parameters.add_q8_0(&spec.name, &spec.shape, bytes)?;
+            parameters.add_quantised(&spec.name, &spec.shape, format, bytes)?;
         } else {
             let mut values = file.values(tensor);
             if let Some(heads) = heads {
@@ -131,7 +142,12 @@ fn architecture(config: &ModelConfig) -> &'static str {
     if config.qk_norm { "qwen3" } else { "llama" }
 }
 
-fn describe_model(writer: &mut GgufWriter, config: &ModelConfig, description: &GgufDescription) {
+fn describe_model(
+    writer: &mut GgufWriter,
+    format: GgufFormat,
+    config: &ModelConfig,
+    description: &GgufDescription,
+) {
     let text = |text: &str| GgufValue::String(text.to_owned());
     let size = |size: usize| GgufValue::U32(size as u32);
     let architecture = architecture(config);
@@ -148,7 +164,7 @@ fn describe_model(writer: &mut GgufWriter, config: &ModelConfig, description: &G
     if let Some(hash) = description.source_hash {
         writer.metadata("general.source.blake3", text(&hash.to_string()));
     }
-    writer.metadata("general.file_type", GgufValue::U32(FILE_TYPE_Q8_0));
+    writer.metadata("general.file_type", GgufValue::U32(format.file_type()));
     writer.metadata("general.quantization_version", GgufValue::U32(QUANTIZATION_VERSION));
     for (key, value) in [
         ("block_count", size(config.layers)),
@@ -291,20 +307,7 @@ fn permute_rows<T: Copy>(
     out
 }
 
-/// How a parameter is stored; see the top of this file.
-fn storage(shape: Shape, values: impl FnOnce() -> Vec<f32>) -> GgufType {
-    if shape.lengths().len() < 2 {
-        GgufType::F32
-    } else if shape.last().is_multiple_of(q8_0::BLOCK) {
-        GgufType::Q8_0
-    } else if values().iter().all(|value| value.abs() <= MAX_F16) {
-        GgufType::F16
-    } else {
-        GgufType::F32
-    }
-}
-
-fn encode(kind: GgufType, values: &[f32]) -> Vec<u8> {
+fn encode(kind: GgufType, values: &[f32], device: &dyn Device) -> Vec<u8> {
     match kind {
         GgufType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         GgufType::F16 => {
@@ -313,21 +316,8 @@ fn encode(kind: GgufType, values: &[f32]) -> Vec<u8> {
         GgufType::Bf16 => {
             values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect()
         }
-        GgufType::Q8_0 => values.chunks_exact(q8_0::BLOCK).flat_map(q8_0_block).collect(),
+        GgufType::Blocks(format) => device.quantise(format, values),
     }
-}
-
-/// One block as ggml rounds it: `d = max|x| / 127`, `q = round(x / d)`.
-fn q8_0_block(block: &[f32]) -> [u8; q8_0::BLOCK_BYTES] {
-    let largest = block.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-    let scale = largest / 127.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut out = [0; q8_0::BLOCK_BYTES];
-    out[..2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
-    for (byte, value) in out[2..].iter_mut().zip(block) {
-        *byte = (value * inverse).round() as i8 as u8;
-    }
-    out
 }
 
 /// Reads what a model needs from the metadata.

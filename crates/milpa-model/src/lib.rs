@@ -15,6 +15,7 @@ mod error;
 mod freeze;
 mod generate;
 mod gguf;
+mod gguf_format;
 mod gguf_model;
 mod hf;
 mod hf_config;
@@ -34,6 +35,7 @@ pub use embed::Pooling;
 pub use error::DecoderError;
 pub use freeze::set_trainable;
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue, GgufWriter};
+pub use gguf_format::GgufFormat;
 pub use gguf_model::{GgufDescription, read_gguf, write_gguf};
 pub use hf::{
     CONFIG_FILE, WEIGHTS_FILE, read_hf_config, read_hf_description, read_hf_weights, weights_bytes,
@@ -43,4 +45,6 @@ pub use local::LocalModel;
 pub use lora::{LoraConfig, add_lora, merge_lora, read_lora, write_lora};
 
 // What callers of the decoder handle, so that most of them need not name the tensor crate.
-pub use milpa_tensor::{CpuDevice, Device, IGNORE, LossRows, LossSummary, ParameterStore};
+pub use milpa_tensor::{
+    BlockFormat, CpuDevice, Device, IGNORE, LossRows, LossSummary, ParameterStore,
+};

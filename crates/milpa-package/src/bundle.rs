@@ -15,15 +15,15 @@ use milpa_base::{
     hash_file, manifest::Verify, open_artifact,
 };
 use milpa_model::{
-    CpuDevice, Device, GgufDescription, ModelConfig, ParameterStore, WEIGHTS_FILE, read_hf_config,
-    read_hf_weights, write_gguf, write_hf_model,
+    CpuDevice, Device, GgufDescription, GgufFormat, ModelConfig, ParameterStore, WEIGHTS_FILE,
+    read_hf_config, read_hf_weights, write_gguf, write_hf_model,
 };
 use milpa_tokens::{ChatTemplate, Tokenizer};
 use serde::Serialize;
 
 use crate::{
     card::{self, Facts, Measurement},
-    config::{PackageConfig, Quantisation, is_name},
+    config::{PackageConfig, is_name},
     error::PackageError,
 };
 
@@ -66,9 +66,9 @@ pub struct MeasureTexts<'a> {
 /// Opens the model at a path on this machine.
 pub type OpenModel<'a> = dyn Fn(&Path) -> Result<Box<dyn TextModel>, PackageError> + 'a;
 
-/// The name of a bundle's quantised file.
-pub fn gguf_file(quantisation: Quantisation) -> String {
-    format!("model-{}.gguf", quantisation.name())
+/// The name of a bundle's GGUF file.
+pub fn gguf_file(format: GgufFormat) -> String {
+    format!("model-{format}.gguf")
 }
 
 /// The name of the model in the bundle `dir`, if that is a bundle with a name.
@@ -100,8 +100,8 @@ pub fn package(job: &Job<'_>, out: &Path) -> Result<Manifest, PackageError> {
     source.tokenizer.write_files(writer.dir(), &template)?;
     let weights = hash(&writer.dir().join(WEIGHTS_FILE))?;
     let mut gguf_files = Vec::new();
-    for &quantisation in &config.quantisations {
-        let file = gguf_file(quantisation);
+    for &format in &config.quantisations {
+        let file = gguf_file(format);
         job.progress.line(&format!("package: writing {file}"));
         let description = GgufDescription {
             name: name.to_owned(),
@@ -111,15 +111,14 @@ pub fn package(job: &Job<'_>, out: &Path) -> Result<Manifest, PackageError> {
             chat_template: Some(template.source().to_owned()),
         };
         let path = writer.dir().join(&file);
-        match quantisation {
-            Quantisation::Q8_0 => write_gguf(
-                &path,
-                &source.model,
-                &source.parameters,
-                &source.tokenizer,
-                &description,
-            )?,
-        }
+        write_gguf(
+            &path,
+            format,
+            &source.model,
+            &source.parameters,
+            &source.tokenizer,
+            &description,
+        )?;
         gguf_files.push(file);
     }
     let mut measurements = job.measurements.to_vec();
@@ -226,9 +225,8 @@ fn compare(
     };
     let f32_bits = bits_per_byte(job, &*(given.open)(dir)?, "f32", &texts)?;
     add("f32", f32_bits);
-    for (file, quantisation) in gguf_files.iter().zip(&config.quantisations) {
-        let bits =
-            bits_per_byte(job, &*(given.open)(&dir.join(file))?, quantisation.name(), &texts)?;
+    for (file, format) in gguf_files.iter().zip(&config.quantisations) {
+        let bits = bits_per_byte(job, &*(given.open)(&dir.join(file))?, format.name(), &texts)?;
         let added = bits - f32_bits;
         if let Some(limit) = config.measure.max_added_bits_per_byte
             && (added > limit || added.is_nan())
@@ -236,7 +234,7 @@ fn compare(
             let (file, texts) = (file.clone(), given.name.to_owned());
             return Err(PackageError::Gate { file, texts, added, limit });
         }
-        add(quantisation.name(), bits);
+        add(format.name(), bits);
     }
     Ok(measurements)
 }

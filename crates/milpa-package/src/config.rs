@@ -1,6 +1,7 @@
 //! How a bundle is made (`[package]` in a recipe).
 
 use milpa_base::{Bytes, config::Location};
+use milpa_model::GgufFormat;
 use milpa_tokens::ChatTemplate;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,9 @@ pub struct PackageConfig {
     pub languages: Vec<String>,
     /// `continuation`, `chatml`, or the path of a Jinja template.
     pub chat_template: Location,
-    /// Quantised files to write beside the f32 weights.
-    pub quantisations: Vec<Quantisation>,
+    /// GGUF files to write beside the f32 weights: `F32`, `F16`, `BF16`, `Q8_0`, `Q6_K`, `Q4_K_M` or
+    /// `Q4_0`.
+    pub quantisations: Vec<GgufFormat>,
     /// What is measured of the quantised files.
     pub measure: MeasureConfig,
 }
@@ -38,25 +40,8 @@ impl Default for PackageConfig {
             licence: None,
             languages: Vec::new(),
             chat_template: Location::plain("continuation"),
-            quantisations: vec![Quantisation::Q8_0],
+            quantisations: vec![GgufFormat::Q8_0],
             measure: MeasureConfig::default(),
-        }
-    }
-}
-
-/// A way to store weights in fewer bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Quantisation {
-    /// Blocks of 32 eight-bit values with one scale each.
-    #[serde(rename = "Q8_0")]
-    Q8_0,
-}
-
-impl Quantisation {
-    /// The name as in file names.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q8_0 => "Q8_0",
         }
     }
 }
@@ -100,8 +85,8 @@ impl PackageConfig {
         if self.chat_template.written.is_empty() {
             return bad("chat_template", "must be continuation, chatml or the path of a template");
         }
-        let twice = |quantisation: &Quantisation| {
-            self.quantisations.iter().filter(|other| *other == quantisation).count() > 1
+        let twice = |format: &GgufFormat| {
+            self.quantisations.iter().filter(|other| *other == format).count() > 1
         };
         if self.quantisations.iter().any(twice) {
             return bad("quantisations", "names one twice");
@@ -159,7 +144,8 @@ mod tests {
         check("licence = \"my own\"", Err("package.licence"));
         check("languages = [\"español\"]", Err("package.languages"));
         check("quantisations = [\"Q8_0\", \"Q8_0\"]", Err("package.quantisations"));
-        check("quantisations = [\"Q4_0\"]", Err("Q4_0"));
+        check("quantisations = [\"Q4_0\", \"Q4_K_M\", \"Q6_K\", \"BF16\", \"F16\"]", Ok(()));
+        check("quantisations = [\"Q5_K\"]", Err("unknown value `Q5_K`"));
         check("chat_template = \"\"", Err("package.chat_template"));
         check("licens = \"MIT\"", Err("licens"));
         check("measure = { max_added_bits_per_byte = -1.0 }", Err("max_added_bits_per_byte"));

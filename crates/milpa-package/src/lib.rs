@@ -16,5 +16,5 @@ pub use bundle::{
     Job, MEASUREMENTS_FILE, MeasureTexts, OpenModel, bundle_name, gguf_file, package,
 };
 pub use card::Measurement;
-pub use config::{MeasureConfig, PackageConfig, Quantisation};
+pub use config::{MeasureConfig, PackageConfig};
 pub use error::PackageError;

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use milpa_kernels::{as_bf16, as_bf16_mut, bf16};
+use milpa_kernels::{as_bf16, as_bf16_mut, bf16, quantised::BlockFormat};
 
 /// How the values of a buffer are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,8 +20,15 @@ pub enum DType {
     F32,
     /// The upper halves of 32-bit floats: weights and activations of mixed-precision products.
     BF16,
-    /// Blocks of 32 signed bytes with one half-precision scale (34 bytes): weights for inference.
-    Q8_0,
+    /// Blocks of small whole numbers with their scales: weights for inference.
+    Quantised(BlockFormat),
+}
+
+impl DType {
+    /// Whether it is a block format.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Self::Quantised(_))
+    }
 }
 
 /// Values on a device.
@@ -36,7 +43,10 @@ enum Storage {
     F32(Vec<f32>),
     /// Two values in each float; may be longer than the buffer.
     BF16(Vec<f32>),
-    Q8_0(Vec<u8>),
+    Quantised {
+        format: BlockFormat,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Buffer {
@@ -55,7 +65,7 @@ impl Buffer {
         match self.storage {
             Storage::F32(_) => DType::F32,
             Storage::BF16(_) => DType::BF16,
-            Storage::Q8_0(_) => DType::Q8_0,
+            Storage::Quantised { format, .. } => DType::Quantised(format),
         }
     }
 
@@ -64,13 +74,13 @@ impl Buffer {
         match &self.storage {
             Storage::F32(_) => self.length * size_of::<f32>(),
             Storage::BF16(_) => self.length * size_of::<bf16>(),
-            Storage::Q8_0(bytes) => bytes.len(),
+            Storage::Quantised { bytes, .. } => bytes.len(),
         }
     }
 
-    /// Wraps quantised rows of `values` values in all; never pooled.
-    pub(crate) fn from_q8_0(bytes: Vec<u8>, values: usize) -> Self {
-        Self { storage: Storage::Q8_0(bytes), length: values, pool: None }
+    /// Wraps whole blocks of `values` values in all; never pooled.
+    pub(crate) fn from_blocks(format: BlockFormat, bytes: Vec<u8>, values: usize) -> Self {
+        Self { storage: Storage::Quantised { format, bytes }, length: values, pool: None }
     }
 
     /// The values in host memory.
@@ -111,10 +121,10 @@ impl Buffer {
         }
     }
 
-    /// The blocks of a quantised buffer.
-    pub(crate) fn q8_0(&self) -> Option<&[u8]> {
+    /// Format and blocks of a quantised buffer.
+    pub(crate) fn blocks(&self) -> Option<(BlockFormat, &[u8])> {
         match &self.storage {
-            Storage::Q8_0(bytes) => Some(bytes),
+            Storage::Quantised { format, bytes } => Some((*format, bytes)),
             Storage::F32(_) | Storage::BF16(_) => None,
         }
     }

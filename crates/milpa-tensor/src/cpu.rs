@@ -7,7 +7,8 @@ use milpa_kernels::{
     attention::{AttentionGrads, AttentionInputs, AttentionShape},
     bf16, bias, convert, elementwise, embedding, gemm, gemm_bf16, loss, norm,
     optim::{self, AdamW, Muon},
-    q8_0, rope,
+    quantised::{self, BlockFormat},
+    rope,
     routing::{self, RoutingShape},
     soft_cap,
 };
@@ -73,7 +74,7 @@ impl Device for CpuDevice {
         match dtype {
             DType::F32 => self.pool.take(length),
             DType::BF16 => self.pool.take_bf16(length),
-            DType::Q8_0 => panic!("quantised buffers are made by upload_q8_0"),
+            DType::Quantised(_) => panic!("quantised buffers are made by upload_quantised"),
         }
     }
 
@@ -91,10 +92,15 @@ impl Device for CpuDevice {
         buffer
     }
 
-    fn upload_q8_0(&self, bytes: Vec<u8>) -> Buffer {
-        assert!(bytes.len().is_multiple_of(q8_0::BLOCK_BYTES), "whole blocks");
-        let values = bytes.len() / q8_0::BLOCK_BYTES * q8_0::BLOCK;
-        Buffer::from_q8_0(bytes, values)
+    fn quantise(&self, format: BlockFormat, values: &[f32]) -> Vec<u8> {
+        let mut bytes = vec![0; format.row_bytes(values.len())];
+        quantised::quantize(&self.cpu, format, values, &mut bytes);
+        bytes
+    }
+
+    fn upload_quantised(&self, format: BlockFormat, bytes: Vec<u8>) -> Buffer {
+        let values = format.values_in(bytes.len()).expect("bytes of whole blocks");
+        Buffer::from_blocks(format, bytes, values)
     }
 
     fn write(&self, values: &[f32], out: &mut Buffer) {
@@ -102,8 +108,8 @@ impl Device for CpuDevice {
     }
 
     fn download(&self, buffer: &Buffer, out: &mut [f32]) {
-        match (buffer.dtype(), buffer.q8_0()) {
-            (_, Some(blocks)) => q8_0::dequantize(&self.cpu, blocks, out),
+        match (buffer.dtype(), buffer.blocks()) {
+            (_, Some((format, bytes))) => quantised::dequantize(&self.cpu, format, bytes, out),
             (DType::BF16, _) => convert(&self.cpu, buffer.bf16(), out),
             _ => out.copy_from_slice(buffer.f32()),
         }
@@ -116,14 +122,16 @@ impl Device for CpuDevice {
     fn copy(&self, x: &Buffer, out: &mut Buffer) {
         match x.dtype() {
             DType::BF16 => elementwise::copy(&self.cpu, x.bf16(), out.bf16_mut()),
-            DType::F32 | DType::Q8_0 => elementwise::copy(&self.cpu, x.f32(), out.f32_mut()),
+            DType::F32 | DType::Quantised(_) => {
+                elementwise::copy(&self.cpu, x.f32(), out.f32_mut());
+            }
         }
     }
 
     fn add(&self, a: &Buffer, b: &Buffer, out: &mut Buffer) {
         match b.dtype() {
             DType::BF16 => elementwise::add(&self.cpu, a.f32(), b.bf16(), out.f32_mut()),
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 elementwise::add(&self.cpu, a.f32(), b.f32(), out.f32_mut());
             }
         }
@@ -132,18 +140,20 @@ impl Device for CpuDevice {
     fn add_assign(&self, y: &mut Buffer, x: &Buffer) {
         match x.dtype() {
             DType::BF16 => elementwise::add_assign(&self.cpu, y.f32_mut(), x.bf16()),
-            DType::F32 | DType::Q8_0 => elementwise::add_assign(&self.cpu, y.f32_mut(), x.f32()),
+            DType::F32 | DType::Quantised(_) => {
+                elementwise::add_assign(&self.cpu, y.f32_mut(), x.f32());
+            }
         }
     }
 
     fn gather_rows(&self, dim: usize, table: &Buffer, ids: &[u32], out: &mut Buffer) {
-        let Some(blocks) = table.q8_0() else {
+        let Some((format, bytes)) = table.blocks() else {
             return embedding::gather(&self.cpu, dim, table.f32(), ids, out.f32_mut());
         };
-        let row_bytes = q8_0::row_bytes(dim);
+        let row_bytes = format.row_bytes(dim);
         for (&id, row) in ids.iter().zip(out.f32_mut().chunks_exact_mut(dim)) {
             let start = id as usize * row_bytes;
-            q8_0::dequantize(&self.cpu, &blocks[start..start + row_bytes], row);
+            quantised::dequantize(&self.cpu, format, &bytes[start..start + row_bytes], row);
         }
     }
 
@@ -152,9 +162,9 @@ impl Device for CpuDevice {
     }
 
     fn matmul_nt(&self, size: Size, a: Matrix<'_>, b: Matrix<'_>, c: MatrixMut<'_>) {
-        if let Some(blocks) = b.buffer.q8_0() {
+        if let Some((format, bytes)) = b.buffer.blocks() {
             assert!(b.offset == 0 && b.stride == size.k, "quantised matrices are dense");
-            return q8_0::matmul_nt(&self.cpu, size, view(a), blocks, view_mut(c));
+            return quantised::matmul_nt(&self.cpu, format, size, view(a), bytes, view_mut(c));
         }
         let (cpu, accumulate) = (&self.cpu, Accumulate::No);
         match (b.buffer.dtype(), c.buffer.dtype()) {
@@ -248,7 +258,7 @@ impl Device for CpuDevice {
                 let (delta, y) = (delta.bf16(), y.bf16_mut());
                 norm::add_rms_norm_forward(cpu, dim, epsilon, sum, delta, weight, y, inverse_rms);
             }
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 let (delta, y) = (delta.f32(), y.f32_mut());
                 norm::add_rms_norm_forward(cpu, dim, epsilon, sum, delta, weight, y, inverse_rms);
             }
@@ -283,7 +293,7 @@ impl Device for CpuDevice {
                     dweight,
                 );
             }
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 let (x, dy, dx) = (x.f32(), dy.f32(), dx.f32_mut());
                 norm::rms_norm_backward(
                     cpu,
@@ -317,7 +327,7 @@ impl Device for CpuDevice {
                 let x = x.bf16_mut();
                 rope::rope_forward(cpu, heads, head_dim, turned, cos, sin, positions, x);
             }
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 let x = x.f32_mut();
                 rope::rope_forward(cpu, heads, head_dim, turned, cos, sin, positions, x);
             }
@@ -341,7 +351,7 @@ impl Device for CpuDevice {
                 let dx = dx.bf16_mut();
                 rope::rope_backward(cpu, heads, head_dim, turned, cos, sin, positions, dx);
             }
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 let dx = dx.f32_mut();
                 rope::rope_backward(cpu, heads, head_dim, turned, cos, sin, positions, dx);
             }
@@ -354,7 +364,7 @@ impl Device for CpuDevice {
             DType::BF16 => {
                 activation::swiglu_forward(cpu, gate.bf16(), up.bf16(), out.bf16_mut());
             }
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 activation::swiglu_forward(cpu, gate.f32(), up.f32(), out.f32_mut());
             }
         }
@@ -374,7 +384,7 @@ impl Device for CpuDevice {
                 let (gate, up, dout) = (gate.bf16(), up.bf16(), dout.bf16());
                 activation::swiglu_backward(cpu, gate, up, dout, dgate.bf16_mut(), dup.bf16_mut());
             }
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 let (gate, up, dout) = (gate.f32(), up.f32(), dout.f32());
                 activation::swiglu_backward(cpu, gate, up, dout, dgate.f32_mut(), dup.f32_mut());
             }
@@ -576,7 +586,7 @@ impl Device for CpuDevice {
         let cpu = &self.cpu;
         match out.dtype() {
             DType::BF16 => activation::geglu_forward(cpu, gate.bf16(), up.bf16(), out.bf16_mut()),
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 activation::geglu_forward(cpu, gate.f32(), up.f32(), out.f32_mut());
             }
         }
@@ -596,7 +606,7 @@ impl Device for CpuDevice {
                 let (gate, up, dout) = (gate.bf16(), up.bf16(), dout.bf16());
                 activation::geglu_backward(cpu, gate, up, dout, dgate.bf16_mut(), dup.bf16_mut());
             }
-            DType::F32 | DType::Q8_0 => {
+            DType::F32 | DType::Quantised(_) => {
                 let (gate, up, dout) = (gate.f32(), up.f32(), dout.f32());
                 activation::geglu_backward(cpu, gate, up, dout, dgate.f32_mut(), dup.f32_mut());
             }

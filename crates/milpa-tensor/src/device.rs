@@ -10,6 +10,7 @@ use milpa_kernels::{
     Accumulate, Size,
     attention::AttentionShape,
     optim::{AdamW, Muon},
+    quantised::BlockFormat,
     routing::RoutingShape,
 };
 
@@ -85,8 +86,11 @@ pub trait Device: Debug + Send + Sync {
     /// Makes a buffer from host values.
     fn upload(&self, values: &[f32]) -> Buffer;
 
-    /// Makes a buffer of quantised blocks; `bytes` holds whole blocks.
-    fn upload_q8_0(&self, bytes: Vec<u8>) -> Buffer;
+    /// Rounds host values (whole blocks) into blocks in host memory.
+    fn quantise(&self, format: BlockFormat, values: &[f32]) -> Vec<u8>;
+
+    /// Makes a buffer of quantised values; `bytes` holds whole blocks.
+    fn upload_quantised(&self, format: BlockFormat, bytes: Vec<u8>) -> Buffer;
 
     /// Replaces the values of an f32 buffer of the same length.
     fn write(&self, values: &[f32], out: &mut Buffer);

@@ -12,7 +12,7 @@ use std::{ops::Range, sync::Arc};
 use milpa_kernels::{Accumulate, Size, routing::RoutingShape};
 
 use crate::{
-    buffer::{Buffer, DType},
+    buffer::Buffer,
     device::{Device, Matrix, MatrixMut},
     error::TensorError,
     shape::Shape,
@@ -111,7 +111,7 @@ impl Routing {
         let [x, weights, gate, up, down] = shapes else {
             return Err("five inputs are needed".to_owned());
         };
-        if inputs.iter().any(|input| input.dtype() == DType::Q8_0) {
+        if inputs.iter().any(|input| input.dtype().is_quantised()) {
             return Err("the weights of experts must not be quantised".to_owned());
         }
         let (d, e) = (x.last(), self.shape.experts);

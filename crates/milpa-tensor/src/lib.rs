@@ -51,5 +51,5 @@ pub use tape::{Tape, Tensor};
 pub use milpa_kernels::attention::{AttentionShape, document_starts};
 pub use milpa_kernels::loss::IGNORE;
 pub use milpa_kernels::optim::{AdamW, Muon, clip_factor};
-pub use milpa_kernels::q8_0;
-pub use milpa_kernels::{Accumulate, Size};
+pub use milpa_kernels::quantised::{self, BlockFormat};
+pub use milpa_kernels::{Accumulate, Cpu, Size};

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use milpa_kernels::{Accumulate, q8_0};
+use milpa_kernels::{Accumulate, quantised::BlockFormat};
 
 use crate::{
     buffer::Buffer,
@@ -164,21 +164,21 @@ impl ParameterStore {
         Ok(self.insert(name, shape, data, decay, true))
     }
 
-    /// Adds a matrix in Q8_0 (rows a multiple of 32 values); such a parameter is never trained.
-    pub fn add_q8_0(
+    /// Adds a matrix whose rows are whole blocks; such a parameter is never trained.
+    pub fn add_quantised(
         &mut self,
         name: &str,
         shape: &[usize],
+        format: BlockFormat,
         bytes: Vec<u8>,
     ) -> Result<ParameterId, TensorError> {
-        let values = bytes.len() / q8_0::BLOCK_BYTES * q8_0::BLOCK;
-        let whole = bytes.len().is_multiple_of(q8_0::BLOCK_BYTES);
-        let shape = self.check_new(name, shape, values)?;
-        if !whole || !shape.last().is_multiple_of(q8_0::BLOCK) {
-            let problem = format!("of shape {shape} cannot be stored in rows of Q8_0 blocks");
+        let values = format.values_in(bytes.len());
+        let shape = self.check_new(name, shape, values.unwrap_or(0))?;
+        if values.is_none() || !shape.last().is_multiple_of(format.block_values()) {
+            let problem = format!("of shape {shape} cannot be stored in rows of {format} blocks");
             return Err(TensorError::Parameter { name: name.to_owned(), problem });
         }
-        let data = self.device.upload_q8_0(bytes);
+        let data = self.device.upload_quantised(format, bytes);
         Ok(self.insert(name, shape, data, false, false))
     }
 
@@ -235,7 +235,7 @@ impl ParameterStore {
     /// Says whether backward makes a gradient for the parameter.
     pub fn set_trainable(&mut self, id: ParameterId, trainable: bool) {
         let parameter = &mut self.parameters[id.0];
-        parameter.trainable = trainable && parameter.data.q8_0().is_none();
+        parameter.trainable = trainable && parameter.data.blocks().is_none();
     }
 
     /// Reads the values.
@@ -254,7 +254,7 @@ impl ParameterStore {
     /// If the length differs or a tape still holds the parameter.
     pub fn write(&mut self, id: ParameterId, values: &[f32]) -> Result<(), TensorError> {
         let parameter = &mut self.parameters[id.0];
-        if values.len() != parameter.shape.elements() || parameter.data.q8_0().is_some() {
+        if values.len() != parameter.shape.elements() || parameter.data.blocks().is_some() {
             let problem = format!("of shape {} cannot hold {}", parameter.shape, values.len());
             return Err(TensorError::Parameter { name: parameter.name.clone(), problem });
         }

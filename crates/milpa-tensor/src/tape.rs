@@ -139,7 +139,7 @@ impl Tape {
     /// If `dtype` is a quantised type.
     #[must_use]
     pub fn autocast(mut self, dtype: DType) -> Self {
-        assert!(dtype != DType::Q8_0, "computing needs f32 or bf16");
+        assert!(!dtype.is_quantised(), "computing needs f32 or bf16");
         self.compute = dtype;
         self
     }
@@ -525,7 +525,7 @@ impl Tape {
         self.check_inputs(&operation, &inputs)?;
         let shapes = operation.output_shapes(&inputs)?;
         let needs_grad = self.recording && inputs.iter().any(|input| input.needs_grad);
-        if needs_grad && inputs.iter().any(|input| input.dtype() == DType::Q8_0) {
+        if needs_grad && inputs.iter().any(|input| input.dtype().is_quantised()) {
             let problem = "quantised weights cannot be trained through; use f32 weights";
             let (operation, problem) = (operation.name(), problem.to_owned());
             return Err(TensorError::Unsupported { operation, problem });
@@ -570,7 +570,7 @@ impl Tape {
 
     /// What an operation computes in: quantised weights are multiplied with f32.
     fn compute_dtype(&self, inputs: &[Tensor]) -> DType {
-        let quantised = inputs.iter().any(|input| input.dtype() == DType::Q8_0);
+        let quantised = inputs.iter().any(|input| input.dtype().is_quantised());
         if quantised { DType::F32 } else { self.compute }
     }
 
@@ -587,7 +587,7 @@ impl Tape {
 
     /// The same tensor with its values in f32 or bf16; its gradient goes where it went.
     fn in_dtype(&self, mut tensor: Tensor, dtype: DType) -> Tensor {
-        if tensor.dtype() == dtype || tensor.dtype() == DType::Q8_0 {
+        if tensor.dtype() == dtype || tensor.dtype().is_quantised() {
             return tensor;
         }
         let device = &*self.device;

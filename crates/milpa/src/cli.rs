@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use milpa_model::GgufFormat;
 
 const GROUPS: &str = "\
 {about}
@@ -136,6 +137,9 @@ pub enum Command {
         /// Corpus on whose held-out text the quantised file is compared with the f32 weights
         #[arg(long, value_name = "DIR")]
         corpus: Option<PathBuf>,
+        /// GGUF files to write instead of the recipe's: F32, F16, BF16, Q8_0, Q6_K, Q4_K_M, Q4_0
+        #[arg(long, value_name = "FORMAT", value_delimiter = ',')]
+        gguf: Vec<GgufFormat>,
         /// Folder of the bundle
         #[arg(long, value_name = "DIR")]
         out: PathBuf,

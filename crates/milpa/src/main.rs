@@ -110,8 +110,11 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 eval::choice(context, &model, &task, &data, limit)
             }
         },
-        Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, out } => {
-            let recipe = context.recipe_of_artifacts(&recipe)?;
+        Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, gguf, out } => {
+            let mut recipe = context.recipe_of_artifacts(&recipe)?;
+            if !gguf.is_empty() {
+                recipe.recipe.package.quantisations = gguf;
+            }
             let inputs = package::Inputs {
                 checkpoint: &checkpoint,
                 tokenizer: &tokenizer,

@@ -9,6 +9,7 @@ mod layers;
 mod linear;
 mod loss;
 mod optim;
+mod quantised;
 mod real;
 mod variants;
 
@@ -20,6 +21,7 @@ pub use layers::{
 pub use linear::{matmul_nn, matmul_nt, matmul_tn};
 pub use loss::{cross_entropy, log_probabilities, softmax_rows};
 pub use optim::{adamw_step, muon_step, newton_schulz};
+pub use quantised::dequantize;
 pub use real::Real;
 pub use variants::{
     bias_backward, bias_forward, choose_experts, combine_backward, combine_forward, geglu_backward,

@@ -59,6 +59,20 @@ pub(crate) fn doubles(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&value| f64::from(value)).collect()
 }
 
+/// The error to allow a sum of `k` products whose sizes add up to `magnitude`.
+///
+/// Each of up to `2k` roundings is at most half an ulp (2⁻²⁴) of a partial sum, which `magnitude`
+/// bounds. They have random signs, so their sum is of the order of `√(2k)·2⁻²⁴·magnitude/√3`: four
+/// times `√k·2⁻²⁴·magnitude` is five standard deviations of the worst case.
+pub(crate) fn rounding(k: usize, magnitude: &[f64]) -> Vec<f64> {
+    let factor = 4.0 * (k.max(1) as f64).sqrt() * 2.0_f64.powi(-24);
+    magnitude.iter().map(|magnitude| factor * magnitude).collect()
+}
+
+pub(crate) fn sizes(x: &[f64]) -> Vec<f64> {
+    x.iter().map(|value| value.abs()).collect()
+}
+
 /// Runs a kernel on every instruction set and number of threads: each output must be within
 /// `absolute + relative · |expected|` of the expected, and the same bits on any number of threads.
 #[track_caller]

@@ -1,10 +1,10 @@
-//! Q8_0, f16 and bf16.
+//! f16 and bf16.
 
 use half::{bf16, f16};
-use milpa_kernels::{convert, q8_0};
+use milpa_kernels::convert;
 use proptest::prelude::*;
 
-use crate::common::{Random, one_cpu_per_isa};
+use crate::common::one_cpu_per_isa;
 
 #[test]
 fn every_f16_widens_exactly() {
@@ -51,57 +51,4 @@ proptest! {
             prop_assert!(expected.iter().zip(&widened).all(|(a, b)| equal(a, b)));
         }
     }
-
-    #[test]
-    fn quantising_is_within_half_a_step(
-        x in prop::collection::vec(-1e4_f32..1e4, 64..=64),
-        exponent in -20_i32..3,
-    ) {
-        let x: Vec<f32> = x.iter().map(|x| x * 2.0_f32.powi(exponent)).collect();
-        for cpu in one_cpu_per_isa() {
-            let mut bytes = vec![0; q8_0::row_bytes(x.len())];
-            q8_0::quantize(cpu, &x, &mut bytes);
-            let mut back = vec![0.0; x.len()];
-            q8_0::dequantize(cpu, &bytes, &mut back);
-            for (x, back) in x.chunks(32).zip(back.chunks(32)) {
-                let largest = x.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-                for (x, back) in x.iter().zip(back) {
-                    // Half a step, and the rounding of the scale to 11 bits times up to 127 steps;
-                    // below 2⁻¹⁴ the scale is subnormal, with steps of 2⁻²⁴.
-                    let allowed = largest / 254.0 + largest / 2048.0 + 127.0 * 3e-8;
-                    prop_assert!((x - back).abs() <= allowed * 1.001, "{x} became {back}");
-                }
-            }
-        }
-    }
-}
-
-/// Worked by hand from ggml's definition.
-#[test]
-fn a_block_byte_by_byte() {
-    let mut x = [0.0; 32];
-    (x[0], x[1], x[2], x[3], x[31]) = (127.0, -127.0, 1.5, -2.5, 0.4);
-    for cpu in one_cpu_per_isa() {
-        let mut bytes = [0xff; 34];
-        q8_0::quantize(cpu, &x, &mut bytes);
-        assert_eq!(bytes[..2], [0x00, 0x3c], "scale 1.0 in little-endian f16");
-        assert_eq!(bytes[2..6], [127, 129, 2, 253], "halves round away from zero");
-        assert!(bytes[6..].iter().all(|&byte| byte == 0));
-        q8_0::quantize(cpu, &[0.0; 32], &mut bytes);
-        assert_eq!(bytes, [0; 34]);
-    }
-}
-
-#[test]
-fn long_rows_are_the_same_on_every_instruction_set() {
-    let x = Random(2).wild(64 * 1024);
-    let mut all = one_cpu_per_isa().map(|cpu| {
-        let mut bytes = vec![0; q8_0::row_bytes(x.len())];
-        q8_0::quantize(cpu, &x, &mut bytes);
-        let mut back = vec![0.0; x.len()];
-        q8_0::dequantize(cpu, &bytes, &mut back);
-        (bytes, back)
-    });
-    let first = all.next().expect("scalar code is always there");
-    assert!(all.all(|other| other == first));
 }

@@ -1,29 +1,15 @@
 //! Matrix products: all layouts, odd sizes, strides, both sides of every path's limit.
 
-use milpa_kernels::{Accumulate, Mat, MatMut, Size, gemm, q8_0, reference};
+use milpa_kernels::{Accumulate, Mat, MatMut, Size, gemm, reference};
 use proptest::prelude::*;
 
-use crate::common::{Random, check_within, doubles};
+use crate::common::{Random, check_within, doubles, rounding, sizes};
 
 #[derive(Clone, Copy, Debug)]
 enum Layout {
     Nt,
     Nn,
     Tn,
-}
-
-/// The error to allow a sum of `k` products whose sizes add up to `magnitude`.
-///
-/// Each of up to `2k` roundings is at most half an ulp (2⁻²⁴) of a partial sum, which `magnitude`
-/// bounds. They have random signs, so their sum is of the order of `√(2k)·2⁻²⁴·magnitude/√3`: four
-/// times `√k·2⁻²⁴·magnitude` is five standard deviations of the worst case.
-fn rounding(k: usize, magnitude: &[f64]) -> Vec<f64> {
-    let factor = 4.0 * (k.max(1) as f64).sqrt() * 2.0_f64.powi(-24);
-    magnitude.iter().map(|magnitude| factor * magnitude).collect()
-}
-
-fn sizes(x: &[f64]) -> Vec<f64> {
-    x.iter().map(|value| value.abs()).collect()
 }
 
 fn check_product(layout: Layout, size: Size, pads: [usize; 3], accumulate: Accumulate) {
@@ -128,39 +114,4 @@ fn short_slices_are_refused() {
         MatMut::new(&mut c, 2),
         Accumulate::No,
     );
-}
-
-#[test]
-fn quantised_products_equal_products_of_the_widened_weights() {
-    for (m, n, k) in
-        [(1, 7, 32), (4, 33, 96), (7, 300, 64), (8, 5, 64), (9, 100, 128), (50, 201, 64)]
-    {
-        let mut random = Random((m + n + k) as u64);
-        let (a, w) = (random.reals(m * k), random.reals(n * k));
-        let cpu = milpa_kernels::Cpu::detect(1);
-        let mut bytes = vec![0; n * q8_0::row_bytes(k)];
-        q8_0::quantize(&cpu, &w, &mut bytes);
-        let mut widened = vec![0.0; n * k];
-        q8_0::dequantize(&cpu, &bytes, &mut widened);
-        let size = Size { m, n, k };
-        let (a64, w64) = (doubles(&a), doubles(&widened));
-        let product = |a: &[f64], w: &[f64]| {
-            let mut out = vec![0.0; m * (n + 2)];
-            let view = MatMut::new(&mut out, n + 2);
-            reference::matmul_nt(size, Mat::new(a, k), Mat::new(w, k), view, Accumulate::No);
-            out
-        };
-        let (expected, magnitude) = (product(&a64, &w64), product(&sizes(&a64), &sizes(&w64)));
-        let dot = expected[0];
-        let allowed = rounding(k, &magnitude);
-        let dot_allowed = allowed[0];
-        check_within(&format!("q8_0 {size:?}"), &[expected], &[allowed], |cpu| {
-            let mut c = vec![0.0; m * (n + 2)];
-            q8_0::matmul_nt(cpu, size, Mat::new(&a, k), &bytes, MatMut::new(&mut c, n + 2));
-            vec![c]
-        });
-        check_within("q8_0 dot", &[vec![dot]], &[vec![dot_allowed]], |cpu| {
-            vec![vec![q8_0::dot(cpu, &bytes[..q8_0::row_bytes(k)], &a[..k])]]
-        });
-    }
 }

@@ -4,8 +4,8 @@ use std::{fs, path::Path, sync::Arc};
 
 use milpa_base::{TextModel, hash_bytes};
 use milpa_model::{
-    Decoder, GgufDescription, GgufFile, GgufType, GgufValue, GgufWriter, LocalModel, ModelConfig,
-    ParameterStore, TokenBatch, read_gguf, write_gguf,
+    BlockFormat, Decoder, GgufDescription, GgufFile, GgufFormat, GgufType, GgufValue, GgufWriter,
+    LocalModel, ModelConfig, ParameterStore, TokenBatch, read_gguf, write_gguf,
 };
 use milpa_tensor::Tape;
 use proptest::prelude::*;
@@ -23,10 +23,14 @@ fn description() -> GgufDescription {
 }
 
 fn written(config: &ModelConfig) -> Vec<u8> {
+    written_as(GgufFormat::Q8_0, config)
+}
+
+fn written_as(format: GgufFormat, config: &ModelConfig) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let parameters = parameters(config, &device(1));
-    write_gguf(&path, config, &parameters, &tokenizer(), &description()).unwrap();
+    write_gguf(&path, format, config, &parameters, &tokenizer(), &description()).unwrap();
     fs::read(path).unwrap()
 }
 
@@ -43,42 +47,84 @@ fn logits(config: &ModelConfig, parameters: &ParameterStore) -> Vec<f32> {
     tape.read(&decoder.logits(&tape, parameters, &hidden, &[0, 7, 19]).unwrap())
 }
 
+/// Rows of 256 values, so that every format has its own blocks.
+fn wide(qk_norm: bool) -> ModelConfig {
+    let base = config(qk_norm);
+    ModelConfig { hidden_size: 256, ffn_size: 256, head_dim: None, heads: 4, kv_heads: 2, ..base }
+}
+
 #[test]
 fn a_model_survives_its_gguf() {
     for qk_norm in [true, false] {
         // 310 tokens: ten embeddings without a token.
-        let config = config(qk_norm);
-        let file = open(written(&config)).unwrap();
-        let device = device(2);
-        let (read_config, read, read_tokenizer) = read_gguf(&file, &device).unwrap();
-        assert_eq!(ModelConfig { init_std: config.init_std, ..read_config }, config);
-        let text = "La milpa <|im_start|> da maíz ñ 🌽\n\n";
-        assert_eq!(read_tokenizer.encode(text), tokenizer().encode(text));
-        let special = read_tokenizer.encode_with_special(text);
-        assert_eq!(special, tokenizer().encode_with_special(text));
-        assert_eq!(read_tokenizer.eos_id(), tokenizer().eos_id());
-
-        // Rounding is to 1/127 of the largest of 32 values; heads are in their old places again.
-        let original = parameters(&config, &device);
-        for ((name, a), (_, b)) in values(&read).iter().zip(values(&original)) {
-            let largest = b.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
-            for (a, b) in a.iter().zip(b) {
-                assert!((a - b).abs() <= largest / 250.0, "{name}: {a} {b}");
-            }
-        }
-        // The same rounded weights in f32 give nearly the same logits as the quantised path.
-        let mut widened = ParameterStore::new(Arc::clone(&device));
-        for parameter in &read {
-            let values = read.read(read.id(parameter.name()).unwrap());
-            let shape = parameter.shape();
-            widened.add(parameter.name(), shape.lengths(), &values, true).unwrap();
-        }
-        let (quantised, plain) = (logits(&config, &read), logits(&config, &widened));
-        let largest = plain.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
-        for (a, b) in quantised.iter().zip(&plain) {
-            assert!((a - b).abs() < 0.03 * largest, "{a} {b} of {largest}");
+        check_round_trip(GgufFormat::Q8_0, &config(qk_norm), 0.006);
+        for (format, error) in [
+            (GgufFormat::F32, 0.0),
+            (GgufFormat::F16, 0.0005),
+            (GgufFormat::Bf16, 0.004),
+            (GgufFormat::Q8_0, 0.006),
+            (GgufFormat::Q6K, 0.02),
+            (GgufFormat::Q4KM, 0.08),
+            (GgufFormat::Q4_0, 0.1),
+        ] {
+            check_round_trip(format, &wide(qk_norm), error);
         }
     }
+}
+
+/// Each weight comes back within the root mean square error of its format (relative to the root mean
+/// square of its matrix), to its old place.
+fn check_round_trip(format: GgufFormat, config: &ModelConfig, error: f64) {
+    let file = open(written_as(format, config)).unwrap();
+    let device = device(2);
+    let (read_config, read, read_tokenizer) = read_gguf(&file, &device).unwrap();
+    assert_eq!(ModelConfig { init_std: config.init_std, ..read_config }, *config);
+    let text = "La milpa <|im_start|> da maíz ñ 🌽\n\n";
+    assert_eq!(read_tokenizer.encode(text), tokenizer().encode(text));
+    let special = read_tokenizer.encode_with_special(text);
+    assert_eq!(special, tokenizer().encode_with_special(text));
+    assert_eq!(read_tokenizer.eos_id(), tokenizer().eos_id());
+
+    let original = parameters(config, &device);
+    for ((name, a), (_, b)) in values(&read).iter().zip(values(&original)) {
+        let squares = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x * x)).sum::<f64>();
+        let off = squares(&mut a.iter().zip(&b).map(|(a, b)| a - b));
+        let found = (off / squares(&mut b.iter().copied())).sqrt();
+        assert!(found <= error, "{format} {name}: {found}");
+    }
+    // The same rounded weights in f32 give the logits of the quantised path up to rounding.
+    let mut widened = ParameterStore::new(Arc::clone(&device));
+    for parameter in &read {
+        let values = read.read(read.id(parameter.name()).unwrap());
+        let shape = parameter.shape();
+        widened.add(parameter.name(), shape.lengths(), &values, true).unwrap();
+    }
+    let (quantised, plain) = (logits(config, &read), logits(config, &widened));
+    let largest = plain.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+    for (a, b) in quantised.iter().zip(&plain) {
+        assert!((a - b).abs() < 1e-4 * largest, "{format}: {a} {b} of {largest}");
+    }
+}
+
+#[test]
+fn mixtures_are_llama_cpps() {
+    let kinds = |format, config: &ModelConfig| {
+        let file = open(written_as(format, config)).unwrap();
+        let file_type = file.metadata()["general.file_type"].as_u64().unwrap();
+        let names =
+            ["token_embd", "blk.0.attn_q", "blk.0.attn_v", "blk.1.attn_v", "blk.0.attn_norm"];
+        let kind = |name| file.tensors()[&format!("{name}.weight")].kind.name();
+        (file_type, names.map(kind))
+    };
+    let tied = wide(true);
+    assert_eq!(kinds(GgufFormat::F32, &tied), (0, ["F32"; 5]));
+    assert_eq!(kinds(GgufFormat::F16, &tied), (1, ["F16", "F16", "F16", "F16", "F32"]));
+    assert_eq!(kinds(GgufFormat::Bf16, &tied), (32, ["BF16", "BF16", "BF16", "BF16", "F32"]));
+    assert_eq!(kinds(GgufFormat::Q6K, &tied), (18, ["Q6_K", "Q6_K", "Q6_K", "Q6_K", "F32"]));
+    assert_eq!(kinds(GgufFormat::Q4_0, &tied), (2, ["Q6_K", "Q4_0", "Q4_0", "Q4_0", "F32"]));
+    assert_eq!(kinds(GgufFormat::Q4KM, &tied), (15, ["Q6_K", "Q4_K", "Q4_K", "Q6_K", "F32"]));
+    assert_eq!(kinds(GgufFormat::Q4KM, &wide(false)).1[0], "Q4_K");
+    assert_eq!(kinds(GgufFormat::Q4KM, &config(true)).1[..2], ["Q8_0", "Q8_0"]);
 }
 
 #[test]
@@ -93,7 +139,7 @@ fn metadata_is_what_llama_cpp_looks_for() {
     assert_eq!(text("tokenizer.chat_template"), "{{ messages[0].content }}");
     assert_eq!(file.metadata()["tokenizer.ggml.add_bos_token"], GgufValue::Bool(false));
     assert_eq!(file.metadata()["tokenizer.ggml.tokens"].as_array().unwrap().len(), 310);
-    assert_eq!(file.tensors()["token_embd.weight"].kind, GgufType::Q8_0);
+    assert_eq!(file.tensors()["token_embd.weight"].kind, GgufType::Blocks(BlockFormat::Q8_0));
     assert_eq!(file.tensors()["blk.0.attn_q_norm.weight"].kind, GgufType::F32);
     assert!(!file.tensors().contains_key("output.weight"));
     let llama = open(written(&config(false))).unwrap();
@@ -106,13 +152,41 @@ fn rows_that_are_no_multiple_of_32_are_stored_in_half_precision() {
     let config = ModelConfig { ffn_size: 40, ..config(true) };
     let file = open(written(&config)).unwrap();
     assert_eq!(file.tensors()["blk.0.ffn_down.weight"].kind, GgufType::F16);
-    assert_eq!(file.tensors()["blk.0.ffn_up.weight"].kind, GgufType::Q8_0);
+    assert_eq!(file.tensors()["blk.0.ffn_up.weight"].kind, GgufType::Blocks(BlockFormat::Q8_0));
     read_gguf(&file, &device(1)).unwrap();
 }
 
 #[test]
 fn the_same_model_gives_the_same_bytes() {
-    assert_eq!(written(&config(true)), written(&config(true)));
+    for format in GgufFormat::ALL {
+        assert!(written_as(format, &wide(true)) == written_as(format, &wide(true)), "{format}");
+    }
+}
+
+#[test]
+fn quantised_norms_are_widened() {
+    // Nobody writes such files, but the format allows them: a norm in Q8_0 instead of F32.
+    let config = config(true);
+    let (device, bytes) = (device(1), written(&config));
+    let file = open(bytes).unwrap();
+    let mut writer = GgufWriter::default();
+    file.metadata().iter().for_each(|(key, value)| writer.metadata(key, value.clone()));
+    let mut data = Vec::new();
+    for (name, tensor) in file.tensors() {
+        let norm = name == "output_norm.weight";
+        let kind = if norm { GgufType::Blocks(BlockFormat::Q8_0) } else { tensor.kind };
+        writer.tensor(name, &tensor.shape, kind);
+        let values = file.values(tensor);
+        data.push(if norm {
+            device.quantise(BlockFormat::Q8_0, &values)
+        } else {
+            file.data(tensor).to_vec()
+        });
+    }
+    let mut bytes = Vec::new();
+    writer.write_to(&mut bytes, &mut |index| data[index].clone()).unwrap();
+    let (_, read, _) = read_gguf(&open(bytes).unwrap(), &device).unwrap();
+    assert!(logits(&config, &read).iter().all(|logit| logit.is_finite()));
 }
 
 #[test]
@@ -185,8 +259,18 @@ fn hostile_numbers_are_errors() {
         (tensor(2, [u64::MAX, 2], 0, 0), "cannot have"),
         (tensor(2, [1 << 32, 1 << 32], 0, 0), "cannot have"),
         (tensor(2, [3, 1 << 40], 0, 0), "ends beyond the file"),
-        (tensor(2, [3, 2], 12, 0), "ggml type 12"),
-        (tensor(2, [3, 2], 8, 0), "cannot have"),
+        (tensor(2, [3, 2], 13, 0), "ggml type 13"),
+        (tensor(2, [3, 2], 31, 0), "ggml type 31"),
+        (tensor(2, [3, 2], 8, 0), "Q8_0 cannot have"),
+        (tensor(2, [16, 2], 2, 0), "Q4_0 cannot have"),
+        (tensor(2, [128, 2], 12, 0), "Q4_K cannot have"),
+        (tensor(2, [255, 2], 14, 0), "Q6_K cannot have"),
+        // The small file ends after 32 bytes of data: blocks that do not fit are refused.
+        (tensor(2, [32, 2], 2, 0), "ends beyond the file"),
+        (tensor(2, [256, 1], 12, 0), "ends beyond the file"),
+        (tensor(2, [256, 1], 14, 0), "ends beyond the file"),
+        (tensor(2, [1 << 60, 1 << 8], 12, 0), "cannot have"),
+        (tensor(2, [1 << 60, 1], 14, 0), "ends beyond the file"),
         (tensor(2, [3, 2], 0, 1), "out of alignment"),
         (tensor(2, [3, 2], 0, 1 << 20), "ends beyond the file"),
         (tensor(2, [3, 2], 0, u64::MAX - 31), "ends beyond the file"),
@@ -242,10 +326,16 @@ proptest! {
         changes in proptest::collection::vec((0.0..1.0_f64, any::<u8>()), 1..6),
         cut in proptest::option::of(0.0..1.0_f64),
         tail in any::<bool>(),
+        mixed in any::<bool>(),
     ) {
         use std::sync::OnceLock;
-        static WHOLE: OnceLock<Vec<u8>> = OnceLock::new();
-        let mut bytes = WHOLE.get_or_init(|| written(&ModelConfig { layers: 1, ..config(true) })).clone();
+        static WHOLE: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+        let whole = WHOLE.get_or_init(|| {
+            let small = ModelConfig { layers: 1, ..config(true) };
+            let mixed = ModelConfig { layers: 1, ..wide(true) };
+            [written(&small), written_as(GgufFormat::Q4KM, &mixed)]
+        });
+        let mut bytes = whole[usize::from(mixed)].clone();
         // Metadata and tensor descriptions take the first part of the file.
         let reach = if tail { bytes.len() } else { 2200 };
         for (place, value) in changes {

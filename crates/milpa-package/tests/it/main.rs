@@ -9,7 +9,9 @@ use milpa_base::{
     Piece, RollingScore, Score, ScoreRequest, Seed, Silent, StopFlag, TextModel, TextRecord,
     artifact::Record, config::Location, hash_bytes, manifest::Verify, open_artifact,
 };
-use milpa_model::{CpuDevice, Device, LocalModel, ModelConfig, new_parameters, write_hf_model};
+use milpa_model::{
+    CpuDevice, Device, GgufFormat, LocalModel, ModelConfig, new_parameters, write_hf_model,
+};
 use milpa_package::{
     Job, MEASUREMENTS_FILE, MeasureTexts, Measurement, OpenModel, PackageConfig, PackageError,
     bundle_name, gguf_file, package,
@@ -140,6 +142,20 @@ fn a_bundle_is_whole_and_can_be_opened() {
     assert!((bits(&full) - bits(&small)).abs() < 0.01, "{} {}", bits(&full), bits(&small));
     assert_eq!(full.chat_template(), Some(&ChatTemplate::continuation()));
     assert_eq!(small.chat_template(), Some(&ChatTemplate::continuation()));
+}
+
+#[test]
+fn every_format_is_written_measured_and_named_on_the_card() {
+    let mut fixture = Fixture::new();
+    fixture.config.quantisations = GgufFormat::ALL.to_vec();
+    let manifest = fixture.package("bundle", 1).unwrap();
+    let card = fs::read_to_string(fixture.folder.path().join("bundle/README.md")).unwrap();
+    for format in GgufFormat::ALL {
+        let file = gguf_file(format);
+        assert!(manifest.files.iter().any(|found| found.path == file), "{file}");
+        assert!(card.contains(&format!("| bits per byte | validation | {format} |")), "{card}");
+        assert!(card.contains(&format!("`{file}` is the same model")), "{card}");
+    }
 }
 
 #[test]

@@ -53,7 +53,18 @@ fn every_result_can_be_read_by_a_program() {
 fn the_quantised_file_answers_like_the_folder() {
     let field = Field::new();
     field.ok(&["run", ".", "--out", "run"]);
-    for model in ["run/bundle", "run/bundle/model-Q8_0.gguf", "run/train/checkpoint"] {
+    let (checkpoint, tokenizer) = ("run/train/checkpoint", "run/tokenizer");
+    let package = ["package", ".", "--checkpoint", checkpoint, "--tokenizer", tokenizer];
+    field.ok(&[&package[..], &["--gguf", "BF16,q4_k_m", "--out", "small"]].concat());
+    let outcome = field.milpa(&[&package[..], &["--gguf", "Q5_K", "--out", "small"]].concat());
+    outcome.expect(2, &["Q5_K", "Q4_K_M"]);
+    for model in [
+        "run/bundle",
+        "run/bundle/model-Q8_0.gguf",
+        "small/model-BF16.gguf",
+        "small/model-Q4_K_M.gguf",
+        "run/train/checkpoint",
+    ] {
         let text = field.ok(&[
             "chat",
             model,
