@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """Holds GGUF files in every format against the `gguf` package and llama.cpp, in both directions.
 
-The example `gguf_check` of milpa-model trains small models and writes them (DIR/qwen3, DIR/llama); `quantise` lets llama.cpp
-make files of the same formats from ours in F32; the example reads all of them; `check` then asserts for each file that
+The example `gguf_check` of milpa-model trains small models and writes them: DIR/formats holds what Milpa trains (qwen3, llama)
+in every format, and `quantise` lets llama.cpp make files of the same formats from ours in F32; DIR/families holds the other
+families in some formats. The example reads all of them; `check` then asserts for each file that
   - the values that we read equal those that the `gguf` package reads, bit for bit;
   - llama.cpp loads it and gives the same token ids for texts in Spanish, Portuguese, Quechua, Guaraní and Nahuatl, with
     special tokens in text read as text and as tokens;
   - llama.cpp predicts the same next token as we do, wherever the gap between our two largest logits exceeds the quantisation
     error there: the largest difference between the logits of the file and those of the f32 weights (at least 0.001).
-    llama.cpp also rounds what it multiplies weights with, so its logits differ from ours by about as much;
-and for each format that both chose the same type for each tensor, that tensors are the same bytes where a format says how to
+    llama.cpp also rounds what it multiplies weights with, so its logits differ from ours by about as much; with experts,
+    that may send a token to another one, which is allowed at one position in fifty of rounded files;
+and for each format of DIR/formats that both chose the same type for each tensor, that tensors are the same bytes where a format says how to
 round (but for ties, which a fused multiply-add breaks another way), and that ours lose at most 3 % more than llama.cpp's
 where it does not (root mean square error of Q4_K and Q6_K).
 Needs: llama-cpp-python, gguf, numpy. Usage:
@@ -29,7 +31,6 @@ import llama_cpp
 import numpy as np
 from gguf.quants import dequantize
 
-ARCHITECTURES = ("qwen3", "llama")
 # llama.cpp's numbers of the formats.
 FORMATS = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q6_K": 18, "Q4_K_M": 15, "Q4_0": 2}
 SEARCHED = ("Q4_K", "Q6_K")
@@ -59,7 +60,7 @@ def check_values(path):
     return len(joined)
 
 
-def check_llama(path, expected):
+def check_llama(path, expected, experts):
     tokens, exact = expected["tokens"], np.array(expected["logits"], dtype=np.float32)
     ours = np.fromfile(f"{path}.logits", dtype=np.float32).reshape(exact.shape)
     # Keys and values in F32, so that the weights alone are rounded.
@@ -75,12 +76,16 @@ def check_llama(path, expected):
     difference = np.abs(theirs - ours).max(1)
     ranked = np.sort(ours, axis=1)
     clear = ranked[:, -1] - ranked[:, -2] > errors
+    # Where experts are about equally apt, rounded activations choose another one.
+    routed = experts and not path.stem.endswith("F32")
+    turned = len(tokens) // 50 if routed else 0
     same = theirs.argmax(1) == ours.argmax(1)
     print(f"{path.parent.name}/{path.name}: quantisation error {errors.max():.3f}, max |logits of llama.cpp - ours| "
           f"{difference.max():.4f} (largest logit {np.abs(ours).max():.1f}); same next token at {int(same[clear].sum())} of "
           f"{int(clear.sum())} clear positions, {int(same.sum())} of {len(same)} in all")
     assert clear.sum() >= len(clear) // 4, "hardly any position is clear: the error is too large to say anything"
-    assert same[clear].all()
+    assert np.count_nonzero(clear & ~same) <= turned
+    difference = np.sort(difference)[: len(difference) - turned]
     assert difference.max() < 3 * errors.max() + 0.02, "more than two roundings of the same size explain"
 
 
@@ -108,21 +113,28 @@ def compare_quantisers(folder, name, exact):
 def check(folder):
     expected = json.loads((folder / "expected.json").read_text())
     exact = tensors(folder / "milpa-F32.gguf")
-    for name in FORMATS:
-        for path in (folder / f"milpa-{name}.gguf", folder / f"llama-{name}.gguf"):
-            values = check_values(path)
-            check_llama(path, expected)
-        compare_quantisers(folder, name, exact)
-    print(f"{folder.name}: {2 * len(FORMATS)} files, the {values} values of each equal to the gguf package's bit for bit")
+    files = sorted(folder.glob("*.gguf"))
+    for path in files:
+        values = check_values(path)
+        check_llama(path, expected, any("_exps" in name for name in exact))
+    print(f"{folder.name}: {len(files)} files, the {values} values of each equal to the gguf package's bit for bit")
 
 
 def main():
-    action, folder = sys.argv[1:]
+    action, root = sys.argv[1], Path(sys.argv[2])
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p())
-    for architecture in ARCHITECTURES:
-        {"quantise": quantise, "check": check}[action](Path(folder) / architecture)
-    if action == "check":
-        print(f"llama.cpp (llama-cpp-python {llama_cpp.__version__}) agrees")
+    formats, families = (sorted((root / kind).iterdir()) for kind in ("formats", "families"))
+    if action == "quantise":
+        for folder in formats:
+            quantise(folder)
+        return
+    for folder in formats + families:
+        check(folder)
+    for folder in formats:
+        exact = tensors(folder / "milpa-F32.gguf")
+        for name in FORMATS:
+            compare_quantisers(folder, name, exact)
+    print(f"llama.cpp (llama-cpp-python {llama_cpp.__version__}) agrees on {len(formats + families)} models")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ mod exported;
 
 use std::{error::Error, fs, path::Path, sync::Arc};
 
-use exported::{TEXTS, logits, tokenizer};
+use exported::{TEXTS, logits, roughen_vectors, tokenizer};
 use milpa_base::Seed;
 use milpa_model::{
-    CpuDevice, Device, GgufDescription, GgufFile, GgufFormat, ModelConfig, ParameterStore,
-    new_parameters, read_gguf, weights_bytes, write_gguf, write_hf_model,
+    CpuDevice, Device, GgufDescription, GgufFile, GgufFormat, ModelConfig, new_parameters,
+    read_gguf, weights_bytes, write_gguf, write_hf_model,
 };
 use milpa_tokens::ChatTemplate;
 use serde_json::json;
@@ -49,7 +49,7 @@ fn write_model(dir: &Path, qk_norm: bool) -> Result<(), Box<dyn Error>> {
         init_std: 0.15,
     };
     let mut parameters = new_parameters(&config, Seed(11), &device)?;
-    roughen_norms(&mut parameters)?;
+    roughen_vectors(&mut parameters)?;
     write_hf_model(dir, &config, &parameters, tokenizer.eos_id(), tokenizer.bos_id())?;
     let template = ChatTemplate::chatml();
     tokenizer.write_files(dir, &template)?;
@@ -86,22 +86,5 @@ fn write_model(dir: &Path, qk_norm: bool) -> Result<(), Box<dyn Error>> {
         "source_hash": description.source_hash.map(|hash| hash.to_string()),
     });
     fs::write(dir.join("expected.json"), expected.to_string())?;
-    Ok(())
-}
-
-/// Gives norms values other than one, so that a forgotten norm is seen.
-fn roughen_norms(parameters: &mut ParameterStore) -> Result<(), Box<dyn Error>> {
-    let norms: Vec<_> = parameters
-        .iter()
-        .filter(|parameter| parameter.shape().lengths().len() == 1)
-        .filter_map(|parameter| parameters.id(parameter.name()))
-        .collect();
-    for id in norms {
-        let seed = Seed(id.index() as u64);
-        let values: Vec<f32> = (0..parameters.get(id).shape().elements() as u64)
-            .map(|i| 1.0 + 0.3 * seed.normal_at(i) as f32)
-            .collect();
-        parameters.write(id, &values)?;
-    }
     Ok(())
 }

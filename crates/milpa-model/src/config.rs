@@ -139,16 +139,6 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// [`Self::validate`], and the vocabulary is known.
-    pub(crate) fn check(&self) -> Result<(), DecoderError> {
-        self.validate().map_err(|(key, message)| DecoderError::Config { key, message })?;
-        if self.vocab_size == 0 {
-            let message = "is not known yet; train or name a tokenizer first".to_owned();
-            return Err(DecoderError::Config { key: "vocab_size".to_owned(), message });
-        }
-        Ok(())
-    }
-
     /// Number of parameters in all; a tied embedding counts once.
     pub fn parameters(&self) -> u64 {
         let embedding = (self.vocab_size * self.hidden_size) as u64;

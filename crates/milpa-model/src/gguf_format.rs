@@ -1,6 +1,6 @@
 //! Which type each tensor of a GGUF file gets: llama.cpp's named formats and mixtures.
 //!
-//! Norms are always F32. The output layer (or the embedding that serves as one) is worth more bits
+//! Norms, biases and routers of experts are always F32. The output layer (or the embedding that serves as one) is worth more bits
 //! than the rest, and so are some layers' `attn_v` and `ffn_down`. Rows that are no whole number of
 //! blocks fall back to smaller blocks: to Q8_0 where 32 divides them, else to F16.
 
@@ -69,6 +69,7 @@ impl GgufFormat {
     /// The type of a matrix with rows of `columns` values.
     pub(crate) fn matrix(self, role: MatrixRole, columns: usize) -> GgufType {
         let blocks = match self {
+            _ if role == MatrixRole::Router => return GgufType::F32,
             Self::F32 => return GgufType::F32,
             Self::F16 => return GgufType::F16,
             Self::Bf16 => return GgufType::Bf16,
@@ -109,6 +110,8 @@ pub(crate) enum MatrixRole {
     Output,
     /// `attn_v` or `ffn_down` of a layer that is given more bits.
     Sensitive,
+    /// What sends tokens to experts.
+    Router,
     /// Everything else.
     Plain,
 }
@@ -120,9 +123,16 @@ impl MatrixRole {
             return Self::Output;
         }
         let part = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-        let Some((layer, "attn_v.weight" | "ffn_down.weight")) = part else { return Self::Plain };
-        match layer.parse() {
-            Ok(layer) if has_more_bits(layer, layers) => Self::Sensitive,
+        let more = |layer: &str| layer.parse().is_ok_and(|layer| has_more_bits(layer, layers));
+        match part {
+            Some((_, "ffn_gate_inp.weight")) => Self::Router,
+            // Where v is a part of it, all layers have more bits.
+            Some((_, "attn_qkv.weight")) => Self::Sensitive,
+            Some((layer, "attn_v.weight" | "ffn_down.weight" | "ffn_down_exps.weight"))
+                if more(layer) =>
+            {
+                Self::Sensitive
+            }
             _ => Self::Plain,
         }
     }
@@ -163,6 +173,9 @@ mod tests {
         assert_eq!(kind("token_embd.weight", false), plain);
         assert_eq!(kind("token_embd.weight", true), rich);
         assert_eq!(kind("output.weight", false), rich);
+        assert_eq!(kind("blk.2.attn_qkv.weight", false), rich);
+        assert_eq!(kind("blk.0.ffn_down_exps.weight", false), rich);
+        assert_eq!(kind("blk.0.ffn_gate_inp.weight", false), GgufType::F32);
     }
 
     #[test]

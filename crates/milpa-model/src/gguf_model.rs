@@ -1,21 +1,23 @@
-//! A decoder and its tokenizer as GGUF: llama.cpp's names for metadata and tensors.
+//! A decoder and its tokenizer as GGUF: weights moved in and out, and llama.cpp's tokenizers.
 //!
-//! Architecture `qwen3` for models with QK-norm, `llama` without. In `llama` files the rows of q and
-//! k are reordered, because llama.cpp rotates neighbouring pairs there and halves elsewhere.
-//! What each tensor is stored as when written is `gguf_format.rs`'s choice; a matrix whose values half
-//! precision cannot hold is written in F32 instead.
+//! How a family's description and tensors stand in such a file is in `gguf_family.rs`; what each tensor
+//! is stored as when written is `gguf_format.rs`'s choice; a matrix whose values half precision cannot
+//! hold is written in F32 instead. Where llama.cpp turns neighbouring pairs of a head and not its
+//! halves, the rows of q and k are reordered.
 
-use std::{path::Path, sync::Arc};
+use std::{cell::RefCell, path::Path, sync::Arc};
 
 use milpa_base::Digest;
 use milpa_tensor::{Device, ParameterStore};
 use milpa_tokens::{PreSplit, Tokenizer, TokenizerParts};
 
 use crate::{
-    config::ModelConfig,
-    decoder::parameter_specs,
+    description::DecoderDescription,
     error::DecoderError,
     gguf::{GgufFile, GgufTensor, GgufType, GgufValue, GgufWriter},
+    gguf_family::{
+        Header, StoredPart, StoredTensor, is_rope_tensor, metadata_of, rope_tensors, stored_tensors,
+    },
     gguf_format::{GgufFormat, MatrixRole},
 };
 
@@ -47,158 +49,164 @@ pub struct GgufDescription {
 /// Writes a model with its tokenizer as a GGUF file whose matrices are stored as `format` says.
 ///
 /// # Errors
-/// If the tokenizer has more tokens than the model, or the file cannot be written.
+/// If llama.cpp would compute something else than the model does, the tokenizer has more tokens than
+/// the model or is not byte-level, or the file cannot be written.
 pub fn write_gguf(
     path: &Path,
     format: GgufFormat,
-    config: &ModelConfig,
+    model: impl Into<DecoderDescription>,
     parameters: &ParameterStore,
     tokenizer: &Tokenizer,
-    description: &GgufDescription,
+    about: &GgufDescription,
 ) -> Result<(), DecoderError> {
-    config.check()?;
+    let model = model.into();
+    model.check()?;
     let mut writer = GgufWriter::default();
-    describe_model(&mut writer, format, config, description);
-    describe_tokenizer(&mut writer, config, tokenizer, description)?;
-    let mut ids = Vec::new();
-    for spec in parameter_specs(config) {
-        let missing = || DecoderError::Parameter {
-            name: spec.name.clone(),
-            message: "is missing among the weights".to_owned(),
-        };
-        let id = parameters.id(&spec.name).ok_or_else(missing)?;
-        let name = gguf_name(&spec.name).ok_or_else(missing)?;
-        let kind = match spec.shape[..] {
-            [_, columns] => {
-                let role = MatrixRole::of(&name, config.layers, config.tie_embeddings);
-                format.matrix(role, columns)
+    let family = metadata_of(&model, path)?;
+    describe_model(&mut writer, format, family, about);
+    describe_tokenizer(&mut writer, &model, tokenizer, about)?;
+    let factors = rope_tensors(&model);
+    for (name, values) in &factors {
+        writer.tensor(*name, &[values.len()], GgufType::F32);
+    }
+    let tensors = stored_tensors(&model);
+    let mut kinds = Vec::new();
+    for tensor in &tensors {
+        let kind = match &tensor.shape[..] {
+            [_] => GgufType::F32,
+            shape => {
+                let role = MatrixRole::of(&tensor.name, model.layers.len(), model.tie_embeddings);
+                format.matrix(role, shape[shape.len() - 1])
             }
-            _ => GgufType::F32,
         };
-        let fits = |values: Vec<f32>| values.iter().all(|value| value.abs() <= MAX_F16);
         let kind = match kind {
-            GgufType::F16 if !fits(parameters.read(id)) => GgufType::F32,
+            GgufType::F16 if !fits_half_precision(tensor, parameters)? => GgufType::F32,
             kind => kind,
         };
-        writer.tensor(name, &spec.shape, kind);
-        ids.push((id, kind, permuted_heads(config, &spec.name)));
+        writer.tensor(&tensor.name, &tensor.shape, kind);
+        // Whatever is missing is known before anything is written.
+        tensor.parts.iter().try_for_each(|part| values_of(part, parameters).map(|_| ()))?;
+        kinds.push(kind);
     }
     writer.write(path, &mut |index| {
-        let (id, kind, heads) = ids[index];
-        let mut values = parameters.read(id);
-        if let Some(heads) = heads {
-            let columns = parameters.get(id).shape().last();
-            values = permute_rows(&values, columns, config.head_dim(), heads, Direction::ToGguf);
+        let Some(index) = index.checked_sub(factors.len()) else {
+            return encode(GgufType::F32, &factors[index].1, &**parameters.device());
+        };
+        let mut values = Vec::new();
+        for part in &tensors[index].parts {
+            let own = values_of(part, parameters).expect("all parameters were there");
+            match part.reordered_heads {
+                Some(heads) => {
+                    let row = part.row();
+                    values.extend(reordered(&own, row, model.head_dim, heads, Direction::ToGguf));
+                }
+                None => values.extend(own),
+            }
         }
-        encode(kind, &values, &**parameters.device())
+        encode(kinds[index], &values, &**parameters.device())
     })
 }
 
 /// Reads a model and its tokenizer from an open GGUF file. Quantised matrices stay so; all else
-/// becomes f32.
+/// becomes f32, and so do quantised experts.
+///
+/// # Errors
+/// An architecture, a key, a tensor or a tokenizer that is not known here, or a malformed file.
 pub fn read_gguf(
     file: &GgufFile,
     device: &Arc<dyn Device>,
-) -> Result<(ModelConfig, ParameterStore, Tokenizer), DecoderError> {
+) -> Result<(DecoderDescription, ParameterStore, Tokenizer), DecoderError> {
+    let header = Header {
+        path: file.path(),
+        metadata: file.metadata(),
+        shape: &|name| file.tensors().get(name).map(|tensor| tensor.shape.clone()),
+        values: &|name| file.tensors().get(name).map(|tensor| file.values(tensor)),
+        known: RefCell::default(),
+    };
+    let description = header.description()?;
     let reader = Reader { file };
-    let config = reader.config()?;
-    let tokenizer = reader.tokenizer(&config)?;
+    let tokenizer = reader.tokenizer(description.vocab_size)?;
     let mut parameters = ParameterStore::new(Arc::clone(device));
-    let specs = parameter_specs(&config);
-    for spec in &specs {
-        let name = gguf_name(&spec.name).unwrap_or_default();
-        let tensor = reader.tensor(&name)?;
-        if tensor.shape != spec.shape {
-            let message =
-                format!("{name} has shape {:?} instead of {:?}", tensor.shape, spec.shape);
+    let tensors = stored_tensors(&description);
+    for stored in &tensors {
+        let tensor = reader.tensor(&stored.name)?;
+        if tensor.shape != stored.shape {
+            let StoredTensor { name, shape, .. } = stored;
+            let message = format!("{name} has shape {:?} instead of {shape:?}", tensor.shape);
             return Err(reader.malformed(message));
         }
-        let heads = permuted_heads(&config, &spec.name);
-        let (columns, head_dim) = (*spec.shape.last().unwrap_or(&0), config.head_dim());
-        if let (GgufType::Blocks(format), [_, _]) = (tensor.kind, &spec.shape[..]) {
-            let mut bytes = file.data(tensor).to_vec();
-            if let Some(heads) = heads {
-                let row = format.row_bytes(columns);
-                bytes = permute_rows(&bytes, row, head_dim, heads, Direction::FromGguf);
-            }
-            parameters.add_quantised(&spec.name, &spec.shape, format, bytes)?;
-        } else {
-            let mut values = file.values(tensor);
-            if let Some(heads) = heads {
-                values = permute_rows(&values, columns, head_dim, heads, Direction::FromGguf);
-            }
-            parameters.add(&spec.name, &spec.shape, &values, spec.init_std.is_some())?;
-        }
+        reader.add(&mut parameters, tensor, stored, description.head_dim)?;
     }
-    let names: Vec<Option<String>> = specs.iter().map(|spec| gguf_name(&spec.name)).collect();
-    let unknown = |name: &&String| !names.iter().flatten().any(|known| known == *name);
-    if let Some(name) = file.tensors().keys().find(unknown) {
+    let known = |name: &String| is_rope_tensor(name) || tensors.iter().any(|t| t.name == *name);
+    if let Some(name) = file.tensors().keys().find(|name| !known(name)) {
         return Err(reader.unsupported("tensor", name, "this decoder has no such parameter"));
     }
-    Ok((config, parameters, tokenizer))
+    Ok((description, parameters, tokenizer))
 }
 
-fn architecture(config: &ModelConfig) -> &'static str {
-    if config.qk_norm { "qwen3" } else { "llama" }
+fn values_of(part: &StoredPart, parameters: &ParameterStore) -> Result<Vec<f32>, DecoderError> {
+    let id = parameters.id(&part.spec.name).ok_or_else(|| DecoderError::Parameter {
+        name: part.spec.name.clone(),
+        message: "is missing among the weights".to_owned(),
+    })?;
+    Ok(parameters.read(id))
+}
+
+fn fits_half_precision(
+    tensor: &StoredTensor,
+    parameters: &ParameterStore,
+) -> Result<bool, DecoderError> {
+    for part in &tensor.parts {
+        if values_of(part, parameters)?.iter().any(|value| value.abs() > MAX_F16) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn describe_model(
     writer: &mut GgufWriter,
     format: GgufFormat,
-    config: &ModelConfig,
-    description: &GgufDescription,
+    family: Vec<(String, GgufValue)>,
+    about: &GgufDescription,
 ) {
     let text = |text: &str| GgufValue::String(text.to_owned());
-    let size = |size: usize| GgufValue::U32(size as u32);
-    let architecture = architecture(config);
-    writer.metadata("general.architecture", text(architecture));
+    let mut family = family.into_iter();
+    if let Some((key, architecture)) = family.next() {
+        writer.metadata(key, architecture);
+    }
     writer.metadata("general.type", text("model"));
-    writer.metadata("general.name", text(&description.name));
-    if let Some(licence) = &description.licence {
+    writer.metadata("general.name", text(&about.name));
+    if let Some(licence) = &about.licence {
         writer.metadata("general.license", text(licence));
     }
-    if !description.languages.is_empty() {
-        let languages = description.languages.iter().map(|language| text(language)).collect();
+    if !about.languages.is_empty() {
+        let languages = about.languages.iter().map(|language| text(language)).collect();
         writer.metadata("general.languages", GgufValue::Array(languages));
     }
-    if let Some(hash) = description.source_hash {
+    if let Some(hash) = about.source_hash {
         writer.metadata("general.source.blake3", text(&hash.to_string()));
     }
     writer.metadata("general.file_type", GgufValue::U32(format.file_type()));
     writer.metadata("general.quantization_version", GgufValue::U32(QUANTIZATION_VERSION));
-    for (key, value) in [
-        ("block_count", size(config.layers)),
-        ("context_length", size(config.context_length)),
-        ("embedding_length", size(config.hidden_size)),
-        ("feed_forward_length", size(config.ffn_size)),
-        ("attention.head_count", size(config.heads)),
-        ("attention.head_count_kv", size(config.kv_heads)),
-        ("attention.key_length", size(config.head_dim())),
-        ("attention.value_length", size(config.head_dim())),
-        ("attention.layer_norm_rms_epsilon", GgufValue::F32(config.norm_epsilon as f32)),
-        ("rope.freq_base", GgufValue::F32(config.rope_theta as f32)),
-        ("rope.dimension_count", size(config.head_dim())),
-        ("vocab_size", size(config.vocab_size)),
-    ] {
-        writer.metadata(format!("{architecture}.{key}"), value);
-    }
+    family.for_each(|(key, value)| writer.metadata(key, value));
 }
 
 fn describe_tokenizer(
     writer: &mut GgufWriter,
-    config: &ModelConfig,
+    model: &DecoderDescription,
     tokenizer: &Tokenizer,
-    description: &GgufDescription,
+    about: &GgufDescription,
 ) -> Result<(), DecoderError> {
     let TokenizerParts { tokens, merges, special, user_defined, pre_split, eos, bos } =
         tokenizer.to_parts()?;
-    if tokens.len() > config.vocab_size {
+    if tokens.len() > model.vocab_size {
         let message =
-            format!("is {}, but the tokenizer has {} tokens", config.vocab_size, tokens.len());
+            format!("is {}, but the tokenizer has {} tokens", model.vocab_size, tokens.len());
         return Err(DecoderError::Config { key: "vocab_size".to_owned(), message });
     }
     let text = |text: &str| GgufValue::String(text.to_owned());
-    let padding = tokens.len()..config.vocab_size;
+    let padding = tokens.len()..model.vocab_size;
     let mut kinds = vec![NORMAL_TOKEN; tokens.len()];
     for (ids, number) in [(&special, CONTROL_TOKEN), (&user_defined, USER_DEFINED_TOKEN)] {
         for &id in ids {
@@ -207,7 +215,7 @@ fn describe_tokenizer(
             }
         }
     }
-    kinds.resize(config.vocab_size, UNUSED_TOKEN);
+    kinds.resize(model.vocab_size, UNUSED_TOKEN);
     let tokens = tokens.iter().cloned().chain(padding.map(|id| format!("[PAD{id}]")));
     let merges = merges.iter().map(|(left, right)| text(&format!("{left} {right}")));
     writer.metadata("tokenizer.ggml.model", text("gpt2"));
@@ -230,52 +238,10 @@ fn describe_tokenizer(
     }
     writer.metadata("tokenizer.ggml.add_bos_token", GgufValue::Bool(false));
     writer.metadata("tokenizer.ggml.add_eos_token", GgufValue::Bool(false));
-    if let Some(template) = &description.chat_template {
+    if let Some(template) = &about.chat_template {
         writer.metadata("tokenizer.chat_template", text(template));
     }
     Ok(())
-}
-
-/// The name in GGUF of a parameter of ours.
-fn gguf_name(name: &str) -> Option<String> {
-    let plain = match name {
-        "model.embed_tokens.weight" => Some("token_embd.weight"),
-        "model.norm.weight" => Some("output_norm.weight"),
-        "lm_head.weight" => Some("output.weight"),
-        _ => None,
-    };
-    if let Some(plain) = plain {
-        return Some(plain.to_owned());
-    }
-    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let part = match part.strip_suffix(".weight")? {
-        "input_layernorm" => "attn_norm",
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        "self_attn.o_proj" => "attn_output",
-        "post_attention_layernorm" => "ffn_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        _ => return None,
-    };
-    Some(format!("blk.{layer}.{part}.weight"))
-}
-
-/// The number of heads whose rows are reordered, for q and k of architecture `llama`.
-fn permuted_heads(config: &ModelConfig, name: &str) -> Option<usize> {
-    if config.qk_norm {
-        None
-    } else if name.ends_with("q_proj.weight") {
-        Some(config.heads)
-    } else if name.ends_with("k_proj.weight") {
-        Some(config.kv_heads)
-    } else {
-        None
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -285,7 +251,7 @@ enum Direction {
 }
 
 /// Reorders the rows of each head: halves `(i, i + d/2)` become neighbours `(2i, 2i + 1)`, or back.
-fn permute_rows<T: Copy>(
+fn reordered<T: Copy>(
     values: &[T],
     row: usize,
     head_dim: usize,
@@ -320,82 +286,56 @@ fn encode(kind: GgufType, values: &[f32], device: &dyn Device) -> Vec<u8> {
     }
 }
 
-/// Reads what a model needs from the metadata.
+/// Reads tokenizer and weights.
 struct Reader<'a> {
     file: &'a GgufFile,
 }
 
 impl Reader<'_> {
-    fn config(&self) -> Result<ModelConfig, DecoderError> {
-        let architecture = self.text("general.architecture")?;
-        let qk_norm = match architecture {
-            "qwen3" => true,
-            "llama" => false,
-            other => {
-                let message = "this decoder reads qwen3 and llama";
-                return Err(self.unsupported("general.architecture", other, message));
+    /// Adds the parameters that a tensor holds.
+    fn add(
+        &self,
+        parameters: &mut ParameterStore,
+        tensor: &GgufTensor,
+        stored: &StoredTensor,
+        head_dim: usize,
+    ) -> Result<(), DecoderError> {
+        let back = Direction::FromGguf;
+        if let (GgufType::Blocks(format), [_, columns]) = (tensor.kind, &stored.shape[..]) {
+            let row = format.row_bytes(*columns);
+            let mut rest = self.file.data(tensor);
+            for StoredPart { spec, reordered_heads } in &stored.parts {
+                let (own, later) = rest.split_at(spec.shape[0] * row);
+                rest = later;
+                let bytes = match reordered_heads {
+                    Some(heads) => reordered(own, row, head_dim, *heads, back),
+                    None => own.to_vec(),
+                };
+                parameters.add_quantised(&spec.name, &spec.shape, format, bytes)?;
             }
-        };
-        let key = |name: &str| format!("{architecture}.{name}");
-        let size = |name: &str| self.size(&key(name));
-        for (name, plain) in [("rope.scaling.type", "none"), ("expert_count", "0")] {
-            if let Some(value) = self.file.metadata().get(&key(name)) {
-                let text = value.as_str().map(str::to_owned);
-                let text = text.or_else(|| value.as_u64().map(|number| number.to_string()));
-                let text = text.unwrap_or_default();
-                if text != plain {
-                    return Err(self.unsupported(&key(name), &text, "only plain decoders"));
+            return Ok(());
+        }
+        let values = self.file.values(tensor);
+        let mut rest = &values[..];
+        for part in &stored.parts {
+            let StoredPart { spec, reordered_heads } = part;
+            let (own, later) = rest.split_at(spec.shape.iter().product());
+            rest = later;
+            let decay = spec.init_std.is_some();
+            match reordered_heads {
+                Some(heads) => {
+                    let own = reordered(own, part.row(), head_dim, *heads, back);
+                    parameters.add(&spec.name, &spec.shape, &own, decay)?;
+                }
+                None => {
+                    parameters.add(&spec.name, &spec.shape, own, decay)?;
                 }
             }
         }
-        let heads = size("attention.head_count")?;
-        let hidden_size = size("embedding_length")?;
-        let optional = |name: &str| -> Result<Option<usize>, DecoderError> {
-            self.file.metadata().contains_key(&key(name)).then(|| size(name)).transpose()
-        };
-        let head_dim = optional("attention.key_length")?;
-        if let Some(value_length) = optional("attention.value_length")?
-            && Some(value_length) != head_dim
-        {
-            let name = key("attention.value_length");
-            let message = "keys and values must have the same length";
-            return Err(self.unsupported(&name, &value_length.to_string(), message));
-        }
-        let width = head_dim.or_else(|| hidden_size.checked_div(heads)).unwrap_or(0);
-        if let Some(rotated) = optional("rope.dimension_count")?
-            && rotated != width
-        {
-            let name = key("rope.dimension_count");
-            return Err(self.unsupported(&name, &rotated.to_string(), "whole heads are rotated"));
-        }
-        let number = |name: &str| self.file.metadata().get(&key(name)).and_then(GgufValue::as_f64);
-        let tensors = self.file.tensors();
-        let embedding = self.tensor("token_embd.weight")?;
-        let config = ModelConfig {
-            hidden_size,
-            layers: size("block_count")?,
-            heads,
-            kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
-            head_dim: head_dim.filter(|&k| k.checked_mul(heads) != Some(hidden_size)),
-            ffn_size: size("feed_forward_length")?,
-            vocab_size: embedding.shape[0],
-            context_length: size("context_length")?,
-            rope_theta: number("rope.freq_base").unwrap_or(10_000.0),
-            norm_epsilon: shortest(number("attention.layer_norm_rms_epsilon").unwrap_or(1e-6)),
-            qk_norm,
-            tie_embeddings: !tensors.contains_key("output.weight"),
-            init_std: 0.02,
-        };
-        config.check()?;
-        if config.layers > tensors.len() {
-            let message =
-                format!("it claims {} layers in {} tensors", config.layers, tensors.len());
-            return Err(self.malformed(message));
-        }
-        Ok(config)
+        Ok(())
     }
 
-    fn tokenizer(&self, config: &ModelConfig) -> Result<Tokenizer, DecoderError> {
+    fn tokenizer(&self, vocab_size: usize) -> Result<Tokenizer, DecoderError> {
         let model = self.text("tokenizer.ggml.model")?;
         if model != "gpt2" {
             let message = "byte-level BPE (gpt2) is read";
@@ -406,8 +346,8 @@ impl Reader<'_> {
             self.unsupported("tokenizer.ggml.pre", pre, "this pre-tokenizer is not known here")
         })?;
         let mut tokens = self.texts("tokenizer.ggml.tokens")?;
-        if tokens.len() > config.vocab_size {
-            let message = format!("{} tokens for {} embeddings", tokens.len(), config.vocab_size);
+        if tokens.len() > vocab_size {
+            let message = format!("{} tokens for {vocab_size} embeddings", tokens.len());
             return Err(self.malformed(message));
         }
         let kinds = self.file.metadata().get("tokenizer.ggml.token_type");
@@ -473,12 +413,6 @@ impl Reader<'_> {
         texts.ok_or_else(|| self.malformed(format!("{key} is no list of texts")))
     }
 
-    fn size(&self, key: &str) -> Result<usize, DecoderError> {
-        let value = self.value(key)?;
-        let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
-        size.ok_or_else(|| self.malformed(format!("{key} is {value:?}, not a size")))
-    }
-
     fn malformed(&self, message: String) -> DecoderError {
         DecoderError::Format { path: self.file.path().to_owned(), format: "GGUF", message }
     }
@@ -493,11 +427,6 @@ impl Reader<'_> {
     }
 }
 
-/// The shortest decimal that rounds to the same f32: 1e-6 is stored as 9.99999997e-7.
-fn shortest(value: f64) -> f64 {
-    (value as f32).to_string().parse().unwrap_or(value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -505,20 +434,9 @@ mod tests {
     #[test]
     fn reordered_rows_come_back() {
         let values: Vec<u32> = (0..2 * 6 * 3).collect();
-        let there = permute_rows(&values, 3, 6, 2, Direction::ToGguf);
-        assert_eq!(permute_rows(&there, 3, 6, 2, Direction::FromGguf), values);
+        let there = reordered(&values, 3, 6, 2, Direction::ToGguf);
+        assert_eq!(reordered(&there, 3, 6, 2, Direction::FromGguf), values);
         // Row 1 of a head of 6 was row 3: the second half's first.
         assert_eq!(there[3..6], values[9..12]);
-    }
-
-    #[test]
-    fn every_parameter_has_a_name_in_gguf() {
-        for qk_norm in [false, true] {
-            let config = ModelConfig { qk_norm, tie_embeddings: false, ..ModelConfig::default() };
-            for spec in parameter_specs(&config) {
-                assert!(gguf_name(&spec.name).is_some_and(|name| name.len() <= 64), "{spec:?}");
-            }
-        }
-        assert_eq!(gguf_name("model.layers.0.self_attn.q_proj.bias"), None);
     }
 }

@@ -15,6 +15,7 @@ mod error;
 mod freeze;
 mod generate;
 mod gguf;
+mod gguf_family;
 mod gguf_format;
 mod gguf_model;
 mod hf;

@@ -104,10 +104,10 @@ impl LocalModel {
     fn open_gguf(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
         let hash = hash_files(&[path.to_owned()])?;
         let file = GgufFile::open(path)?;
-        let (config, parameters, tokenizer) = read_gguf(&file, device)?;
+        let (description, parameters, tokenizer) = read_gguf(&file, device)?;
         let text = |key: &str| file.metadata().get(key).and_then(GgufValue::as_str);
         let name = text("general.name").map_or_else(|| name_of(path), str::to_owned);
-        let mut model = Self::from_parts(&name, hash, &config, parameters, tokenizer)?;
+        let mut model = Self::from_parts(&name, hash, description, parameters, tokenizer)?;
         if let Some(template) = text("tokenizer.chat_template") {
             model.chat_template = Some(ChatTemplate::new(template)?);
         }

@@ -2,8 +2,8 @@
 
 use std::{error::Error, sync::Arc};
 
-use milpa_base::{Silent, StopFlag, TextRecord};
-use milpa_model::{Decoder, ModelConfig, ParameterStore, TokenBatch};
+use milpa_base::{Seed, Silent, StopFlag, TextRecord};
+use milpa_model::{Decoder, DecoderDescription, ParameterStore, TokenBatch};
 use milpa_tensor::Tape;
 use milpa_tokens::{Context, Tokenizer, TokenizerConfig, train_tokenizer};
 
@@ -20,17 +20,17 @@ pub(crate) const TEXTS: [&str; 7] = [
 
 /// Logits after each of the tokens.
 pub(crate) fn logits(
-    config: &ModelConfig,
+    model: impl Into<DecoderDescription>,
     parameters: &ParameterStore,
     tokens: &[u32],
 ) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
-    let decoder = Decoder::new(config, parameters)?;
+    let decoder = Decoder::new(model, parameters)?;
     let tape = Tape::inference(Arc::clone(parameters.device()));
     let batch = TokenBatch::new(tokens, tokens.len());
     let hidden = decoder.forward_hidden(&tape, parameters, &batch)?;
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
     let logits = tape.read(&decoder.logits(&tape, parameters, &hidden, &rows)?);
-    Ok(logits.chunks(config.vocab_size).map(<[f32]>::to_vec).collect())
+    Ok(logits.chunks(decoder.description().vocab_size).map(<[f32]>::to_vec).collect())
 }
 
 /// A tokenizer trained on the texts.
@@ -42,4 +42,25 @@ pub(crate) fn tokenizer() -> Result<Tokenizer, Box<dyn Error>> {
     let config = TokenizerConfig { vocab_size: 400, ..TokenizerConfig::default() };
     let context = Context { threads: 1, progress: &Silent, stop: &StopFlag::default() };
     Ok(train_tokenizer(&config, &mut records, &context)?.tokenizer)
+}
+
+/// Gives norms values other than one and biases other than zero, so that a forgotten one is seen.
+pub(crate) fn roughen_vectors(parameters: &mut ParameterStore) -> Result<(), Box<dyn Error>> {
+    let vectors: Vec<_> = parameters
+        .iter()
+        .filter(|parameter| parameter.shape().lengths().len() == 1)
+        .filter_map(|parameter| {
+            let is_bias = parameter.name().rsplit('.').next() == Some("bias");
+            let middle = if is_bias { 0.0 } else { 1.0 };
+            Some((parameters.id(parameter.name())?, middle))
+        })
+        .collect();
+    for (id, middle) in vectors {
+        let seed = Seed(id.index() as u64);
+        let values: Vec<f32> = (0..parameters.get(id).shape().elements() as u64)
+            .map(|i| middle + 0.3 * seed.normal_at(i) as f32)
+            .collect();
+        parameters.write(id, &values)?;
+    }
+    Ok(())
 }

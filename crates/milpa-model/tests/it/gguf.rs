@@ -77,7 +77,8 @@ fn a_model_survives_its_gguf() {
 fn check_round_trip(format: GgufFormat, config: &ModelConfig, error: f64) {
     let file = open(written_as(format, config)).unwrap();
     let device = device(2);
-    let (read_config, read, read_tokenizer) = read_gguf(&file, &device).unwrap();
+    let (description, read, read_tokenizer) = read_gguf(&file, &device).unwrap();
+    let read_config = description.to_model_config().unwrap();
     assert_eq!(ModelConfig { init_std: config.init_std, ..read_config }, *config);
     let text = "La milpa <|im_start|> da maíz ñ 🌽\n\n";
     assert_eq!(read_tokenizer.encode(text), tokenizer().encode(text));
@@ -85,24 +86,37 @@ fn check_round_trip(format: GgufFormat, config: &ModelConfig, error: f64) {
     assert_eq!(special, tokenizer().encode_with_special(text));
     assert_eq!(read_tokenizer.eos_id(), tokenizer().eos_id());
 
-    let original = parameters(config, &device);
-    for ((name, a), (_, b)) in values(&read).iter().zip(values(&original)) {
+    check_weights(&read, &parameters(config, &device), error);
+    let (quantised, plain) = (logits(config, &read), logits(config, &widened(&read)));
+    check_close(&quantised, &plain, 1e-4);
+}
+
+/// Asserts the root mean square error of each parameter, relative to its root mean square.
+pub(crate) fn check_weights(read: &ParameterStore, original: &ParameterStore, error: f64) {
+    for ((name, a), (_, b)) in values(read).iter().zip(values(original)) {
         let squares = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x * x)).sum::<f64>();
         let off = squares(&mut a.iter().zip(&b).map(|(a, b)| a - b));
         let found = (off / squares(&mut b.iter().copied())).sqrt();
-        assert!(found <= error, "{format} {name}: {found}");
+        assert!(found <= error, "{name}: {found}");
     }
-    // The same rounded weights in f32 give the logits of the quantised path up to rounding.
-    let mut widened = ParameterStore::new(Arc::clone(&device));
-    for parameter in &read {
-        let values = read.read(read.id(parameter.name()).unwrap());
-        let shape = parameter.shape();
-        widened.add(parameter.name(), shape.lengths(), &values, true).unwrap();
+}
+
+/// The same rounded weights in f32: they give the logits of the quantised path up to rounding.
+pub(crate) fn widened(quantised: &ParameterStore) -> ParameterStore {
+    let mut store = ParameterStore::new(Arc::clone(quantised.device()));
+    for parameter in quantised {
+        let values = quantised.read(quantised.id(parameter.name()).unwrap());
+        store.add(parameter.name(), parameter.shape().lengths(), &values, true).unwrap();
     }
-    let (quantised, plain) = (logits(config, &read), logits(config, &widened));
-    let largest = plain.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
-    for (a, b) in quantised.iter().zip(&plain) {
-        assert!((a - b).abs() < 1e-4 * largest, "{format}: {a} {b} of {largest}");
+    store
+}
+
+/// Asserts that logits differ by at most `share` of the largest.
+#[track_caller]
+pub(crate) fn check_close(found: &[f32], expect: &[f32], share: f32) {
+    let largest = expect.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+    for (a, b) in found.iter().zip(expect) {
+        assert!((a - b).abs() <= share * largest, "{a} {b} of {largest}");
     }
 }
 
@@ -193,13 +207,18 @@ fn quantised_norms_are_widened() {
 fn a_gguf_opens_as_a_model() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("toy.gguf");
-    let bytes = written(&config(true));
-    fs::write(&path, &bytes).unwrap();
-    for place in [&path, &dir.path().to_owned()] {
-        let model = LocalModel::open(place, 1).unwrap();
-        assert_eq!(model.info().name, "toy");
-        assert_eq!(model.info().hash, hash_bytes(&bytes).to_string());
-        assert!(model.chat_template().is_some());
+    for format in GgufFormat::ALL {
+        let bytes = written_as(format, &wide(true));
+        fs::write(&path, &bytes).unwrap();
+        for place in [&path, &dir.path().to_owned()] {
+            let model = LocalModel::open(place, 1).unwrap();
+            assert_eq!(model.info().name, "toy");
+            assert_eq!(model.info().hash, hash_bytes(&bytes).to_string());
+            assert!(model.chat_template().is_some());
+            let scores = model.next_token_logprobs("La milpa").unwrap();
+            let sum: f64 = scores.iter().map(|&score| f64::from(score).exp()).sum();
+            assert!((sum - 1.0).abs() < 1e-4, "{format}: {sum}");
+        }
     }
 }
 

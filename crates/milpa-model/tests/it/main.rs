@@ -6,6 +6,7 @@ mod curve;
 mod families;
 mod files;
 mod gguf;
+mod gguf_families;
 mod golden;
 mod lora;
 mod text;
