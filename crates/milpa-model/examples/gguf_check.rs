@@ -2,14 +2,15 @@
 //!
 //! `cargo run --release -p milpa-model --example gguf_check -- write DIR` makes a folder for each model,
 //! with `milpa-FORMAT.gguf` and `expected.json` (token ids; logits of the weights): `DIR/formats` holds
-//! what Milpa trains in every format, `DIR/families` the other families that llama.cpp knows in some;
+//! what Milpa trains in every format, `DIR/families` the other families that llama.cpp knows in some
+//! (Mistral with pieces of SentencePiece);
 //! `… -- read DIR` puts beside every GGUF file there its tensors' values and its model's logits.
 
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
 mod exported;
 
-use std::{error::Error, fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, error::Error, fs, path::Path, sync::Arc};
 
 use exported::{TEXTS, logits, roughen_vectors, tokenizer};
 use milpa_base::Seed;
@@ -18,7 +19,7 @@ use milpa_model::{
     LossRows, ModelConfig, ParameterStore, TokenBatch, new_parameters, read_gguf, write_gguf,
 };
 use milpa_tensor::{AdamW, clip_factor};
-use milpa_tokens::{ChatTemplate, Tokenizer};
+use milpa_tokens::{ChatTemplate, PieceKind, PieceParts, Tokenizer};
 use serde_json::{Value, json};
 
 /// Steps after which the texts are nearly known by heart, so that logits are far apart.
@@ -40,9 +41,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let model = trained_here(&tokenizer, qk_norm);
                 write(&dir.join("formats").join(name), &model, &GgufFormat::ALL, &tokenizer)?;
             }
+            let pieces = piece_tokenizer()?;
             for (name, fields) in families() {
-                let model = family(&tokenizer, &fields)?;
-                write(&dir.join("families").join(name), &model, &SOME, &tokenizer)?;
+                let tokenizer = if name == "mistral" { &pieces } else { &tokenizer };
+                let model = family(tokenizer, &fields)?;
+                write(&dir.join("families").join(name), &model, &SOME, tokenizer)?;
             }
         }
         "read" => {
@@ -127,6 +130,31 @@ fn families() -> Vec<(&'static str, Value)> {
             "num_experts_per_tok": 2, "moe_intermediate_size": 256, "norm_topk_prob": true}),
         ),
     ]
+}
+
+/// SentencePiece BPE of what occurs at least twice in the texts, frequent pieces first.
+fn piece_tokenizer() -> Result<Tokenizer, Box<dyn Error>> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for word in TEXTS.iter().flat_map(|text| text.split_whitespace()) {
+        let characters: Vec<char> = format!("▁{word}").chars().collect();
+        for length in 1..=6 {
+            for part in characters.windows(length) {
+                *counts.entry(part.iter().collect()).or_default() += 1;
+            }
+        }
+    }
+    counts.retain(|part, count| *count > 1 && !part.contains('🌽'));
+    let mut normal: Vec<(String, usize)> = counts.into_iter().collect();
+    normal.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let control = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];
+    let control = control.map(|text| (text.to_owned(), 0.0, PieceKind::Control));
+    let bytes = (0..256).map(|byte| (format!("<0x{byte:02X}>"), 0.0, PieceKind::Byte));
+    // Pieces of the same frequency have the same score.
+    let normal = normal.into_iter().map(|(text, count)| (text, count as f32, PieceKind::Normal));
+    let unknown = ("<unk>".to_owned(), 0.0, PieceKind::Unknown);
+    let pieces = std::iter::once(unknown).chain(control).chain(bytes).chain(normal).collect();
+    let parts = PieceParts { pieces, space_before: true, eos: Some(2), bos: Some(1) };
+    Ok(Tokenizer::from_pieces(&parts)?)
 }
 
 fn family(tokenizer: &Tokenizer, fields: &Value) -> Result<DecoderDescription, Box<dyn Error>> {

@@ -1,7 +1,7 @@
-//! A decoder and its tokenizer as GGUF: weights moved in and out, and llama.cpp's tokenizers.
+//! A decoder and its tokenizer as GGUF: weights moved in and out.
 //!
-//! How a family's description and tensors stand in such a file is in `gguf_family.rs`; what each tensor
-//! is stored as when written is `gguf_format.rs`'s choice; a matrix whose values half precision cannot
+//! How a family's description and tensors stand in such a file is in `gguf_family.rs`, how its tokenizer
+//! does in `gguf_tokenizer.rs`; what each tensor is stored as when written is `gguf_format.rs`'s choice; a matrix whose values half precision cannot
 //! hold is written in F32 instead. Where llama.cpp turns neighbouring pairs of a head and not its
 //! halves, the rows of q and k are reordered.
 
@@ -9,7 +9,7 @@ use std::{cell::RefCell, path::Path, sync::Arc};
 
 use milpa_base::Digest;
 use milpa_tensor::{Device, ParameterStore};
-use milpa_tokens::{PreSplit, Tokenizer, TokenizerParts};
+use milpa_tokens::Tokenizer;
 
 use crate::{
     description::DecoderDescription,
@@ -19,15 +19,11 @@ use crate::{
         Header, StoredPart, StoredTensor, is_rope_tensor, metadata_of, rope_tensors, stored_tensors,
     },
     gguf_format::{GgufFormat, MatrixRole},
+    gguf_tokenizer::{read_tokenizer, tokenizer_metadata},
 };
 
 /// Version of the block formats.
 const QUANTIZATION_VERSION: u32 = 2;
-/// Kinds of tokens as llama.cpp numbers them.
-const NORMAL_TOKEN: i32 = 1;
-const CONTROL_TOKEN: i32 = 3;
-const USER_DEFINED_TOKEN: i32 = 4;
-const UNUSED_TOKEN: i32 = 5;
 /// Largest value of half precision.
 const MAX_F16: f32 = 65_504.0;
 
@@ -50,7 +46,7 @@ pub struct GgufDescription {
 ///
 /// # Errors
 /// If llama.cpp would compute something else than the model does, the tokenizer has more tokens than
-/// the model or is not byte-level, or the file cannot be written.
+/// the model or is of a kind that GGUF does not hold, or the file cannot be written.
 pub fn write_gguf(
     path: &Path,
     format: GgufFormat,
@@ -64,7 +60,12 @@ pub fn write_gguf(
     let mut writer = GgufWriter::default();
     let family = metadata_of(&model, path)?;
     describe_model(&mut writer, format, family, about);
-    describe_tokenizer(&mut writer, &model, tokenizer, about)?;
+    for (key, value) in tokenizer_metadata(tokenizer, model.vocab_size)? {
+        writer.metadata(key, value);
+    }
+    if let Some(template) = &about.chat_template {
+        writer.metadata("tokenizer.chat_template", GgufValue::String(template.clone()));
+    }
     let factors = rope_tensors(&model);
     for (name, values) in &factors {
         writer.tensor(*name, &[values.len()], GgufType::F32);
@@ -125,7 +126,7 @@ pub fn read_gguf(
     };
     let description = header.description()?;
     let reader = Reader { file };
-    let tokenizer = reader.tokenizer(description.vocab_size)?;
+    let tokenizer = read_tokenizer(file, description.vocab_size)?;
     let mut parameters = ParameterStore::new(Arc::clone(device));
     let tensors = stored_tensors(&description);
     for stored in &tensors {
@@ -192,58 +193,6 @@ fn describe_model(
     family.for_each(|(key, value)| writer.metadata(key, value));
 }
 
-fn describe_tokenizer(
-    writer: &mut GgufWriter,
-    model: &DecoderDescription,
-    tokenizer: &Tokenizer,
-    about: &GgufDescription,
-) -> Result<(), DecoderError> {
-    let TokenizerParts { tokens, merges, special, user_defined, pre_split, eos, bos } =
-        tokenizer.to_parts()?;
-    if tokens.len() > model.vocab_size {
-        let message =
-            format!("is {}, but the tokenizer has {} tokens", model.vocab_size, tokens.len());
-        return Err(DecoderError::Config { key: "vocab_size".to_owned(), message });
-    }
-    let text = |text: &str| GgufValue::String(text.to_owned());
-    let padding = tokens.len()..model.vocab_size;
-    let mut kinds = vec![NORMAL_TOKEN; tokens.len()];
-    for (ids, number) in [(&special, CONTROL_TOKEN), (&user_defined, USER_DEFINED_TOKEN)] {
-        for &id in ids {
-            if let Some(kind) = kinds.get_mut(id as usize) {
-                *kind = number;
-            }
-        }
-    }
-    kinds.resize(model.vocab_size, UNUSED_TOKEN);
-    let tokens = tokens.iter().cloned().chain(padding.map(|id| format!("[PAD{id}]")));
-    let merges = merges.iter().map(|(left, right)| text(&format!("{left} {right}")));
-    writer.metadata("tokenizer.ggml.model", text("gpt2"));
-    writer.metadata("tokenizer.ggml.pre", text(pre_split.gguf_name()));
-    let list = GgufValue::Array;
-    writer.metadata("tokenizer.ggml.tokens", list(tokens.map(GgufValue::String).collect()));
-    let kinds = kinds.into_iter().map(GgufValue::I32).collect();
-    writer.metadata("tokenizer.ggml.token_type", list(kinds));
-    writer.metadata("tokenizer.ggml.merges", list(merges.collect()));
-    if let Some(eos) = eos {
-        writer.metadata("tokenizer.ggml.eos_token_id", GgufValue::U32(eos));
-    }
-    // llama.cpp has a default of its own for a missing BOS, which is some other token of ours.
-    if let Some(bos) = bos.or(eos) {
-        writer.metadata("tokenizer.ggml.bos_token_id", GgufValue::U32(bos));
-    }
-    let turn_ends = tokenizer.stop_ids().iter().copied().find(|&id| Some(id) != eos);
-    if let Some(eot) = turn_ends.or(eos) {
-        writer.metadata("tokenizer.ggml.eot_token_id", GgufValue::U32(eot));
-    }
-    writer.metadata("tokenizer.ggml.add_bos_token", GgufValue::Bool(false));
-    writer.metadata("tokenizer.ggml.add_eos_token", GgufValue::Bool(false));
-    if let Some(template) = &about.chat_template {
-        writer.metadata("tokenizer.chat_template", text(template));
-    }
-    Ok(())
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     ToGguf,
@@ -286,7 +235,7 @@ fn encode(kind: GgufType, values: &[f32], device: &dyn Device) -> Vec<u8> {
     }
 }
 
-/// Reads tokenizer and weights.
+/// Reads weights.
 struct Reader<'a> {
     file: &'a GgufFile,
 }
@@ -335,82 +284,9 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn tokenizer(&self, vocab_size: usize) -> Result<Tokenizer, DecoderError> {
-        let model = self.text("tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            let message = "byte-level BPE (gpt2) is read";
-            return Err(self.unsupported("tokenizer.ggml.model", model, message));
-        }
-        let pre = self.text("tokenizer.ggml.pre")?;
-        let pre_split = PreSplit::from_gguf_name(pre).ok_or_else(|| {
-            self.unsupported("tokenizer.ggml.pre", pre, "this pre-tokenizer is not known here")
-        })?;
-        let mut tokens = self.texts("tokenizer.ggml.tokens")?;
-        if tokens.len() > vocab_size {
-            let message = format!("{} tokens for {vocab_size} embeddings", tokens.len());
-            return Err(self.malformed(message));
-        }
-        let kinds = self.file.metadata().get("tokenizer.ggml.token_type");
-        let kinds: Vec<u64> = kinds
-            .and_then(GgufValue::as_array)
-            .unwrap_or_default()
-            .iter()
-            .map(|kind| kind.as_u64().unwrap_or(0))
-            .collect();
-        let of_kind = |id: usize, kind: i32| kinds.get(id) == Some(&(kind as u64));
-        while tokens.last().is_some_and(|_| of_kind(tokens.len() - 1, UNUSED_TOKEN)) {
-            tokens.pop();
-        }
-        let ids_of = |kind: i32| -> Vec<u32> {
-            (0..tokens.len()).filter(|&id| of_kind(id, kind)).map(|id| id as u32).collect()
-        };
-        let (special, user_defined) = (ids_of(CONTROL_TOKEN), ids_of(USER_DEFINED_TOKEN));
-        let merges = self
-            .texts("tokenizer.ggml.merges")?
-            .into_iter()
-            .map(|merge| {
-                // A token never begins with a space here, so the first space after it separates.
-                let split = merge.char_indices().skip(1).find(|(_, c)| *c == ' ');
-                let (at, _) = split.ok_or_else(|| {
-                    self.malformed(format!("the merge {merge:?} is no pair of tokens"))
-                })?;
-                Ok((merge[..at].to_owned(), merge[at + 1..].to_owned()))
-            })
-            .collect::<Result<_, DecoderError>>()?;
-        let token = |name: &str| -> Result<Option<u32>, DecoderError> {
-            let Some(value) = self.file.metadata().get(name) else { return Ok(None) };
-            let id = value.as_u64().filter(|&id| id < tokens.len() as u64);
-            id.map(|id| Some(id as u32))
-                .ok_or_else(|| self.malformed(format!("{name} is {value:?}, which is no token")))
-        };
-        let eos = token("tokenizer.ggml.eos_token_id")?;
-        let adds_bos = self.file.metadata().get("tokenizer.ggml.add_bos_token");
-        let adds_bos = adds_bos == Some(&GgufValue::Bool(true));
-        let bos = token("tokenizer.ggml.bos_token_id")?.filter(|_| adds_bos);
-        let parts = TokenizerParts { tokens, merges, special, user_defined, pre_split, eos, bos };
-        Ok(Tokenizer::from_parts(&parts)?)
-    }
-
     fn tensor(&self, name: &str) -> Result<&GgufTensor, DecoderError> {
         let tensor = self.file.tensors().get(name);
         tensor.ok_or_else(|| self.malformed(format!("it has no tensor {name:?}")))
-    }
-
-    fn value(&self, key: &str) -> Result<&GgufValue, DecoderError> {
-        self.file.metadata().get(key).ok_or_else(|| self.malformed(format!("{key} is missing")))
-    }
-
-    fn text(&self, key: &str) -> Result<&str, DecoderError> {
-        let value = self.value(key)?.as_str();
-        value.ok_or_else(|| self.malformed(format!("{key} is no text")))
-    }
-
-    fn texts(&self, key: &str) -> Result<Vec<String>, DecoderError> {
-        let values = self.value(key)?.as_array();
-        let texts = values.and_then(|values| {
-            values.iter().map(|value| value.as_str().map(str::to_owned)).collect()
-        });
-        texts.ok_or_else(|| self.malformed(format!("{key} is no list of texts")))
     }
 
     fn malformed(&self, message: String) -> DecoderError {

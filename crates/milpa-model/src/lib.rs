@@ -18,6 +18,7 @@ mod gguf;
 mod gguf_family;
 mod gguf_format;
 mod gguf_model;
+mod gguf_tokenizer;
 mod hf;
 mod hf_config;
 mod hf_tensors;

@@ -64,6 +64,12 @@ pub enum TokensError {
     /// Something that only byte-level BPE can do was asked of another kind.
     #[error("this needs a byte-level BPE tokenizer, but the tokenizer is {0}")]
     NotByteLevel(&'static str),
+    /// Something that only plain SentencePiece BPE can do was asked of another kind.
+    #[error(
+        "a GGUF file holds byte-level BPE, or SentencePiece BPE as a .model file without \
+         normalisation says it; this tokenizer ({0}) is neither"
+    )]
+    NotPieces(&'static str),
     /// A tokenizer cannot be trained as configured.
     #[error("[tokenizer] {key}: {message}")]
     Config {

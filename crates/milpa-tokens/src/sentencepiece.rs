@@ -6,16 +6,19 @@
 //! characters), so the file written here has what Hugging Face reads, and beside it, under
 //! `model.sentencepiece`, the model itself, which is what this crate reads back.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     base64,
     charsmap::CharsMap,
+    error::TokensError,
     fast_hash::FastMap,
     normalizer::{META_SPACE, Normalizer, SentencePieceSteps, Step},
     pieces::{Algorithm, CharacterMerges, Joining, PieceModel, unknown_symbol},
-    tokenizer::{AddedToken, Model, Names, Spec},
+    tokenizer::{AddedToken, Model, Names, Spec, Tokenizer},
     tokenizer_file::{MAX_TOKENS, Reason, cut},
     trie::Trie,
     unigram::{Piece, Precision, Unigram},
@@ -49,15 +52,116 @@ enum ModelKind {
     Bpe,
 }
 
+/// What a piece of SentencePiece is for; GGUF has the same kinds with the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum PieceKind {
+pub enum PieceKind {
+    /// Text is merged to it.
     Normal,
+    /// What has no other piece.
     Unknown,
+    /// Never made of text.
     Control,
+    /// Always cut out of text.
     UserDefined,
+    /// Never made.
     Unused,
+    /// One byte of a character without a piece.
     Byte,
+}
+
+impl PieceKind {
+    const NUMBERED: [(Self, u64); 6] = [
+        (Self::Normal, 1),
+        (Self::Unknown, 2),
+        (Self::Control, 3),
+        (Self::UserDefined, 4),
+        (Self::Unused, 5),
+        (Self::Byte, 6),
+    ];
+
+    /// The kind with this number.
+    pub fn from_number(number: u64) -> Option<Self> {
+        Self::NUMBERED.into_iter().find(|&(_, of)| of == number).map(|(kind, _)| kind)
+    }
+
+    /// Its number in files.
+    pub fn number(self) -> u64 {
+        let found = Self::NUMBERED.into_iter().find(|&(kind, _)| kind == self);
+        found.map(|(_, number)| number).expect("all kinds are listed")
+    }
+}
+
+/// A SentencePiece BPE tokenizer taken apart, as GGUF holds it (`tokenizer.ggml.model` = `llama`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct PieceParts {
+    /// Text with ▁ for the space, score and kind, by id.
+    pub pieces: Vec<(String, f32, PieceKind)>,
+    /// Whether ▁ is put before texts.
+    pub space_before: bool,
+    /// Ends a document.
+    pub eos: Option<u32>,
+    /// Begins a sequence.
+    pub bos: Option<u32>,
+}
+
+impl PieceParts {
+    /// Builds the tokenizer.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, TokensError> {
+        let id = |id: Option<u32>| id.map_or(-1, i64::from);
+        let byte_pieces = self.pieces.iter().filter(|piece| piece.2 == PieceKind::Byte).count();
+        let pieces = self.pieces.iter();
+        let model = SentencePieceModel {
+            kind: ModelKind::Bpe,
+            byte_fallback: byte_pieces > 0,
+            dummy_prefix: self.space_before,
+            remove_extra_spaces: false,
+            escape_spaces: true,
+            space_as_suffix: false,
+            bos: id(self.bos),
+            eos: id(self.eos),
+            map: String::new(),
+            pieces: pieces
+                .map(|(text, score, kind)| (text.clone(), (*score).into(), *kind))
+                .collect(),
+        };
+        let build = || -> Result<Tokenizer, Reason> {
+            let spec = model.spec()?;
+            let json = model.to_json(&spec);
+            Ok(Tokenizer::build(spec, json)?)
+        };
+        build().map_err(|reason| reason.at(Path::new("the tokenizer of the GGUF file")))
+    }
+
+    /// Takes a tokenizer apart.
+    pub(crate) fn of(tokenizer: &Tokenizer) -> Result<Self, TokensError> {
+        #[derive(Deserialize)]
+        struct File {
+            model: Inner,
+        }
+        #[derive(Deserialize)]
+        struct Inner {
+            sentencepiece: SentencePieceModel,
+        }
+        let unlike = || TokensError::NotPieces(tokenizer.kind().name());
+        let file: File = serde_json::from_slice(tokenizer.json()).map_err(|_| unlike())?;
+        let model = file.model.sentencepiece;
+        let plain = model.kind == ModelKind::Bpe
+            && model.escape_spaces
+            && model.map.is_empty()
+            && !model.remove_extra_spaces
+            && !model.space_as_suffix;
+        if !plain {
+            return Err(unlike());
+        }
+        let pieces = model.pieces.into_iter();
+        Ok(Self {
+            pieces: pieces.map(|(text, score, kind)| (text, score as f32, kind)).collect(),
+            space_before: model.dummy_prefix,
+            eos: tokenizer.eos_id(),
+            bos: tokenizer.bos_id(),
+        })
+    }
 }
 
 /// Reads the bytes of a `.model` file.
@@ -106,15 +210,8 @@ fn read_piece(bytes: &[u8]) -> Result<(String, f64, PieceKind), Reason> {
             (1, Field::Bytes(text)) => piece.0 = read_text(text)?,
             (2, Field::Fixed32(bits)) => piece.1 = f64::from(f32::from_bits(bits)),
             (3, Field::Number(kind)) => {
-                piece.2 = match kind {
-                    1 => PieceKind::Normal,
-                    2 => PieceKind::Unknown,
-                    3 => PieceKind::Control,
-                    4 => PieceKind::UserDefined,
-                    5 => PieceKind::Unused,
-                    6 => PieceKind::Byte,
-                    other => return Err(Reason::Bad(format!("a piece has the type {other}"))),
-                }
+                piece.2 = PieceKind::from_number(kind)
+                    .ok_or_else(|| Reason::Bad(format!("a piece has the type {kind}")))?;
             }
             _ => {}
         }

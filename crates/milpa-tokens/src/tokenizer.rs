@@ -26,6 +26,7 @@ use crate::{
     fast_hash::FastMap,
     pieces::{Algorithm, Joining, PieceModel},
     pre_split::PreSplit,
+    sentencepiece::PieceParts,
     tokenizer_file,
 };
 
@@ -178,6 +179,20 @@ impl Tokenizer {
     /// Builds a tokenizer from its parts, as GGUF holds them.
     pub fn from_parts(parts: &TokenizerParts) -> Result<Self, TokensError> {
         tokenizer_file::from_parts(parts)
+    }
+
+    /// Builds a SentencePiece BPE tokenizer from its pieces, as GGUF holds them.
+    pub fn from_pieces(parts: &PieceParts) -> Result<Self, TokensError> {
+        parts.tokenizer()
+    }
+
+    /// Takes a SentencePiece BPE tokenizer apart, for GGUF.
+    ///
+    /// # Errors
+    /// A tokenizer of another kind, or one that was not read from a `.model` file (merges of a
+    /// `tokenizer.json` have no scores).
+    pub fn to_pieces(&self) -> Result<PieceParts, TokensError> {
+        PieceParts::of(self)
     }
 
     /// Takes a byte-level BPE tokenizer apart, for GGUF.

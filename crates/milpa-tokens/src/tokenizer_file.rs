@@ -47,7 +47,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    fn at(self, path: &Path) -> TokensError {
+    pub(crate) fn at(self, path: &Path) -> TokensError {
         let path = path.to_owned();
         match self {
             Self::Bad(message) => TokensError::BadTokenizer { path, message },

@@ -10,6 +10,7 @@ use milpa_model::{
     read_gguf, write_gguf,
 };
 use milpa_tensor::Tape;
+use milpa_tokens::{PieceKind, PieceParts, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::{
@@ -258,4 +259,47 @@ fn routers_stay_exact() {
     assert_eq!(kind("blk.0.ffn_gate_inp.weight"), GgufType::F32);
     assert_eq!(kind("blk.0.ffn_gate_exps.weight").name(), "Q4_K");
     assert_eq!(file.tensors()["blk.0.ffn_gate_exps.weight"].shape, [4, 96, 256]);
+}
+
+/// Pieces of SentencePiece, as Llama 2, Mistral, Gemma and Phi-3 have them.
+fn piece_tokenizer() -> Tokenizer {
+    let mut pieces = vec![
+        ("<unk>".to_owned(), 0.0, PieceKind::Unknown),
+        ("<s>".to_owned(), 0.0, PieceKind::Control),
+        ("</s>".to_owned(), 0.0, PieceKind::Control),
+    ];
+    pieces.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), 0.0, PieceKind::Byte)));
+    let normal = ["▁", "a", "b", "ab", "▁a", "▁ab"].map(|text| (text.to_owned(), -1.5));
+    pieces.extend(normal.map(|(text, score)| (text, score, PieceKind::Normal)));
+    let parts = PieceParts { pieces, space_before: true, eos: Some(2), bos: Some(1) };
+    Tokenizer::from_pieces(&parts).unwrap()
+}
+
+#[test]
+fn pieces_of_sentencepiece_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let (description, tokenizer) = (description("mistral", json!({})), piece_tokenizer());
+    let parameters = rough_parameters(&description);
+    let about = GgufDescription::default();
+    write_gguf(&path, GgufFormat::F16, &description, &parameters, &tokenizer, &about).unwrap();
+    let file = GgufFile::open(&path).unwrap();
+    // 265 pieces for 310 embeddings.
+    assert_eq!(file.metadata()["tokenizer.ggml.scores"].as_array().unwrap().len(), 310);
+    let (_, _, read) = read_gguf(&file, &device(1)).unwrap();
+    assert_eq!(read.to_pieces().unwrap(), tokenizer.to_pieces().unwrap());
+    assert_eq!((read.bos_id(), read.eos_id()), (Some(1), Some(2)));
+    assert_eq!(read.encode("ab bé</s>"), tokenizer.encode("ab bé</s>"));
+
+    let short = GgufValue::Array(vec![GgufValue::F32(0.0)]);
+    let strange = GgufValue::Array(vec![GgufValue::I32(9); 310]);
+    for (key, value, expect) in [
+        ("tokenizer.ggml.scores", short.clone(), "no number for each token"),
+        ("tokenizer.ggml.token_type", short, "no kind for each token"),
+        ("tokenizer.ggml.token_type", strange, "no kind for each token"),
+        ("tokenizer.ggml.eos_token_id", GgufValue::U32(300), "which is no token"),
+    ] {
+        let result = read_gguf(&with_metadata(&path, key, value), &device(1));
+        check_error(result.map(|_| ()), &[expect]);
+    }
 }

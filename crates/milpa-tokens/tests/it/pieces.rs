@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use milpa_tokens::{ChatTemplate, Tokenizer, TokenizerKind};
+use milpa_tokens::{ChatTemplate, PieceKind, PieceParts, Tokenizer, TokenizerKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -98,6 +98,48 @@ fn published_sentencepiece_models_give_the_ids_of_sentencepiece() {
         for text in golden().texts {
             assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), text.replace('▁', " "));
         }
+        let again = Tokenizer::from_pieces(&tokenizer.to_pieces().unwrap()).unwrap();
+        check_ids(name, &again);
+        assert_eq!((again.bos_id(), again.eos_id()), (Some(1), Some(2)));
+    }
+}
+
+#[test]
+fn pieces_come_apart_and_together() {
+    let mut pieces = vec![
+        ("<unk>".to_owned(), 0.0, PieceKind::Unknown),
+        ("<s>".to_owned(), 0.0, PieceKind::Control),
+        ("</s>".to_owned(), 0.0, PieceKind::Control),
+    ];
+    pieces.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), 0.0, PieceKind::Byte)));
+    let normal = ["▁", "a", "b", "ab", "▁a", "▁ab"];
+    pieces.extend(
+        (0_u8..)
+            .zip(normal)
+            .map(|(index, text)| (text.to_owned(), -f32::from(index), PieceKind::Normal)),
+    );
+    let parts = PieceParts { pieces, space_before: true, eos: Some(2), bos: Some(1) };
+    let tokenizer = Tokenizer::from_pieces(&parts).unwrap();
+    assert_eq!(tokenizer.to_pieces().unwrap(), parts);
+    // ▁ a b merge to ▁ ab, which has the better score, and then to ▁ab; é is two bytes.
+    assert_eq!(tokenizer.encode("ab bé"), [264, 259, 261, 3 + 0xC3, 3 + 0xA9]);
+    assert_eq!(tokenizer.decode(&[264, 259, 261, 3 + 0xC3, 3 + 0xA9]), "ab bé");
+
+    let check = |change: &dyn Fn(&mut PieceParts), expect: &str| {
+        let mut changed = parts.clone();
+        change(&mut changed);
+        let error = Tokenizer::from_pieces(&changed).unwrap_err().to_string();
+        assert!(error.contains(expect), "{error}");
+    };
+    check(&|parts| parts.pieces[0].2 = PieceKind::Control, "0 unknown pieces");
+    check(&|parts| parts.pieces[9].0 = "byte".to_owned(), "is no byte");
+    check(&|parts| parts.pieces[9].2 = PieceKind::Normal, "not every byte");
+    check(&|parts| parts.pieces[260].1 = f32::NAN, "score NaN");
+    check(&|parts| parts.pieces[260].0 = "b".to_owned(), "two pieces");
+    // What is normalised or of another kind, GGUF cannot say.
+    for bytes in [UNIGRAM, BPE] {
+        let error = model(bytes).unwrap().to_pieces().unwrap_err().to_string();
+        assert!(error.contains("is neither"), "{error}");
     }
 }
 
