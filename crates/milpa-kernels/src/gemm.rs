@@ -12,6 +12,7 @@
 
 use crate::cpu::{Cpu, Isa};
 use crate::element::Element;
+use crate::memory::{LINE, Line};
 use crate::pool::{Pool, Shares};
 use crate::scratch::with_scratch;
 use crate::simd::{Simd, dispatch};
@@ -470,9 +471,6 @@ fn block<S: Simd, M: Multiply<S>, C: Element>(
     }
 }
 
-/// Floats of a cache line.
-const LINE: usize = 16;
-
 /// Asks for a cache line; any address is allowed, and a bad one is ignored.
 #[inline(always)]
 pub(crate) fn prefetch<T>(address: *const T) {
@@ -896,7 +894,7 @@ unsafe fn tile_kernel<
         }
         // Through memory: where the loop below is not unrolled, the compiler would keep the sums
         // there during the steps too.
-        let mut kept = [[Line::default(); VECTORS]; ROWS];
+        let mut kept = [[Line::ZERO; VECTORS]; ROWS];
         for row in 0..ROWS {
             for v in 0..VECTORS {
                 simd.store(kept[row][v].0.as_mut_ptr(), sums[row][v]);
@@ -922,11 +920,6 @@ unsafe fn tile_kernel<
         }
     }
 }
-
-/// Room for a vector of any instruction set.
-#[derive(Clone, Copy, Default)]
-#[repr(C, align(64))]
-struct Line([f32; LINE]);
 
 /// `C = A · Bᵀ` for few rows of A: dot products with each row of B, which is read once.
 fn few_rows_nt(

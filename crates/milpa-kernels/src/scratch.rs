@@ -3,12 +3,8 @@
 //! A kernel borrows a buffer for the length of a closure; nothing is allocated once the largest
 //! size has been seen. Contents are whatever the last user left.
 
+use crate::memory::{LINE, Line};
 use std::cell::RefCell;
-
-/// One cache line of floats; gives buffers their 64-byte alignment.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
@@ -17,9 +13,9 @@ thread_local! {
 /// Lends `length` floats, aligned to 64 bytes and with unspecified (but initialised) content.
 pub(crate) fn with_scratch<R>(length: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut lines = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    let needed = length.div_ceil(16);
+    let needed = length.div_ceil(LINE);
     if lines.len() < needed {
-        lines.resize(needed, Line([0.0; 16]));
+        lines.resize(needed, Line::ZERO);
     }
     // SAFETY: `Line` is 16 floats without padding, so `needed` lines are at least `length`
     // initialised floats; the vector is borrowed for as long as the slice lives.

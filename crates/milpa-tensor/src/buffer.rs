@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use milpa_kernels::{as_bf16, as_bf16_mut, bf16, quantised::BlockFormat};
+use milpa_kernels::{AlignedValues, as_bf16, as_bf16_mut, bf16, quantised::BlockFormat};
 
 /// How the values of a buffer are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,9 +40,9 @@ pub struct Buffer {
 
 enum Storage {
     /// May be longer than the buffer.
-    F32(Vec<f32>),
+    F32(AlignedValues),
     /// Two values in each float; may be longer than the buffer.
-    BF16(Vec<f32>),
+    BF16(AlignedValues),
     Quantised {
         format: BlockFormat,
         bytes: Vec<u8>,
@@ -168,7 +168,7 @@ pub(crate) struct Pool(Mutex<PoolState>);
 
 #[derive(Debug, Default)]
 struct PoolState {
-    free: BTreeMap<usize, Vec<Vec<f32>>>,
+    free: BTreeMap<usize, Vec<AlignedValues>>,
     stats: MemoryStats,
 }
 
@@ -188,13 +188,13 @@ impl Pool {
         let reused = {
             let mut state = self.lock();
             let reused = state.take_free(length);
-            let values = reused.as_ref().map_or(length, Vec::len);
+            let values = reused.as_ref().map_or(length, |values| values.len());
             state.stats.live_bytes += values * size_of::<f32>();
             state.stats.peak_live_bytes = state.stats.peak_live_bytes.max(state.stats.live_bytes);
             state.stats.allocations += u64::from(reused.is_none());
             reused
         };
-        let values = reused.unwrap_or_else(|| vec![0.0; length]);
+        let values = reused.unwrap_or_else(|| AlignedValues::zeros(length));
         Buffer { storage: Storage::F32(values), length, pool: Some(Arc::clone(self)) }
     }
 
@@ -202,7 +202,7 @@ impl Pool {
         self.lock().stats
     }
 
-    fn give_back(&self, values: Vec<f32>) {
+    fn give_back(&self, values: AlignedValues) {
         let bytes = values.len() * size_of::<f32>();
         let mut state = self.lock();
         state.stats.live_bytes -= bytes;
@@ -224,7 +224,7 @@ impl Pool {
 
 impl PoolState {
     /// Takes the shortest free memory of at least `length` values that wastes at most an eighth.
-    fn take_free(&mut self, length: usize) -> Option<Vec<f32>> {
+    fn take_free(&mut self, length: usize) -> Option<AlignedValues> {
         let longest = length + length / 8;
         let (_, list) = self.free.range_mut(length..=longest).find(|(_, list)| !list.is_empty())?;
         let values = list.pop()?;
