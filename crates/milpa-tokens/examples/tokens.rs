@@ -36,11 +36,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 min_count: min_count.parse()?,
                 ..TokenizerConfig::default()
             };
-            let records = read_all(texts)?;
             let start = Instant::now();
-            let trained = train_tokenizer(&config, &mut records.into_iter().map(Ok), &context)?;
+            let mut records = texts.iter().flat_map(|path| stream(path));
+            let trained = train_tokenizer(&config, &mut records, &context)?;
             eprintln!(
-                "{:.2} s on {threads} threads: {:?}",
+                "{:.2} s with reading on {threads} threads: {:?}",
                 start.elapsed().as_secs_f64(),
                 trained.report
             );
@@ -135,21 +135,27 @@ fn render(case: &Value, tokenizer: Option<&Tokenizer>) -> Value {
     result
 }
 
-fn read_all(paths: &[&str]) -> io::Result<Vec<TextRecord>> {
-    let mut records = Vec::new();
-    for path in paths {
-        let source = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut reader = LineReader::open(Path::new(path), 1 << 28)?;
+/// The texts of a JSONL file, one at a time.
+fn stream(path: &str) -> Box<dyn Iterator<Item = io::Result<TextRecord>>> {
+    let source = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut reader = match LineReader::open(Path::new(path), 1 << 28) {
+        Ok(reader) => reader,
+        Err(error) => return Box::new(std::iter::once(Err(error))),
+    };
+    let mut number = 0;
+    let mut next = move || -> io::Result<Option<TextRecord>> {
         while let Some(line) = reader.next_line()? {
             let Line::Whole(line) = line else { continue };
             let value: Value = serde_json::from_slice(line)?;
+            number += 1;
             let text = value["text"].as_str().unwrap_or_default().to_owned();
-            records.push(TextRecord {
-                id: records.len().to_string(),
-                source: source.clone(),
-                text,
-            });
+            return Ok(Some(TextRecord { id: number.to_string(), source: source.clone(), text }));
         }
-    }
-    Ok(records)
+        Ok(None)
+    };
+    Box::new(std::iter::from_fn(move || next().transpose()))
+}
+
+fn read_all(paths: &[&str]) -> io::Result<Vec<TextRecord>> {
+    paths.iter().flat_map(|path| stream(path)).collect()
 }
