@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use crate::cpu::{Cpu, Isa};
+use crate::cpu::Cpu;
 use crate::gemm::{Multiply, Single};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86::with_avx512_bf16;
@@ -49,7 +49,7 @@ pub fn bf16_gflops(cpu: &Cpu) -> Option<f64> {
     match cpu.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the `Isa` of a `Cpu` was found on this machine when the `Cpu` was built.
-        Isa::Avx512Bf16 => Some(unsafe {
+        crate::Isa::Avx512Bf16 => Some(unsafe {
             with_avx512_bf16(
                 #[inline(always)]
                 |simd, multiply| gflops(cpu, simd, multiply),
