@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden values for LoRA as peft computes it, on models of `model_families.py` with hashed adapters.
+"""Golden values for LoRA and DoRA as peft computes them, on models of `model_families.py` with hashed adapters.
 
 Rewrites crates/milpa-model/tests/golden/lora.{json,safetensors}: adapter_config.json as peft writes it, names and
 shapes of the adapter's tensors, logits, loss and two sums of each adapter gradient. Needs: torch, transformers, peft.
@@ -18,7 +18,15 @@ CASES = {
     "llama3": dict(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"]),
     "qwen2": dict(r=3, lora_alpha=9, use_rslora=True, target_modules=ALL),
     "gemma2": dict(r=2, lora_alpha=2, target_modules=["o_proj", "down_proj"]),
+    "llama_biases": dict(r=3, lora_alpha=4, use_dora=True, target_modules=ALL),
+    "qwen3": dict(r=2, lora_alpha=6, use_dora=True, use_rslora=True, target_modules=["k_proj", "up_proj"]),
+    "phi3": dict(r=3, lora_alpha=4, target_modules=["qkv_proj", "gate_up_proj", "o_proj"]),
+    "phi3_long": dict(r=2, lora_alpha=5, use_dora=True, target_modules=["qkv_proj", "gate_up_proj", "down_proj"]),
 }
+
+
+def stored_name(name):
+    return name.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector")
 
 
 def main():
@@ -36,7 +44,7 @@ def main():
         logits = tuned(tokens, use_cache=False).logits
         loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
         loss.backward()
-        gradients = {n.replace(".default", ""): p.grad for n, p in tuned.named_parameters() if p.requires_grad}
+        gradients = {stored_name(n): p.grad for n, p in tuned.named_parameters() if p.requires_grad}
         assert gradients.keys() == adapter.keys()
         names = sorted(adapter)
         config = json.loads((folder / "adapter_config.json").read_text())

@@ -34,6 +34,7 @@ pub mod embedding;
 pub mod gemm;
 pub mod gemm_bf16;
 pub mod loss;
+pub mod magnitude;
 mod memory;
 pub mod norm;
 pub mod optim;

@@ -6,18 +6,21 @@
 //! n all tokens of a batch, e experts, f width of an expert. Parameters have the names of Hugging Face's
 //! files. Nothing here knows files, tokenizers or schedules.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use milpa_base::Seed;
 use milpa_tensor::{
-    AttentionOptions, DType, Device, KvCache, LossRows, LossSummary, OutputLayer, ParameterId,
-    ParameterStore, RopeTable, RowScores, Tape, Tensor, document_starts,
+    AdaptedMatrix, AttentionOptions, DType, Device, KvCache, LossRows, LossSummary, OutputLayer,
+    ParameterId, ParameterStore, RopeTable, RowScores, Tape, Tensor, document_starts,
 };
 
 use crate::{
     description::{Activation, DecoderDescription, LayerDescription, NormPlacement, QkNorm, Rope},
     error::DecoderError,
-    lora::LoraConfig,
+    lora::{LoraConfig, LowRank},
 };
 
 /// Positions whose rotary angles are computed at the start.
@@ -252,14 +255,6 @@ struct Linear {
     lora: Option<LowRank>,
 }
 
-/// A change `scale · B·A` of a matrix.
-#[derive(Debug, Clone, Copy)]
-struct LowRank {
-    a: ParameterId,
-    b: ParameterId,
-    scale: f32,
-}
-
 #[derive(Debug)]
 enum FeedForward {
     Dense { gate_up: [Linear; 2], down: Linear },
@@ -295,22 +290,45 @@ impl Pass<'_> {
     ) -> Result<[Tensor; N], DecoderError> {
         let weights = layers.map(|layer| self.weight(layer.weight));
         let mut outputs = self.tape.linear_many(x, weights.each_ref())?.map(Some);
-        for (slot, layer) in outputs.iter_mut().zip(layers) {
+        // What A makes of x; the parts of a fused layer share it.
+        let mut inner: Option<(ParameterId, Tensor)> = None;
+        for (slot, (layer, weight)) in outputs.iter_mut().zip(layers.iter().zip(&weights)) {
+            if let Some(change) = layer.lora
+                && let Some(output) = slot.take()
+            {
+                let inner_r = match &inner {
+                    Some((a, inner_r)) if *a == change.a => inner_r.clone(),
+                    _ => {
+                        let inner_r = self.tape.linear(x, &self.weight(change.a))?;
+                        self.tape.scale(inner_r, change.scale)?
+                    }
+                };
+                *slot = Some(self.adapted(&output, &inner_r, weight, change)?);
+                inner = Some((change.a, inner_r));
+            }
             if let Some(bias) = layer.bias
                 && let Some(output) = slot.take()
             {
                 *slot = Some(self.tape.add_bias(output, &self.weight(bias))?);
             }
-            if let Some(LowRank { a, b, scale }) = layer.lora
-                && let Some(output) = slot.take()
-            {
-                let inner = self.tape.linear(x, &self.weight(a))?;
-                let change = self.tape.linear(&inner, &self.weight(b))?;
-                let change = self.tape.scale(change, scale)?;
-                *slot = Some(self.tape.add(&output, &change)?);
-            }
         }
         Ok(outputs.map(|output| output.expect("each slot was filled again")))
+    }
+
+    /// What a changed matrix makes of x, given what the matrix and `scale · A` make of it.
+    fn adapted(
+        &self,
+        output: &Tensor,
+        inner_r: &Tensor,
+        weight_od: &Tensor,
+        LowRank { a, b, magnitude, scale }: LowRank,
+    ) -> Result<Tensor, DecoderError> {
+        let b_or = &self.weight(b);
+        let change = self.tape.linear(inner_r, b_or)?;
+        let sum = self.tape.add(output, &change)?;
+        let Some(magnitude) = magnitude else { return Ok(sum) };
+        let matrix = AdaptedMatrix { weight_od, a_rd: &self.weight(a), b_or, scale };
+        Ok(self.tape.magnitude(&sum, &self.weight(magnitude), &matrix)?)
     }
 }
 
@@ -323,7 +341,7 @@ impl Decoder {
         description: impl Into<DecoderDescription>,
         parameters: &ParameterStore,
     ) -> Result<Self, DecoderError> {
-        Self::build(description.into(), parameters, None)
+        Self::build(description.into(), parameters, &BTreeMap::new())
     }
 
     /// As [`Self::new`], with the adapter that [`add_lora`](crate::add_lora) or
@@ -333,19 +351,21 @@ impl Decoder {
         parameters: &ParameterStore,
         lora: &LoraConfig,
     ) -> Result<Self, DecoderError> {
-        Self::build(description.into(), parameters, Some(lora.scale() as f32))
+        let description = description.into();
+        let changes = lora.changes(&description, parameters)?;
+        Self::build(description, parameters, &changes)
     }
 
     fn build(
         description: DecoderDescription,
         parameters: &ParameterStore,
-        lora_scale: Option<f32>,
+        changes: &BTreeMap<String, LowRank>,
     ) -> Result<Self, DecoderError> {
         description.check()?;
         check_parameters(&description, parameters)?;
         let layers = description.layers.iter().enumerate();
         let layers = layers
-            .map(|(index, layer)| Layer::new(&description, index, *layer, parameters, lora_scale))
+            .map(|(index, layer)| Layer::new(&description, index, *layer, parameters, changes))
             .collect::<Result<_, _>>()?;
         let embedding = find(parameters, "model.embed_tokens.weight")?;
         let tied = description.tie_embeddings;
@@ -694,18 +714,13 @@ impl Layer {
         index: usize,
         layer: LayerDescription,
         parameters: &ParameterStore,
-        lora_scale: Option<f32>,
+        changes: &BTreeMap<String, LowRank>,
     ) -> Result<Self, DecoderError> {
         let id = |part: &str| find(parameters, &format!("model.layers.{index}.{part}.weight"));
         let linear = |part: &str, has_bias: bool| -> Result<Linear, DecoderError> {
             let bias = format!("model.layers.{index}.{part}.bias");
             let bias = has_bias.then(|| find(parameters, &bias)).transpose()?;
-            let lora = match (id(&format!("{part}.lora_A")), id(&format!("{part}.lora_B"))) {
-                (Ok(a), Ok(b)) if lora_scale.is_some() => {
-                    lora_scale.map(|scale| LowRank { a, b, scale })
-                }
-                _ => None,
-            };
+            let lora = changes.get(&format!("model.layers.{index}.{part}")).copied();
             Ok(Linear { weight: id(part)?, bias, lora })
         };
         let norm = |part: Option<&str>| part.map(&id).transpose();

@@ -1,21 +1,24 @@
 //! LoRA: a trained low-rank change `s·B·A` beside each frozen matrix, in memory and in peft's folders.
 //!
-//! LoRA, arXiv:2106.09685, with `s = α/r`; rank-stabilised, arXiv:2312.03732, with `s = α/√r`. Matrices
-//! of attention and of dense feed-forward layers can be changed; what peft can say beyond that (`DoRA`,
-//! ranks by pattern, trained biases) is refused by name.
+//! LoRA, arXiv:2106.09685, with `s = α/r`; rank-stabilised, arXiv:2312.03732, with `s = α/√r`; with rows
+//! of trained length, `DoRA`, arXiv:2402.09353. Matrices of attention and of dense feed-forward layers can
+//! be changed; what peft can say beyond that (ranks by pattern, trained biases) is refused by name.
+//!
+//! A module is a matrix as the family's files have it. Phi-3's are fused of several parameters: these
+//! share A, and each has its rows of B and of the magnitudes.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use milpa_base::Seed;
-use milpa_tensor::{Accumulate, Matrix, MatrixMut, ParameterId, ParameterStore, Size};
+use milpa_tensor::{Accumulate, DType, Matrix, MatrixMut, ParameterId, ParameterStore, Size};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    decoder::parameter_specs,
-    description::{DecoderDescription, Family},
+    description::DecoderDescription,
     error::DecoderError,
     freeze::set_trainable,
     hf::{read_small, read_tensors, write_weights},
+    hf_tensors::{Part, file_tensors},
 };
 
 /// File names of an adapter's folder.
@@ -46,8 +49,43 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Whether it is the root.
     pub rank_stabilised: bool,
-    /// Names of linear layers, such as `q_proj` or `mlp.down_proj`.
+    /// Whether each changed row also has a trained length (`DoRA`).
+    pub dora: bool,
+    /// Names of linear layers as the family's files have them, such as `q_proj` or `mlp.down_proj`.
     pub targets: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    /// What peft takes where nothing is said; targets must be.
+    fn default() -> Self {
+        Self { rank: 8, alpha: 8.0, rank_stabilised: false, dora: false, targets: Vec::new() }
+    }
+}
+
+/// A change `scale · B·A` of a matrix, and the trained lengths of its rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LowRank {
+    pub(crate) a: ParameterId,
+    pub(crate) b: ParameterId,
+    pub(crate) magnitude: Option<ParameterId>,
+    pub(crate) scale: f32,
+}
+
+/// A linear layer of a file that is changed.
+#[derive(Debug)]
+struct Module {
+    name: String,
+    inputs: usize,
+    /// The parameters that it is made of, with their outputs.
+    parts: Vec<(String, usize)>,
+}
+
+/// A tensor of an adapter's file, made of whole parameters one after another.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    shape: Vec<usize>,
+    parameters: Vec<(String, Vec<usize>)>,
 }
 
 impl LoraConfig {
@@ -57,11 +95,8 @@ impl LoraConfig {
         self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
     }
 
-    /// The linear layers that are changed, with their outputs and inputs.
-    fn modules(
-        &self,
-        description: &DecoderDescription,
-    ) -> Result<Vec<(String, [usize; 2])>, DecoderError> {
+    /// The linear layers that are changed.
+    fn modules(&self, description: &DecoderDescription) -> Result<Vec<Module>, DecoderError> {
         let fail = |key: &str, message: String| {
             Err(DecoderError::Config { key: format!("lora.{key}"), message })
         };
@@ -72,20 +107,21 @@ impl LoraConfig {
         if !(self.alpha > 0.0 && self.alpha <= 1e6) {
             return fail("alpha", format!("is {}; it must lie above 0", self.alpha));
         }
-        if description.family == Family::Phi3 {
-            let message = "cannot name the fused projections of Phi-3".to_owned();
-            return fail("targets", message);
-        }
         let mut modules = Vec::new();
         let mut used = vec![false; self.targets.len()];
-        for spec in parameter_specs(description) {
-            let Some(module) = spec.name.strip_suffix(".weight") else { continue };
-            let [outputs, inputs] = spec.shape[..] else { continue };
-            let layer = module.ends_with("_proj") && module.starts_with("model.layers.");
-            let hit = |target: &str| module.strip_suffix(target).is_some_and(|m| m.ends_with('.'));
-            if let Some(index) = self.targets.iter().position(|target| layer && hit(target)) {
+        for tensor in file_tensors(description) {
+            let Some(name) = tensor.name.strip_suffix(".weight") else { continue };
+            let &[_, inputs] = &tensor.shape[..] else { continue };
+            let layer = name.starts_with("model.layers.") && name.ends_with("_proj");
+            let expert = name.contains(".experts.");
+            let hit = |target: &str| name.strip_suffix(target).is_some_and(|n| n.ends_with('.'));
+            if let Some(index) =
+                self.targets.iter().position(|target| layer && !expert && hit(target))
+            {
                 used[index] = true;
-                modules.push((module.to_owned(), [outputs, inputs]));
+                let part = |part: &Part| (stem(&part.parameter).to_owned(), part.count / inputs);
+                let parts = tensor.parts.iter().map(part).collect();
+                modules.push(Module { name: name.to_owned(), inputs, parts });
             }
         }
         match used.iter().position(|used| !used) {
@@ -96,14 +132,83 @@ impl LoraConfig {
             None => Ok(modules),
         }
     }
+
+    /// The changes of an adapter among the parameters, by the name of the matrix without `.weight`.
+    pub(crate) fn changes(
+        &self,
+        description: &DecoderDescription,
+        parameters: &ParameterStore,
+    ) -> Result<BTreeMap<String, LowRank>, DecoderError> {
+        let scale = self.scale() as f32;
+        let mut changes = BTreeMap::new();
+        for module in self.modules(description)? {
+            let a = find(parameters, &module.a())?;
+            for (part, _) in &module.parts {
+                let b = find(parameters, &b_of(part))?;
+                let magnitude = self.dora.then(|| find(parameters, &magnitude_of(part)));
+                let magnitude = magnitude.transpose()?;
+                changes.insert(part.clone(), LowRank { a, b, magnitude, scale });
+            }
+            for (name, shape) in self.entries(&module).into_iter().flat_map(|e| e.parameters) {
+                let found = parameters.get(find(parameters, &name)?).shape();
+                if found.lengths() != shape {
+                    let message = format!("has shape {found} instead of {shape:?}");
+                    return Err(DecoderError::Parameter { name, message });
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The tensors of a module's change.
+    fn entries(&self, module: &Module) -> Vec<Entry> {
+        let (rank, name) = (self.rank, &module.name);
+        let outputs = module.parts.iter().map(|(_, outputs)| outputs).sum();
+        let parts = |name: fn(&str) -> String, rest: &[usize]| {
+            let shape = |outputs: usize| [&[outputs], rest].concat();
+            module.parts.iter().map(|(part, outputs)| (name(part), shape(*outputs))).collect()
+        };
+        let a = vec![rank, module.inputs];
+        let mut entries = vec![
+            Entry { name: module.a(), shape: a.clone(), parameters: vec![(module.a(), a)] },
+            Entry {
+                name: b_of(name),
+                shape: vec![outputs, rank],
+                parameters: parts(b_of, &[rank]),
+            },
+        ];
+        if self.dora {
+            entries.push(Entry {
+                name: magnitude_of(name),
+                shape: vec![outputs],
+                parameters: parts(magnitude_of, &[]),
+            });
+        }
+        entries
+    }
 }
 
-fn names(module: &str) -> [String; 2] {
-    [format!("{module}.lora_A.weight"), format!("{module}.lora_B.weight")]
+impl Module {
+    fn a(&self) -> String {
+        format!("{}.lora_A.weight", self.name)
+    }
+}
+
+fn b_of(module: &str) -> String {
+    format!("{module}.lora_B.weight")
+}
+
+fn magnitude_of(module: &str) -> String {
+    format!("{module}.lora_magnitude_vector")
+}
+
+/// A matrix's name without `.weight`.
+fn stem(parameter: &str) -> &str {
+    parameter.strip_suffix(".weight").unwrap_or(parameter)
 }
 
 /// Adds a new adapter to the parameters of a model and freezes all others. It changes nothing yet: A is
-/// random (uniform within `±1/√inputs`, as in peft), B is zero.
+/// random (uniform within `±1/√inputs`, as in peft), B is zero, magnitudes are the lengths of the rows.
 ///
 /// Give the same configuration to [`Decoder::with_lora`](crate::Decoder::with_lora).
 ///
@@ -118,17 +223,38 @@ pub fn add_lora(
     let modules = config.modules(description)?;
     set_trainable(parameters, &["*"], false)?;
     let seed = seed.derive("lora");
-    for (module, [outputs, inputs]) in modules {
-        let [a, b] = names(&module);
+    for module in modules {
+        let a = module.a();
         let stream = seed.derive(&a);
-        let bound = 1.0 / (inputs as f64).sqrt();
-        let values: Vec<f32> = (0..(config.rank * inputs) as u64)
+        let bound = 1.0 / (module.inputs as f64).sqrt();
+        let values: Vec<f32> = (0..(config.rank * module.inputs) as u64)
             .map(|i| ((2.0 * stream.f64_at(i) - 1.0) * bound) as f32)
             .collect();
-        parameters.add(&a, &[config.rank, inputs], &values, true)?;
-        parameters.add(&b, &[outputs, config.rank], &vec![0.0; outputs * config.rank], true)?;
+        let a = parameters.add(&a, &[config.rank, module.inputs], &values, true)?;
+        for (part, outputs) in &module.parts {
+            let zeros = vec![0.0; outputs * config.rank];
+            let b = parameters.add(&b_of(part), &[*outputs, config.rank], &zeros, true)?;
+            if config.dora {
+                let weight = find(parameters, &format!("{part}.weight"))?;
+                let change = LowRank { a, b, magnitude: None, scale: config.scale() as f32 };
+                let norms = norms_of(parameters, weight, change);
+                // Lengths are not pulled towards zero.
+                parameters.add(&magnitude_of(part), &[*outputs], &norms, false)?;
+            }
+        }
     }
     Ok(())
+}
+
+/// Lengths of the rows of a changed matrix.
+fn norms_of(parameters: &ParameterStore, weight: ParameterId, change: LowRank) -> Vec<f32> {
+    let [weight, a, b] = [weight, change.a, change.b].map(|id| parameters.get(id));
+    let mut norms = vec![0.0; weight.shape().rows()];
+    let mut buffer = parameters.device().allocate(norms.len());
+    let (weight, a, b) = (weight.data(), a.data(), b.data());
+    parameters.device().adapted_norms(change.scale, weight, a, b, &mut buffer);
+    parameters.device().download(&buffer, &mut norms);
+    norms
 }
 
 /// Reads an adapter from a folder of peft, adds it to the parameters of a model and freezes all others.
@@ -143,16 +269,18 @@ pub fn read_lora(
     let path = dir.join(CONFIG_FILE);
     let config = parse_config(&read_small(&path)?, &path)?;
     let modules = config.modules(description)?;
-    let mut wanted = Vec::new();
-    for (module, [outputs, inputs]) in &modules {
-        let [a, b] = names(module);
-        wanted.push((format!("{PREFIX}{a}"), vec![config.rank, *inputs]));
-        wanted.push((format!("{PREFIX}{b}"), vec![*outputs, config.rank]));
-    }
-    let values = read_tensors(&dir.join(WEIGHTS_FILE), &wanted)?;
+    let entries: Vec<Entry> = modules.iter().flat_map(|module| config.entries(module)).collect();
+    let wanted: Vec<(String, Vec<usize>)> =
+        entries.iter().map(|e| (format!("{PREFIX}{}", e.name), e.shape.clone())).collect();
+    let tensors = read_tensors(&dir.join(WEIGHTS_FILE), &wanted)?;
     set_trainable(parameters, &["*"], false)?;
-    for ((name, shape), values) in wanted.iter().zip(values) {
-        parameters.add(&name[PREFIX.len()..], shape, &values, true)?;
+    for (entry, values) in entries.iter().zip(tensors) {
+        let mut rest = &values[..];
+        for (name, shape) in &entry.parameters {
+            let own;
+            (own, rest) = rest.split_at(shape.iter().product());
+            parameters.add(name, shape, own, shape.len() > 1)?;
+        }
     }
     Ok(config)
 }
@@ -167,13 +295,12 @@ pub fn write_lora(
     parameters: &ParameterStore,
 ) -> Result<(), DecoderError> {
     let mut adapter = ParameterStore::new(Arc::clone(parameters.device()));
-    for (module, _) in config.modules(description)? {
-        for name in names(&module) {
-            let id = find(parameters, &name)?;
-            let shape = parameters.get(id).shape();
-            let values = parameters.read(id);
-            adapter.add(&format!("{PREFIX}{name}"), shape.lengths(), &values, true)?;
+    for entry in config.modules(description)?.iter().flat_map(|module| config.entries(module)) {
+        let mut values = Vec::new();
+        for (name, _) in &entry.parameters {
+            values.append(&mut parameters.read(find(parameters, name)?));
         }
+        adapter.add(&format!("{PREFIX}{}", entry.name), &entry.shape, &values, true)?;
     }
     let json = json!({
         "peft_type": "LORA",
@@ -183,7 +310,7 @@ pub fn write_lora(
         "lora_alpha": config.alpha,
         "lora_dropout": 0.0,
         "use_rslora": config.rank_stabilised,
-        "use_dora": false,
+        "use_dora": config.dora,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -195,31 +322,59 @@ pub fn write_lora(
     write_weights(&dir.join(WEIGHTS_FILE), &adapter)
 }
 
-/// Adds each change `s·B·A` to its matrix and zeroes B, so that the model computes the same with the
-/// adapter, and without it what it computed with it.
+/// Puts each change into its matrix, which becomes `W + s·B·A`, with `DoRA` in rows of the magnitudes'
+/// lengths. Then B is zeroed, so that the model computes the same with the adapter, and without it what
+/// it computed with it.
+///
+/// # Errors
+/// If a matrix is quantised; then nothing is changed.
 pub fn merge_lora(
     description: &DecoderDescription,
     config: &LoraConfig,
     parameters: &mut ParameterStore,
 ) -> Result<(), DecoderError> {
-    for (module, [outputs, inputs]) in config.modules(description)? {
-        let [a, b] = names(&module);
-        let weight = find(parameters, &format!("{module}.weight"))?;
-        let (a, b) = (find(parameters, &a)?, find(parameters, &b)?);
+    let changes = config.changes(description, parameters)?;
+    let mut matrices = Vec::with_capacity(changes.len());
+    for (module, change) in changes {
+        let name = format!("{module}.weight");
+        let weight = find(parameters, &name)?;
+        if parameters.get(weight).data().dtype() == DType::Q8_0 {
+            let message = "is quantised; merge into the model that it was made of".to_owned();
+            return Err(DecoderError::Parameter { name, message });
+        }
+        matrices.push((weight, change));
+    }
+    for (weight, change) in matrices {
         let device = Arc::clone(parameters.device());
-        let mut change = device.allocate(outputs * inputs);
-        let size = Size { m: outputs, n: inputs, k: config.rank };
-        let (b_or, a_ri) = (parameters.get(b).data(), parameters.get(a).data());
-        let (b_or, a_ri) = (Matrix::new(b_or, config.rank), Matrix::new(a_ri, inputs));
-        device.matmul_nn(size, b_or, a_ri, MatrixMut::new(&mut change, inputs), Accumulate::No);
-        device.scale_grads(&mut change, config.scale() as f32);
+        let (a, b) = (parameters.get(change.a), parameters.get(change.b));
+        let (outputs, inputs, rank) = (b.shape().rows(), a.shape().last(), a.shape().rows());
+        let zeros = vec![0.0; b.shape().elements()];
+        let mut product = device.allocate(outputs * inputs);
+        let size = Size { m: outputs, n: inputs, k: rank };
+        let (b_or, a_ri) = (Matrix::new(b.data(), rank), Matrix::new(a.data(), inputs));
+        device.matmul_nn(size, b_or, a_ri, MatrixMut::new(&mut product, inputs), Accumulate::No);
+        device.scale_grads(&mut product, change.scale);
         let mut merged = vec![0.0; outputs * inputs];
-        device.download(&change, &mut merged);
+        device.download(&product, &mut merged);
         for (merged, weight) in merged.iter_mut().zip(parameters.read(weight)) {
             *merged += weight;
         }
+        if let Some(magnitude) = change.magnitude {
+            let mut magnitudes = parameters.read(magnitude);
+            let norms = norms_of(parameters, weight, change);
+            let rows = merged.chunks_exact_mut(inputs).zip(magnitudes.iter_mut().zip(norms));
+            for (row, (magnitude, norm)) in rows {
+                let factor = if norm == 0.0 { 0.0 } else { *magnitude / norm };
+                for value in row {
+                    *value *= factor;
+                }
+                // The sign of a negative one is in the row now.
+                *magnitude = magnitude.abs();
+            }
+            parameters.write(magnitude, &magnitudes)?;
+        }
         parameters.write(weight, &merged)?;
-        parameters.write(b, &vec![0.0; outputs * config.rank])?;
+        parameters.write(change.b, &zeros)?;
     }
     Ok(())
 }
@@ -245,7 +400,8 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
         value: fields.get(field).map_or("nothing".to_owned(), Value::to_string),
         message: message.to_owned(),
     };
-    let known = ["peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "bias"];
+    let known =
+        ["peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias"];
     for (key, value) in &fields {
         let empty = match value {
             Value::Null | Value::Bool(false) => true,
@@ -254,7 +410,7 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
             _ => false,
         };
         if !empty && !known.contains(&key.as_str()) && !HARMLESS.contains(&key.as_str()) {
-            return Err(unsupported(key, "plain LoRA and its rank-stabilised form are computed"));
+            return Err(unsupported(key, "LoRA is computed, its rank-stabilised form and DoRA"));
         }
     }
     if fields.get("peft_type").and_then(Value::as_str) != Some("LORA") {
@@ -279,6 +435,7 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
             .and_then(Value::as_f64)
             .ok_or_else(|| unsupported("lora_alpha", "a number is expected"))?,
         rank_stabilised: fields.get("use_rslora") == Some(&Value::Bool(true)),
+        dora: fields.get("use_dora") == Some(&Value::Bool(true)),
         targets: targets
             .ok_or_else(|| unsupported("target_modules", "a list of names is expected"))?,
     })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use milpa_kernels::{
     Accumulate, Cpu, Heads, HeadsMut, Isa, Mat, MatMut, Size, activation, attention,
     attention::{AttentionGrads, AttentionInputs, AttentionShape},
-    bf16, bias, convert, elementwise, embedding, gemm, gemm_bf16, loss, norm,
+    bf16, bias, convert, elementwise, embedding, gemm, gemm_bf16, loss, magnitude, norm,
     optim::{self, AdamW, Muon},
     quantised::{self, BlockFormat},
     rope,
@@ -627,6 +627,41 @@ impl Device for CpuDevice {
 
     fn soft_cap_backward(&self, cap: f32, y: &Buffer, dy: &mut Buffer) {
         soft_cap::soft_cap_backward(&self.cpu, cap, y.f32(), dy.f32_mut());
+    }
+
+    fn adapted_norms(
+        &self,
+        scale: f32,
+        weight: &Buffer,
+        a: &Buffer,
+        b: &Buffer,
+        norms: &mut Buffer,
+    ) {
+        let (a, b, norms) = (a.f32(), b.f32(), norms.f32_mut());
+        if weight.dtype() == DType::F32 {
+            return magnitude::adapted_norms(&self.cpu, scale, weight.f32(), a, b, norms);
+        }
+        let mut wide = self.allocate(weight.len());
+        self.download(weight, wide.f32_mut());
+        magnitude::adapted_norms(&self.cpu, scale, wide.f32(), a, b, norms);
+    }
+
+    fn magnitude(&self, norms: &Buffer, magnitude: &Buffer, x: &Buffer, out: &mut Buffer) {
+        let (norms, magnitude) = (norms.f32(), magnitude.f32());
+        magnitude::magnitude_forward(&self.cpu, norms, magnitude, x.f32(), out.f32_mut());
+    }
+
+    fn magnitude_backward(
+        &self,
+        norms: &Buffer,
+        magnitude: &Buffer,
+        x: &Buffer,
+        dy: &mut Buffer,
+        dmagnitude: &mut Buffer,
+    ) {
+        let (norms, magnitude) = (norms.f32(), magnitude.f32());
+        let (dy, dmagnitude) = (dy.f32_mut(), dmagnitude.f32_mut());
+        magnitude::magnitude_backward(&self.cpu, norms, magnitude, x.f32(), dy, dmagnitude);
     }
 
     fn choose_experts(&self, shape: &RoutingShape, logits: &Buffer, ids: &mut [u32]) {

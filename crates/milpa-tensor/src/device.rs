@@ -335,6 +335,30 @@ pub trait Device: Debug + Send + Sync {
     /// `dy *= 1 − (y / cap)²`, `y` being the result of [`Device::soft_cap`].
     fn soft_cap_backward(&self, cap: f32, y: &Buffer, dy: &mut Buffer);
 
+    /// Lengths of the rows of `weight + scale · b · a`; `weight` may be quantised.
+    fn adapted_norms(
+        &self,
+        scale: f32,
+        weight: &Buffer,
+        a: &Buffer,
+        b: &Buffer,
+        norms: &mut Buffer,
+    );
+
+    /// `out = x · magnitude / norms` by columns.
+    fn magnitude(&self, norms: &Buffer, magnitude: &Buffer, x: &Buffer, out: &mut Buffer);
+
+    /// Backward of [`Device::magnitude`] for constant norms: `dy` becomes the gradient of `x`; adds to
+    /// `dmagnitude`.
+    fn magnitude_backward(
+        &self,
+        norms: &Buffer,
+        magnitude: &Buffer,
+        x: &Buffer,
+        dy: &mut Buffer,
+        dmagnitude: &mut Buffer,
+    );
+
     /// Writes the experts with the largest `logits[tokens, experts]` to `ids[tokens, chosen]`.
     fn choose_experts(&self, shape: &RoutingShape, logits: &Buffer, ids: &mut [u32]);
 

@@ -46,7 +46,7 @@ pub use head::{LossRows, LossSummary, OutputLayer, RowScores};
 pub use operation::{AttentionOptions, Operation, RopeTable};
 pub use parameters::{Parameter, ParameterId, ParameterStore};
 pub use shape::Shape;
-pub use tape::{Tape, Tensor};
+pub use tape::{AdaptedMatrix, Tape, Tensor};
 
 pub use milpa_kernels::attention::{AttentionShape, document_starts};
 pub use milpa_kernels::loss::IGNORE;

@@ -143,6 +143,13 @@ pub enum Operation {
         /// The bound.
         cap: f32,
     },
+    /// `[x, magnitude_o] → [x · magnitude / norms]` by columns: DoRA, arXiv:2402.09353.
+    ///
+    /// The norms count as constants, as the paper's section 4.3 proposes and peft does.
+    Magnitude {
+        /// Lengths of the rows of the adapted matrix, `[o]`.
+        norms: Arc<Buffer>,
+    },
     /// `[logits_ne] → [weights_nc]` of the experts that were chosen.
     RoutingWeights(Routing),
     /// `[x_nd, weights_nc, gate_efd, up_efd, down_edf] → [out_nd]`: the weighted sum of what the
@@ -186,6 +193,7 @@ impl Operation {
             Self::AddBias => "add_bias",
             Self::Scale { .. } => "scale",
             Self::SoftCap { .. } => "soft_cap",
+            Self::Magnitude { .. } => "magnitude",
             Self::RoutingWeights(_) => "routing_weights",
             Self::Experts(_) => "experts",
             Self::Add => "add",
@@ -272,9 +280,9 @@ impl Operation {
                 Ok(vec![shapes[0]])
             }
             Self::SwiGlu | Self::GeGlu | Self::Add => same(0, 1).map(|()| vec![shapes[0]]),
-            Self::AddBias => {
+            Self::AddBias | Self::Magnitude { .. } => {
                 if shapes[1].lengths().len() != 1 || shapes[1].elements() != shapes[0].last() {
-                    let problem = "the bias must be one row of the last length of x";
+                    let problem = "the second input must be one row of the last length of x";
                     return Err(mismatch(problem.to_owned()));
                 }
                 Ok(vec![shapes[0]])
@@ -389,6 +397,7 @@ impl Operation {
             | Self::Attention(_)
             | Self::SwiGlu
             | Self::GeGlu
+            | Self::Magnitude { .. }
             | Self::RoutingWeights(_)
             | Self::LinearCrossEntropy { .. }
             | Self::LinearLogProbabilities { .. } => true,
@@ -479,6 +488,11 @@ impl Operation {
             }
             Self::Scale { factor } => {
                 device.scale_grads(&mut outputs[0], *factor);
+                Vec::new()
+            }
+            Self::Magnitude { norms } => {
+                let (x, magnitude) = (inputs[0].buffer(), inputs[1].buffer());
+                device.magnitude(norms, magnitude, x, &mut outputs[0]);
                 Vec::new()
             }
             Self::SoftCap { cap } => {
@@ -641,6 +655,16 @@ impl Operation {
                 let mut dx = gradients.own(dout);
                 device.scale_grads(&mut dx, *factor);
                 gradients.put(&inputs[0], dx);
+            }
+            Self::Magnitude { norms } => {
+                let Some(dout) = douts[0].take() else { return };
+                let (x, magnitude) = (&inputs[0], &inputs[1]);
+                let (mut dx, mut dmagnitude) =
+                    (gradients.own(dout), gradients.take_zeroed(magnitude));
+                let (x_values, values) = (x.buffer(), magnitude.buffer());
+                device.magnitude_backward(norms, values, x_values, &mut dx, &mut dmagnitude);
+                gradients.put(x, dx);
+                gradients.put(magnitude, dmagnitude);
             }
             Self::SoftCap { cap } => {
                 let Some(dout) = douts[0].take() else { return };

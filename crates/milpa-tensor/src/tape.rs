@@ -43,6 +43,19 @@ pub struct Tensor {
     pub(crate) needs_grad: bool,
 }
 
+/// A matrix with a change of low rank, `weight + scale · b · a`, all in f32.
+#[derive(Debug, Clone, Copy)]
+pub struct AdaptedMatrix<'a> {
+    /// `[outputs, inputs]`; it may be quantised.
+    pub weight_od: &'a Tensor,
+    /// `[rank, inputs]`.
+    pub a_rd: &'a Tensor,
+    /// `[outputs, rank]`.
+    pub b_or: &'a Tensor,
+    /// Factor of the change.
+    pub scale: f32,
+}
+
 /// Where a tensor's gradient goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -328,6 +341,34 @@ impl Tape {
     /// `factor · x`; `x` is taken by value, so that its buffer is reused.
     pub fn scale(&self, x: Tensor, factor: f32) -> Result<Tensor, TensorError> {
         self.one(Operation::Scale { factor }, vec![x])
+    }
+
+    /// `x · magnitude / ‖W + s·B·A‖` by columns, the norms being those of the matrix's rows: what DoRA
+    /// (arXiv:2402.09353) makes of the result `x` of an adapted linear layer. Gradients flow to `x` and
+    /// the magnitude; the norms count as constants, as the paper proposes and peft does.
+    pub fn magnitude(
+        &self,
+        x: &Tensor,
+        magnitude_o: &Tensor,
+        matrix: &AdaptedMatrix<'_>,
+    ) -> Result<Tensor, TensorError> {
+        let AdaptedMatrix { weight_od, a_rd, b_or, scale } = *matrix;
+        let shapes = vec![x.shape, magnitude_o.shape, weight_od.shape, a_rd.shape, b_or.shape];
+        let (&[o, d], &[r, a_d]) = (weight_od.shape.lengths(), a_rd.shape.lengths()) else {
+            let problem = "the matrix and its change must be [o, d] and [r, d]".to_owned();
+            return Err(TensorError::Shape { operation: "magnitude", shapes, problem });
+        };
+        if a_d != d || b_or.shape.lengths() != [o, r] || x.shape.last() != o || o * d * r == 0 {
+            let problem =
+                "they must be x [.., o], magnitude [o], weight [o, d], a [r, d], b [o, r]";
+            let problem = problem.to_owned();
+            return Err(TensorError::Shape { operation: "magnitude", shapes, problem });
+        }
+        let mut norms = self.device.allocate(o);
+        let (a, b) = (&a_rd.buffer, &b_or.buffer);
+        self.device.adapted_norms(scale, &weight_od.buffer, a, b, &mut norms);
+        let operation = Operation::Magnitude { norms: Arc::new(norms) };
+        self.one(operation, vec![x.clone(), magnitude_o.clone()])
     }
 
     /// `cap · tanh(x / cap)`; `x` is taken by value, so that its buffer is reused.

@@ -184,6 +184,19 @@ fn bias() {
 }
 
 #[test]
+fn magnitude() {
+    let (x, values, dy) = (random(1, 12), random(2, 4), random(3, 12));
+    let norms: Vec<f64> = random(4, 4).iter().map(|x| x.abs() + 0.5).collect();
+    let (mut dx, mut dvalues) = (dy.clone(), vec![0.0; 4]);
+    reference::magnitude_backward(&norms, &values, &x, &mut dx, &mut dvalues);
+    check(&[x, values], &[dx, dvalues], |inputs| {
+        let mut y = vec![0.0; 12];
+        reference::magnitude_forward(&norms, &inputs[1], &inputs[0], &mut y);
+        dot(&y, &dy)
+    });
+}
+
+#[test]
 fn soft_cap() {
     let x: Vec<f64> = random(1, 20).iter().map(|x| 6.0 * x).collect();
     let (mut y, dy) = (x.clone(), random(2, 20));

@@ -1,7 +1,7 @@
-//! GeGLU, biases, soft caps and routing against their twins.
+//! GeGLU, biases, soft caps, magnitudes and routing against their twins.
 
 use milpa_kernels::routing::{self, RoutingShape};
-use milpa_kernels::{activation, bias, reference, soft_cap};
+use milpa_kernels::{activation, bias, magnitude, reference, soft_cap};
 use proptest::prelude::*;
 
 use crate::common::{Random, check, doubles, one_cpu_per_isa};
@@ -65,6 +65,47 @@ fn biases() {
             bias::bias_forward(cpu, &bias, &mut y);
             bias::bias_backward(cpu, &x, &mut dbias);
             vec![y, dbias]
+        });
+    }
+}
+
+#[test]
+fn norms_of_adapted_matrices() {
+    for (outputs, inputs, rank) in [(1, 1, 1), (5, 7, 3), (33, 129, 16), (300, 64, 2), (9, 1000, 5)]
+    {
+        let mut random = Random((outputs * inputs) as u64);
+        let weight = random.reals(outputs * inputs);
+        let (a, b) = (random.reals(rank * inputs), random.reals(outputs * rank));
+        let mut norms64 = vec![0.0; outputs];
+        reference::adapted_norms(0.75, &doubles(&weight), &doubles(&a), &doubles(&b), &mut norms64);
+        check(&format!("norms {outputs}×{inputs}"), &[norms64], TOLERANCE, |cpu| {
+            let mut norms = vec![f32::NAN; outputs];
+            magnitude::adapted_norms(cpu, 0.75, &weight, &a, &b, &mut norms);
+            vec![norms]
+        });
+    }
+}
+
+#[test]
+fn magnitudes() {
+    for (rows, dim) in [(0, 4), (1, 1), (3, 7), (700, 48), (130, 129), (70, 1024)] {
+        let mut random = Random((rows * dim) as u64);
+        let (x, dy) = (random.reals(rows * dim), random.reals(rows * dim));
+        let (values, dvalues) = (random.reals(dim), random.reals(dim));
+        let mut norms: Vec<f32> = random.reals(dim).iter().map(|x| x.abs() + 0.5).collect();
+        // A row without length gives zeros, not infinities.
+        norms[0] = 0.0;
+        let [x64, values64, norms64] = [&x, &values, &norms].map(|values| doubles(values));
+        let (mut y64, mut dx64) = (vec![0.0; x.len()], doubles(&dy));
+        let mut dvalues64 = doubles(&dvalues);
+        reference::magnitude_forward(&norms64, &values64, &x64, &mut y64);
+        reference::magnitude_backward(&norms64, &values64, &x64, &mut dx64, &mut dvalues64);
+        check(&format!("magnitude {rows}×{dim}"), &[y64, dx64, dvalues64], TOLERANCE, |cpu| {
+            let (mut y, mut dx) = (vec![f32::NAN; x.len()], dy.clone());
+            let mut dvalues = dvalues.clone();
+            magnitude::magnitude_forward(cpu, &norms, &values, &x, &mut y);
+            magnitude::magnitude_backward(cpu, &norms, &values, &x, &mut dx, &mut dvalues);
+            vec![y, dx, dvalues]
         });
     }
 }

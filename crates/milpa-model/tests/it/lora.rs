@@ -4,14 +4,15 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use milpa_base::Seed;
 use milpa_model::{
-    Decoder, IGNORE, LoraConfig, LossRows, TokenBatch, add_lora, merge_lora, read_lora, write_lora,
+    Decoder, DecoderDescription, IGNORE, LoraConfig, LossRows, ParameterStore, TokenBatch,
+    add_lora, merge_lora, read_lora, write_lora,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    check_error,
+    check_error, device,
     families::{assert_close, cases, expected, logits, open, summary, weights, write_case},
     golden,
 };
@@ -45,6 +46,28 @@ fn write_adapter(dir: &Path, adapter: &Adapter) {
     fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
+/// Gradients under peft's names: written as if they were an adapter, and read back.
+fn gradients(
+    description: &DecoderDescription,
+    lora: &LoraConfig,
+    parameters: &ParameterStore,
+) -> BTreeMap<String, Vec<f32>> {
+    let mut store = ParameterStore::new(device(1));
+    for parameter in parameters.iter().filter(|parameter| parameter.trainable()) {
+        let id = parameters.id(parameter.name()).unwrap();
+        let gradient = parameters.read_grad(id).expect("a gradient arrived");
+        store.add(parameter.name(), parameter.shape().lengths(), &gradient, true).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_lora(dir.path(), description, lora, "base", &store).unwrap();
+    let bytes = fs::read(dir.path().join("adapter_model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |view: TensorView<'_>| {
+        view.data().as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word)).collect()
+    };
+    file.tensors().into_iter().map(|(name, view)| (name, floats(view))).collect()
+}
+
 #[test]
 fn adapters_equal_peft() {
     let bytes = golden("lora.safetensors");
@@ -75,9 +98,10 @@ fn adapters_equal_peft() {
         let total = decoder.loss_and_gradients(&mut parameters, &batch, &rows).unwrap();
         assert!((total.loss - adapter.loss).abs() < 1e-5 * adapter.loss, "{name}");
         let sums = floats("gradients");
-        for (tensor, expect) in adapter.tensors.keys().zip(sums.as_chunks::<2>().0) {
-            let id = parameters.id(tensor.strip_prefix("base_model.model.").unwrap()).unwrap();
-            let (dot, norm) = summary(tensor, &parameters.read_grad(id).unwrap());
+        let found = gradients(&description, &lora, &parameters);
+        assert!(found.keys().eq(adapter.tensors.keys()), "{name}");
+        for ((tensor, gradient), expect) in found.iter().zip(sums.as_chunks::<2>().0) {
+            let (dot, norm) = summary(tensor, gradient);
             let allowed = 1e-4 * f64::from(expect[1]);
             let what = format!("{name} {tensor}: {dot} {norm} instead of {expect:?}");
             assert!((dot - f64::from(expect[0])).abs() <= allowed, "{what}");
@@ -104,31 +128,74 @@ fn adapters_equal_peft() {
 fn a_new_adapter_changes_nothing_until_it_is_trained() {
     let dir = tempfile::tempdir().unwrap();
     write_case(dir.path(), &cases()["qwen3"]);
-    let (description, mut parameters) = open(dir.path(), 1);
+    let (description, parameters) = open(dir.path(), 1);
     let tokens = [3, 1, 4, 1, 5];
     let plain = Decoder::new(&description, &parameters).unwrap();
     let before = logits(&plain, &parameters, &tokens, 5);
     let targets = vec!["q_proj".to_owned(), "mlp.down_proj".to_owned()];
-    let lora = LoraConfig { rank: 4, alpha: 8.0, rank_stabilised: false, targets };
-    add_lora(&description, &lora, Seed(1), &mut parameters).unwrap();
-    let decoder = Decoder::with_lora(&description, &parameters, &lora).unwrap();
-    assert_eq!(logits(&decoder, &parameters, &tokens, 5), before);
+    let lora = LoraConfig { rank: 4, targets, ..LoraConfig::default() };
+    for dora in [false, true] {
+        let (_, mut parameters) = open(dir.path(), 1);
+        let lora = LoraConfig { dora, ..lora.clone() };
+        add_lora(&description, &lora, Seed(1), &mut parameters).unwrap();
+        let decoder = Decoder::with_lora(&description, &parameters, &lora).unwrap();
+        let after = logits(&decoder, &parameters, &tokens, 5);
+        if dora {
+            // A row's length is divided by itself.
+            assert_close("new magnitudes", &after, &before, 1e-6);
+        } else {
+            assert_eq!(after, before);
+        }
+    }
     for (change, expect) in [
         (LoraConfig { rank: 0, ..lora.clone() }, "lora.rank"),
         (LoraConfig { alpha: f64::NAN, ..lora.clone() }, "lora.alpha"),
         (LoraConfig { targets: vec!["qq".to_owned()], ..lora.clone() }, "\"qq\""),
-        (LoraConfig { targets: Vec::new(), ..lora }, "lora.targets"),
+        (LoraConfig { targets: Vec::new(), ..lora.clone() }, "lora.targets"),
     ] {
         let (_, mut parameters) = open(dir.path(), 1);
         let added = add_lora(&description, &change, Seed(1), &mut parameters);
         check_error(added, &[expect]);
+    }
+    let (_, mut parameters) = open(dir.path(), 1);
+    add_lora(&description, &lora, Seed(1), &mut parameters).unwrap();
+    let dora = LoraConfig { dora: true, ..lora };
+    let missing = Decoder::with_lora(&description, &parameters, &dora);
+    check_error(missing, &["q_proj.lora_magnitude_vector", "is missing"]);
+}
+
+#[test]
+fn negative_magnitudes_and_rows_without_length_survive_merging() {
+    let dir = tempfile::tempdir().unwrap();
+    write_case(dir.path(), &cases()["qwen3"]);
+    let (description, mut parameters) = open(dir.path(), 1);
+    let weight = parameters.id("model.layers.0.self_attn.q_proj.weight").unwrap();
+    let mut rows = parameters.read(weight);
+    rows[..24].fill(0.0);
+    parameters.write(weight, &rows).unwrap();
+    let targets = vec!["q_proj".to_owned()];
+    let lora = LoraConfig { dora: true, targets, ..LoraConfig::default() };
+    add_lora(&description, &lora, Seed(1), &mut parameters).unwrap();
+    let id = parameters.id("model.layers.0.self_attn.q_proj.lora_magnitude_vector").unwrap();
+    let mut magnitudes = parameters.read(id);
+    assert_eq!(magnitudes[0], 0.0);
+    (magnitudes[0], magnitudes[1]) = (2.0, -magnitudes[1]);
+    parameters.write(id, &magnitudes).unwrap();
+    let decoder = Decoder::with_lora(&description, &parameters, &lora).unwrap();
+    let tokens = [3, 1, 4, 1, 5];
+    let before = logits(&decoder, &parameters, &tokens, 5);
+    assert!(before.iter().all(|logit| logit.is_finite()));
+    merge_lora(&description, &lora, &mut parameters).unwrap();
+    let plain = Decoder::new(&description, &parameters).unwrap();
+    for decoder in [&decoder, &plain] {
+        assert_close("merged", &logits(decoder, &parameters, &tokens, 5), &before, 2e-5);
     }
 }
 
 #[test]
 fn adapters_that_are_not_computed_exactly_are_refused_by_name() {
     for (key, value) in [
-        ("use_dora", json!(true)),
+        ("use_bdlora", json!(true)),
         ("rank_pattern", json!({"q_proj": 2})),
         ("bias", json!("all")),
         ("init_lora_weights", json!("pissa")),

@@ -8,7 +8,9 @@ use milpa_kernels::{
     reference, rope,
     routing::RoutingShape,
 };
-use milpa_tensor::{AttentionOptions, IGNORE, LossRows, OutputLayer, RopeTable, document_starts};
+use milpa_tensor::{
+    AdaptedMatrix, AttentionOptions, IGNORE, LossRows, OutputLayer, RopeTable, document_starts,
+};
 
 use crate::{Run, assert_close, differentiate, normal};
 
@@ -267,6 +269,34 @@ fn geglu_bias_scale_and_caps() {
             reference::soft_cap_forward(1.5, &mut out);
             vec![out]
         });
+    }
+}
+
+#[test]
+fn magnitudes_of_adapted_matrices() {
+    for (rows, o, d, r) in [(1, 1, 1, 1), (5, 7, 9, 2), (2, 33, 17, 4)] {
+        // The norms are constants, so their matrix is not among the inputs.
+        let constants = [normal(11, o * d), normal(12, r * d), normal(13, o * r)];
+        let [weight, a, b] =
+            constants.each_ref().map(|v| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>());
+        let mut norms = vec![0.0; o];
+        reference::adapted_norms(0.5, &weight, &a, &b, &mut norms);
+        check(
+            "magnitude",
+            &[&[rows, o], &[o]],
+            &|tape, x| {
+                let weight_od = &tape.constant(&constants[0], &[o, d])?;
+                let a_rd = &tape.constant(&constants[1], &[r, d])?;
+                let b_or = &tape.constant(&constants[2], &[o, r])?;
+                let matrix = AdaptedMatrix { weight_od, a_rd, b_or, scale: 0.5 };
+                Ok(vec![tape.magnitude(&x[0], &x[1], &matrix)?])
+            },
+            &|x| {
+                let mut out = vec![0.0; x[0].len()];
+                reference::magnitude_forward(&norms, &x[1], &x[0], &mut out);
+                vec![out]
+            },
+        );
     }
 }
 

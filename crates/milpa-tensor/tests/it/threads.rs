@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use milpa_tensor::{AttentionOptions, LossRows, RopeTable};
+use milpa_tensor::{AdaptedMatrix, AttentionOptions, LossRows, RopeTable};
 
 use crate::{Run, differentiate, normal};
 
@@ -52,6 +52,13 @@ fn threads_do_not_change_a_bit() {
         Ok(vec![tape.attention(&q, &x[1], &x[1], &options)?])
     });
     check("swiglu", &[&[300, 50], &[300, 50]], 1, &|tape, x| Ok(vec![tape.swiglu(&x[0], &x[1])?]));
+    check("magnitude", &[&[300, 50], &[50]], 1, &|tape, x| {
+        let weight_od = &tape.constant(&normal(7, 50 * 20), &[50, 20])?;
+        let a_rd = &tape.constant(&normal(8, 3 * 20), &[3, 20])?;
+        let b_or = &tape.constant(&normal(9, 50 * 3), &[50, 3])?;
+        let matrix = AdaptedMatrix { weight_od, a_rd, b_or, scale: 0.5 };
+        Ok(vec![tape.magnitude(&x[0], &x[1], &matrix)?])
+    });
     let ids: Vec<u32> = (0..400).map(|i| i * 7 % 31).collect();
     check("embedding", &[&[31, 40]], 1, &|tape, x| Ok(vec![tape.embedding(&x[0], &ids, 100)?]));
     let targets: Vec<u32> = (0..150).map(|i| i * 11 % 301).collect();
