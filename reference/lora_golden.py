@@ -22,6 +22,13 @@ CASES = {
     "qwen3": dict(r=2, lora_alpha=6, use_dora=True, use_rslora=True, target_modules=["k_proj", "up_proj"]),
     "phi3": dict(r=3, lora_alpha=4, target_modules=["qkv_proj", "gate_up_proj", "o_proj"]),
     "phi3_long": dict(r=2, lora_alpha=5, use_dora=True, target_modules=["qkv_proj", "gate_up_proj", "down_proj"]),
+    # Stacks of experts; peft nests them in the order in which the module has them, whatever is said here.
+    "mixtral": dict(r=2, lora_alpha=3, target_modules=[], target_parameters=[
+        "mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
+    "qwen3_moe": dict(r=3, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "o_proj"], target_parameters=[
+        "mlp.experts.down_proj", "mlp.experts.gate_up_proj"]),
+    "qwen3_moe_norm": dict(r=2, lora_alpha=3, target_modules=["o_proj"], target_parameters=[
+        "mlp.experts.gate_up_proj"]),
 }
 
 

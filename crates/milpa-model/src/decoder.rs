@@ -13,8 +13,8 @@ use std::{
 
 use milpa_base::Seed;
 use milpa_tensor::{
-    AdaptedMatrix, AttentionOptions, DType, Device, KvCache, LossRows, LossSummary, OutputLayer,
-    ParameterId, ParameterStore, RopeTable, RowScores, Tape, Tensor, document_starts,
+    AdaptedMatrix, AttentionOptions, DType, Device, ExpertChanges, KvCache, LossRows, LossSummary,
+    OutputLayer, ParameterId, ParameterStore, RopeTable, RowScores, Tape, Tensor, document_starts,
 };
 
 use crate::{
@@ -257,8 +257,17 @@ struct Linear {
 
 #[derive(Debug)]
 enum FeedForward {
-    Dense { gate_up: [Linear; 2], down: Linear },
-    Experts { router: Linear, gate_up_down: [ParameterId; 3], chosen: usize, normalise: bool },
+    Dense {
+        gate_up: [Linear; 2],
+        down: Linear,
+    },
+    Experts {
+        router: Linear,
+        gate_up_down: [ParameterId; 3],
+        changes: [Option<LowRank>; 3],
+        chosen: usize,
+        normalise: bool,
+    },
 }
 
 /// What every layer of one forward needs.
@@ -626,12 +635,21 @@ impl Decoder {
                 let [out_btd] = pass.linear(&inner, &[*down])?;
                 Ok(out_btd)
             }
-            FeedForward::Experts { router, gate_up_down, chosen, normalise } => {
+            FeedForward::Experts { router, gate_up_down, changes, chosen, normalise } => {
                 let [logits_bte] = pass.linear(&h_btd, &[*router])?;
                 let (routing, weights_nc) = tape.route(&logits_bte, *chosen, *normalise)?;
                 let [gate_efd, up_efd, down_edf] = gate_up_down.map(|id| pass.weight(id));
                 let experts = [&gate_efd, &up_efd, &down_edf];
-                Ok(tape.experts(&h_btd, &weights_nc, &routing, experts)?)
+                let low = |change: LowRank| [change.a, change.b].map(|id| pass.weight(id));
+                let [gate, up, down] = changes.map(|change| change.map(low));
+                let scale = changes.iter().flatten().next().map_or(1.0, |change| change.scale);
+                let gate_up = gate.as_ref().zip(up.as_ref());
+                let changes = ExpertChanges {
+                    gate_up: gate_up.map(|([a, b_gate], [_, b_up])| [a, b_gate, b_up]),
+                    down: down.as_ref().map(|[a, b]| [a, b]),
+                    scale,
+                };
+                Ok(tape.changed_experts(&h_btd, &weights_nc, &routing, experts, &changes)?)
             }
         }
     }
@@ -717,11 +735,11 @@ impl Layer {
         changes: &BTreeMap<String, LowRank>,
     ) -> Result<Self, DecoderError> {
         let id = |part: &str| find(parameters, &format!("model.layers.{index}.{part}.weight"));
+        let change = |part: &str| changes.get(&format!("model.layers.{index}.{part}")).copied();
         let linear = |part: &str, has_bias: bool| -> Result<Linear, DecoderError> {
             let bias = format!("model.layers.{index}.{part}.bias");
             let bias = has_bias.then(|| find(parameters, &bias)).transpose()?;
-            let lora = changes.get(&format!("model.layers.{index}.{part}")).copied();
-            Ok(Linear { weight: id(part)?, bias, lora })
+            Ok(Linear { weight: id(part)?, bias, lora: change(part) })
         };
         let norm = |part: Option<&str>| part.map(&id).transpose();
         let (names, biases) = (NormNames::of(model.norms), model.biases);
@@ -732,6 +750,11 @@ impl Layer {
                     id("mlp.experts.gate_proj")?,
                     id("mlp.experts.up_proj")?,
                     id("mlp.experts.down_proj")?,
+                ],
+                changes: [
+                    change("mlp.experts.gate_proj"),
+                    change("mlp.experts.up_proj"),
+                    change("mlp.experts.down_proj"),
                 ],
                 chosen: experts.chosen,
                 normalise: experts.normalise,

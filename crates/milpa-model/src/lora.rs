@@ -1,11 +1,14 @@
 //! LoRA: a trained low-rank change `s·B·A` beside each frozen matrix, in memory and in peft's folders.
 //!
 //! LoRA, arXiv:2106.09685, with `s = α/r`; rank-stabilised, arXiv:2312.03732, with `s = α/√r`; with rows
-//! of trained length, `DoRA`, arXiv:2402.09353. Matrices of attention and of dense feed-forward layers can
-//! be changed; what peft can say beyond that (ranks by pattern, trained biases) is refused by name.
+//! of trained length, `DoRA`, arXiv:2402.09353. Matrices of attention and of dense feed-forward layers and
+//! stacks of experts can be changed; what peft can say beyond that (ranks by pattern, trained biases) is
+//! refused by name.
 //!
-//! A module is a matrix as the family's files have it. Phi-3's are fused of several parameters: these
-//! share A, and each has its rows of B and of the magnitudes.
+//! A module is a matrix as the family's files have it, or a stack as `transformers` holds it. Where these
+//! are fused of several parameters (Phi-3's projections, gate and up of experts), the parameters share A,
+//! and each has its rows of B and of the magnitudes. B of a stack lies here as `[experts, rank, outputs]`,
+//! in peft's files as `[outputs, rank · experts]`.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
@@ -18,7 +21,7 @@ use crate::{
     error::DecoderError,
     freeze::set_trainable,
     hf::{read_small, read_tensors, write_weights},
-    hf_tensors::{Part, file_tensors},
+    hf_tensors::{FileTensor, Part, file_tensors},
 };
 
 /// File names of an adapter's folder.
@@ -53,12 +56,22 @@ pub struct LoraConfig {
     pub dora: bool,
     /// Names of linear layers as the family's files have them, such as `q_proj` or `mlp.down_proj`.
     pub targets: Vec<String>,
+    /// Names of stacks of experts, `mlp.experts.gate_up_proj` or `mlp.experts.down_proj`: peft's
+    /// `target_parameters`.
+    pub expert_targets: Vec<String>,
 }
 
 impl Default for LoraConfig {
     /// What peft takes where nothing is said; targets must be.
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, rank_stabilised: false, dora: false, targets: Vec::new() }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            rank_stabilised: false,
+            dora: false,
+            targets: Vec::new(),
+            expert_targets: Vec::new(),
+        }
     }
 }
 
@@ -71,21 +84,51 @@ pub(crate) struct LowRank {
     pub(crate) scale: f32,
 }
 
-/// A linear layer of a file that is changed.
+/// A linear layer of a file that is changed, or a stack of them.
 #[derive(Debug)]
 struct Module {
     name: String,
+    /// What peft calls it.
+    peft: String,
+    experts: Option<usize>,
     inputs: usize,
     /// The parameters that it is made of, with their outputs.
     parts: Vec<(String, usize)>,
 }
 
-/// A tensor of an adapter's file, made of whole parameters one after another.
+/// A tensor of an adapter's file, made of the rows of parameters one after another.
 #[derive(Debug)]
 struct Entry {
     name: String,
     shape: Vec<usize>,
     parameters: Vec<(String, Vec<usize>)>,
+    /// Whether it is B of a stack of experts.
+    stacked: bool,
+}
+
+impl Entry {
+    /// Calls `each` with the number of each parameter, the place of each of its values, and the place of
+    /// that value in the file's tensor.
+    fn for_each_value(&self, mut each: impl FnMut(usize, usize, usize)) {
+        let columns: usize = self.shape[1..].iter().product();
+        let mut first_row = 0;
+        for (number, (_, shape)) in self.parameters.iter().enumerate() {
+            let count: usize = shape.iter().product();
+            let rows = count / columns;
+            for at in 0..count {
+                let (row, column) = match shape[..] {
+                    // [experts, rank, outputs] here, [outputs, rank · experts] in the file.
+                    [experts, rank, outputs] if self.stacked => {
+                        let (expert, at) = (at / (rank * outputs), at % (rank * outputs));
+                        (at % outputs, at / outputs * experts + expert)
+                    }
+                    _ => (at / columns, at % columns),
+                };
+                each(number, at, (first_row + row) * columns + column);
+            }
+            first_row += rows;
+        }
+    }
 }
 
 impl LoraConfig {
@@ -107,30 +150,45 @@ impl LoraConfig {
         if !(self.alpha > 0.0 && self.alpha <= 1e6) {
             return fail("alpha", format!("is {}; it must lie above 0", self.alpha));
         }
-        let mut modules = Vec::new();
-        let mut used = vec![false; self.targets.len()];
-        for tensor in file_tensors(description) {
-            let Some(name) = tensor.name.strip_suffix(".weight") else { continue };
-            let &[_, inputs] = &tensor.shape[..] else { continue };
-            let layer = name.starts_with("model.layers.") && name.ends_with("_proj");
-            let expert = name.contains(".experts.");
-            let hit = |target: &str| name.strip_suffix(target).is_some_and(|n| n.ends_with('.'));
-            if let Some(index) =
-                self.targets.iter().position(|target| layer && !expert && hit(target))
-            {
-                used[index] = true;
-                let part = |part: &Part| (stem(&part.parameter).to_owned(), part.count / inputs);
-                let parts = tensor.parts.iter().map(part).collect();
-                modules.push(Module { name: name.to_owned(), inputs, parts });
+        if self.dora && !self.expert_targets.is_empty() {
+            let message = "cannot be stacks of experts with DoRA, which is for matrices".to_owned();
+            return fail("expert_targets", message);
+        }
+        let mut modules = linear_layers(description);
+        modules.extend(stacks(description));
+        let (mut used, mut used_stacks) =
+            (vec![false; self.targets.len()], vec![false; self.expert_targets.len()]);
+        modules.retain(|module| {
+            let (targets, used) = match module.experts {
+                None => (&self.targets, &mut used),
+                Some(_) => (&self.expert_targets, &mut used_stacks),
+            };
+            let hit = |target: &String| {
+                let before = module.name.strip_suffix(target.as_str());
+                before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            };
+            let hits: Vec<bool> = targets.iter().map(hit).collect();
+            used.iter_mut().zip(&hits).for_each(|(used, hit)| *used |= hit);
+            hits.contains(&true)
+        });
+        for (key, what, targets, used) in [
+            ("targets", "linear layer", &self.targets, used),
+            ("expert_targets", "stack of experts", &self.expert_targets, used_stacks),
+        ] {
+            if let Some(index) = used.iter().position(|used| !used) {
+                return fail(key, format!("name no {what} {:?}", targets[index]));
             }
         }
-        match used.iter().position(|used| !used) {
-            Some(index) => {
-                fail("targets", format!("name no linear layer {:?}", self.targets[index]))
-            }
-            None if modules.is_empty() => fail("targets", "name no linear layer".to_owned()),
-            None => Ok(modules),
+        if modules.is_empty() {
+            return fail("targets", "name no linear layer".to_owned());
         }
+        // peft wraps a stack around the one before it.
+        for index in 1..modules.len() {
+            if modules[index].experts.is_some() && modules[index].peft == modules[index - 1].peft {
+                modules[index - 1].peft.push_str(".base_layer");
+            }
+        }
+        Ok(modules)
     }
 
     /// The changes of an adapter among the parameters, by the name of the matrix without `.weight`.
@@ -142,7 +200,7 @@ impl LoraConfig {
         let scale = self.scale() as f32;
         let mut changes = BTreeMap::new();
         for module in self.modules(description)? {
-            let a = find(parameters, &module.a())?;
+            let a = find(parameters, &a_of(&module.name))?;
             for (part, _) in &module.parts {
                 let b = find(parameters, &b_of(part))?;
                 let magnitude = self.dora.then(|| find(parameters, &magnitude_of(part)));
@@ -162,26 +220,31 @@ impl LoraConfig {
 
     /// The tensors of a module's change.
     fn entries(&self, module: &Module) -> Vec<Entry> {
-        let (rank, name) = (self.rank, &module.name);
+        let (rank, name, inputs) = (self.rank, &module.peft, module.inputs);
         let outputs = module.parts.iter().map(|(_, outputs)| outputs).sum();
-        let parts = |name: fn(&str) -> String, rest: &[usize]| {
-            let shape = |outputs: usize| [&[outputs], rest].concat();
-            module.parts.iter().map(|(part, outputs)| (name(part), shape(*outputs))).collect()
-        };
-        let a = vec![rank, module.inputs];
+        let columns = rank * module.experts.unwrap_or(1);
+        let b = |(part, outputs): &(String, usize)| (b_of(part), module.b_shape(*outputs, rank));
+        let magnitude = |(part, outputs): &(String, usize)| (magnitude_of(part), vec![*outputs]);
         let mut entries = vec![
-            Entry { name: module.a(), shape: a.clone(), parameters: vec![(module.a(), a)] },
+            Entry {
+                name: a_of(name),
+                shape: vec![columns, inputs],
+                parameters: vec![(a_of(&module.name), module.a_shape(rank))],
+                stacked: false,
+            },
             Entry {
                 name: b_of(name),
-                shape: vec![outputs, rank],
-                parameters: parts(b_of, &[rank]),
+                shape: vec![outputs, columns],
+                parameters: module.parts.iter().map(b).collect(),
+                stacked: module.experts.is_some(),
             },
         ];
         if self.dora {
             entries.push(Entry {
                 name: magnitude_of(name),
                 shape: vec![outputs],
-                parameters: parts(magnitude_of, &[]),
+                parameters: module.parts.iter().map(magnitude).collect(),
+                stacked: false,
             });
         }
         entries
@@ -189,9 +252,59 @@ impl LoraConfig {
 }
 
 impl Module {
-    fn a(&self) -> String {
-        format!("{}.lora_A.weight", self.name)
+    fn a_shape(&self, rank: usize) -> Vec<usize> {
+        self.experts.into_iter().chain([rank, self.inputs]).collect()
     }
+
+    fn b_shape(&self, outputs: usize, rank: usize) -> Vec<usize> {
+        match self.experts {
+            None => vec![outputs, rank],
+            Some(experts) => vec![experts, rank, outputs],
+        }
+    }
+}
+
+/// The linear layers of a model that can be changed.
+fn linear_layers(description: &DecoderDescription) -> Vec<Module> {
+    let module = |tensor: FileTensor| {
+        let name = tensor.name.strip_suffix("_proj.weight")?;
+        let &[_, inputs] = &tensor.shape[..] else { return None };
+        // Experts lie one by one in files, and are changed as stacks.
+        if !name.starts_with("model.layers.") || name.contains(".experts.") {
+            return None;
+        }
+        let name = format!("{name}_proj");
+        let part = |part: &Part| (stem(&part.parameter).to_owned(), part.count / inputs);
+        let parts = tensor.parts.iter().map(part).collect();
+        Some(Module { peft: name.clone(), name, experts: None, inputs, parts })
+    };
+    file_tensors(description).into_iter().filter_map(module).collect()
+}
+
+/// The stacks of experts of a model, those of gate and up fused as `transformers` has them.
+fn stacks(description: &DecoderDescription) -> Vec<Module> {
+    let Some(experts) = description.experts else { return Vec::new() };
+    let (d, f) = (description.hidden_size, experts.size);
+    let layers = description.layers.iter().enumerate().filter(|(_, layer)| layer.experts);
+    let both = layers.flat_map(|(index, _)| {
+        let peft = format!("model.layers.{index}.mlp.experts");
+        let name = |part: &str| format!("{peft}.{part}");
+        let gate_up = vec![(name("gate_proj"), f), (name("up_proj"), f)];
+        [("gate_up_proj", d, gate_up), ("down_proj", f, vec![(name("down_proj"), d)])].map(
+            |(stack, inputs, parts)| Module {
+                name: name(stack),
+                peft: peft.clone(),
+                experts: Some(experts.count),
+                inputs,
+                parts,
+            },
+        )
+    });
+    both.collect()
+}
+
+fn a_of(module: &str) -> String {
+    format!("{module}.lora_A.weight")
 }
 
 fn b_of(module: &str) -> String {
@@ -224,16 +337,18 @@ pub fn add_lora(
     set_trainable(parameters, &["*"], false)?;
     let seed = seed.derive("lora");
     for module in modules {
-        let a = module.a();
+        let a = a_of(&module.name);
         let stream = seed.derive(&a);
         let bound = 1.0 / (module.inputs as f64).sqrt();
-        let values: Vec<f32> = (0..(config.rank * module.inputs) as u64)
+        let shape = module.a_shape(config.rank);
+        let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64)
             .map(|i| ((2.0 * stream.f64_at(i) - 1.0) * bound) as f32)
             .collect();
-        let a = parameters.add(&a, &[config.rank, module.inputs], &values, true)?;
+        let a = parameters.add(&a, &shape, &values, true)?;
         for (part, outputs) in &module.parts {
-            let zeros = vec![0.0; outputs * config.rank];
-            let b = parameters.add(&b_of(part), &[*outputs, config.rank], &zeros, true)?;
+            let shape = module.b_shape(*outputs, config.rank);
+            let zeros = vec![0.0; shape.iter().product()];
+            let b = parameters.add(&b_of(part), &shape, &zeros, true)?;
             if config.dora {
                 let weight = find(parameters, &format!("{part}.weight"))?;
                 let change = LowRank { a, b, magnitude: None, scale: config.scale() as f32 };
@@ -275,11 +390,11 @@ pub fn read_lora(
     let tensors = read_tensors(&dir.join(WEIGHTS_FILE), &wanted)?;
     set_trainable(parameters, &["*"], false)?;
     for (entry, values) in entries.iter().zip(tensors) {
-        let mut rest = &values[..];
-        for (name, shape) in &entry.parameters {
-            let own;
-            (own, rest) = rest.split_at(shape.iter().product());
-            parameters.add(name, shape, own, shape.len() > 1)?;
+        let zeros = |(_, shape): &(String, Vec<usize>)| vec![0.0; shape.iter().product()];
+        let mut parts: Vec<Vec<f32>> = entry.parameters.iter().map(zeros).collect();
+        entry.for_each_value(|number, at, place| parts[number][at] = values[place]);
+        for ((name, shape), part) in entry.parameters.iter().zip(parts) {
+            parameters.add(name, shape, &part, shape.len() > 1)?;
         }
     }
     Ok(config)
@@ -296,10 +411,10 @@ pub fn write_lora(
 ) -> Result<(), DecoderError> {
     let mut adapter = ParameterStore::new(Arc::clone(parameters.device()));
     for entry in config.modules(description)?.iter().flat_map(|module| config.entries(module)) {
-        let mut values = Vec::new();
-        for (name, _) in &entry.parameters {
-            values.append(&mut parameters.read(find(parameters, name)?));
-        }
+        let read = |(name, _): &(String, Vec<usize>)| Ok(parameters.read(find(parameters, name)?));
+        let parts = entry.parameters.iter().map(read).collect::<Result<Vec<_>, DecoderError>>()?;
+        let mut values = vec![0.0; entry.shape.iter().product()];
+        entry.for_each_value(|number, at, place| values[place] = parts[number][at]);
         adapter.add(&format!("{PREFIX}{}", entry.name), &entry.shape, &values, true)?;
     }
     let json = json!({
@@ -316,6 +431,7 @@ pub fn write_lora(
         "inference_mode": true,
         "init_lora_weights": true,
         "target_modules": config.targets,
+        "target_parameters": Some(&config.expert_targets).filter(|targets| !targets.is_empty()),
     });
     let path = dir.join(CONFIG_FILE);
     fs::write(&path, format!("{json:#}\n")).map_err(|source| DecoderError::Io { path, source })?;
@@ -345,24 +461,16 @@ pub fn merge_lora(
         matrices.push((weight, change));
     }
     for (weight, change) in matrices {
-        let device = Arc::clone(parameters.device());
-        let (a, b) = (parameters.get(change.a), parameters.get(change.b));
-        let (outputs, inputs, rank) = (b.shape().rows(), a.shape().last(), a.shape().rows());
-        let zeros = vec![0.0; b.shape().elements()];
-        let mut product = device.allocate(outputs * inputs);
-        let size = Size { m: outputs, n: inputs, k: rank };
-        let (b_or, a_ri) = (Matrix::new(b.data(), rank), Matrix::new(a.data(), inputs));
-        device.matmul_nn(size, b_or, a_ri, MatrixMut::new(&mut product, inputs), Accumulate::No);
-        device.scale_grads(&mut product, change.scale);
-        let mut merged = vec![0.0; outputs * inputs];
-        device.download(&product, &mut merged);
+        let zeros = vec![0.0; parameters.get(change.b).shape().elements()];
+        let mut merged = product(parameters, change);
         for (merged, weight) in merged.iter_mut().zip(parameters.read(weight)) {
             *merged += weight;
         }
         if let Some(magnitude) = change.magnitude {
             let mut magnitudes = parameters.read(magnitude);
             let norms = norms_of(parameters, weight, change);
-            let rows = merged.chunks_exact_mut(inputs).zip(magnitudes.iter_mut().zip(norms));
+            let rows = merged.chunks_exact_mut(parameters.get(change.a).shape().last());
+            let rows = rows.zip(magnitudes.iter_mut().zip(norms));
             for (row, (magnitude, norm)) in rows {
                 let factor = if norm == 0.0 { 0.0 } else { *magnitude / norm };
                 for value in row {
@@ -377,6 +485,34 @@ pub fn merge_lora(
         parameters.write(change.b, &zeros)?;
     }
     Ok(())
+}
+
+/// `s·B·A`, of one matrix or of a stack.
+fn product(parameters: &ParameterStore, change: LowRank) -> Vec<f32> {
+    let device = parameters.device();
+    let (a, b) = (parameters.get(change.a), parameters.get(change.b));
+    let inputs = a.shape().last();
+    let (experts, rank, outputs) = match b.shape().lengths() {
+        &[experts, rank, outputs] => (experts, rank, outputs),
+        _ => (1, b.shape().last(), b.shape().rows()),
+    };
+    let mut product = device.allocate(experts * outputs * inputs);
+    for expert in 0..experts {
+        let size = Size { m: outputs, n: inputs, k: rank };
+        let (row, first) = (expert * rank, expert * outputs);
+        let a_ri = Matrix { buffer: a.data(), offset: row * inputs, stride: inputs };
+        let out = MatrixMut { buffer: &mut product, offset: first * inputs, stride: inputs };
+        if b.shape().lengths().len() == 3 {
+            let b_ro = Matrix { buffer: b.data(), offset: row * outputs, stride: outputs };
+            device.matmul_tn(size, b_ro, a_ri, out, Accumulate::No);
+        } else {
+            device.matmul_nn(size, Matrix::new(b.data(), rank), a_ri, out, Accumulate::No);
+        }
+    }
+    device.scale_grads(&mut product, change.scale);
+    let mut values = vec![0.0; experts * outputs * inputs];
+    device.download(&product, &mut values);
+    values
 }
 
 fn find(parameters: &ParameterStore, name: &str) -> Result<ParameterId, DecoderError> {
@@ -400,8 +536,16 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
         value: fields.get(field).map_or("nothing".to_owned(), Value::to_string),
         message: message.to_owned(),
     };
-    let known =
-        ["peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "bias"];
+    let known = [
+        "bias",
+        "lora_alpha",
+        "peft_type",
+        "r",
+        "target_modules",
+        "target_parameters",
+        "use_dora",
+        "use_rslora",
+    ];
     for (key, value) in &fields {
         let empty = match value {
             Value::Null | Value::Bool(false) => true,
@@ -425,9 +569,15 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
     }
     let whole = |key: &str| fields.get(key).and_then(Value::as_u64);
     let rank = whole("r").and_then(|rank| usize::try_from(rank).ok());
-    let targets = fields.get("target_modules").and_then(Value::as_array);
-    let targets: Option<Vec<String>> =
-        targets.and_then(|list| list.iter().map(|v| v.as_str().map(str::to_owned)).collect());
+    let names = |key: &str| -> Result<Vec<String>, DecoderError> {
+        let list = match fields.get(key) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(value) => value.as_array(),
+        };
+        let own = |value: &Value| value.as_str().map(str::to_owned);
+        let names = list.and_then(|list| list.iter().map(own).collect());
+        names.ok_or_else(|| unsupported(key, "a list of names is expected"))
+    };
     Ok(LoraConfig {
         rank: rank.ok_or_else(|| unsupported("r", "a whole number is expected"))?,
         alpha: fields
@@ -436,7 +586,7 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
             .ok_or_else(|| unsupported("lora_alpha", "a number is expected"))?,
         rank_stabilised: fields.get("use_rslora") == Some(&Value::Bool(true)),
         dora: fields.get("use_dora") == Some(&Value::Bool(true)),
-        targets: targets
-            .ok_or_else(|| unsupported("target_modules", "a list of names is expected"))?,
+        targets: names("target_modules")?,
+        expert_targets: names("target_parameters")?,
     })
 }

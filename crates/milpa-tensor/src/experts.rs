@@ -4,8 +4,10 @@
 //! Mixtral of Experts, arXiv:2401.04088. Every token is served: no expert has a capacity. Rows within a
 //! group keep the order of their tokens, so sums do not depend on the number of threads.
 //!
-//! Legend: n tokens, d model width, e experts, c experts chosen for a token, f width of an expert; m
-//! rows of all groups, n · c.
+//! The experts' matrices may have changes of low rank (LoRA), whose products are never stored.
+//!
+//! Legend: n tokens, d model width, e experts, c experts chosen for a token, f width of an expert, r
+//! rank of a change; m rows of all groups, n · c.
 
 use std::{ops::Range, sync::Arc};
 
@@ -31,6 +33,38 @@ pub struct Routing {
     tokens: Arc<[u32]>,
     /// Where each expert's group ends, `[e]`.
     ends: Arc<[usize]>,
+}
+
+/// Changes of low rank of the experts' matrices: expert `e` computes with `W[e] + scale · B[e]ᵀ·A[e]`.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertChanges<'a> {
+    /// `a_erd`, which gate and up share, `b_erf` of the gate and `b_erf` of up.
+    pub gate_up: Option<[&'a Tensor; 3]>,
+    /// `a_erf` and `b_erd`.
+    pub down: Option<[&'a Tensor; 2]>,
+    /// Factor of the changes.
+    pub scale: f32,
+}
+
+/// Which changes are among the inputs of an operation, after the five that are always there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChangedExperts {
+    gate_up: bool,
+    down: bool,
+    scale: f32,
+}
+
+impl ChangedExperts {
+    pub(crate) fn of(changes: &ExpertChanges<'_>) -> Self {
+        let ExpertChanges { gate_up, down, scale } = changes;
+        Self { gate_up: gate_up.is_some(), down: down.is_some(), scale: *scale }
+    }
+
+    /// The slots of the changes; `None` for what is not changed.
+    fn split<T>(self, inputs: &[T]) -> (Option<&[T]>, Option<&[T]>) {
+        let (gate_up, down) = inputs[5..].split_at(if self.gate_up { 3 } else { 0 });
+        (self.gate_up.then_some(gate_up), self.down.then_some(down))
+    }
 }
 
 impl Routing {
@@ -105,10 +139,11 @@ impl Routing {
 
     pub(crate) fn output_shape(
         &self,
+        changed: ChangedExperts,
         inputs: &[Tensor],
         shapes: &[Shape],
     ) -> Result<Vec<Shape>, String> {
-        let [x, weights, gate, up, down] = shapes else {
+        let [x, weights, gate, up, down, ..] = shapes else {
             return Err("five inputs are needed".to_owned());
         };
         if inputs.iter().any(|input| input.dtype().is_quantised()) {
@@ -132,6 +167,17 @@ impl Routing {
                                 [{e}, f, {d}], down [{e}, {d}, f]"
             ));
         }
+        let (gate_up, down) = changed.split(shapes);
+        for (shapes, inputs, outputs) in [(gate_up, d, f), (down, f, d)] {
+            let Some([a, rest @ ..]) = shapes else { continue };
+            let &[_, r, _] = a.lengths() else {
+                return Err("changes of experts must be [experts, rank, width]".to_owned());
+            };
+            let fits = |b: &Shape| b.lengths() == [e, r, outputs];
+            if r == 0 || a.lengths() != [e, r, inputs] || !rest.iter().all(fits) {
+                return Err(format!("a change must be [{e}, r, {inputs}] and [{e}, r, {outputs}]"));
+            }
+        }
         Ok(vec![*x])
     }
 
@@ -152,14 +198,18 @@ impl Routing {
         dlogits
     }
 
-    /// Writes the output; returns inputs, gates, ups and outputs of the groups for the backward.
+    /// Writes the output; returns inputs, gates, ups and outputs of the groups for the backward, and what
+    /// each A makes of its inputs.
     pub(crate) fn experts(
         &self,
+        changed: ChangedExperts,
         device: &dyn Device,
         inputs: &[Slot],
         out: &mut Buffer,
     ) -> Vec<Buffer> {
-        let [x, weights, w_gate, w_up, w_down] = inputs else { return Vec::new() };
+        let [x, weights, w_gate, w_up, w_down, ..] = inputs else { return Vec::new() };
+        let (gate_up, down) = changed.split(inputs);
+        let scale = changed.scale;
         let (d, f, m) = (x.shape.last(), w_gate.shape.lengths()[1], self.tokens.len());
         let mut x_md = device.allocate(m * d);
         device.gather_rows(d, x.buffer(), &self.tokens, &mut x_md);
@@ -172,6 +222,13 @@ impl Routing {
                 device.matmul_nt(size, x_rd, w_fd, part_mut(out_mf, rows.start, f));
             });
         }
+        let mut reduced = Vec::new();
+        if let Some([a, b_gate, b_up]) = gate_up {
+            let x_mr = self.reduce(device, a, scale, &x_md);
+            self.expand(device, b_gate, &x_mr, &mut gate_mf);
+            self.expand(device, b_up, &x_mr, &mut up_mf);
+            reduced.push(x_mr);
+        }
         let mut inner_mf = device.allocate(m * f);
         device.swiglu(&gate_mf, &up_mf, &mut inner_mf);
         let mut y_md = device.allocate(m * d);
@@ -181,23 +238,89 @@ impl Routing {
             let w_df = part(w_down.buffer(), expert * d, f);
             device.matmul_nt(size, inner_rf, w_df, part_mut(&mut y_md, rows.start, d));
         });
+        if let Some([a, b]) = down {
+            let inner_mr = self.reduce(device, a, scale, &inner_mf);
+            self.expand(device, b, &inner_mr, &mut y_md);
+            reduced.push(inner_mr);
+        }
         device.combine(d, self.shape.chosen, &self.places, weights.buffer(), &y_md, out);
-        vec![x_md, gate_mf, up_mf, y_md]
+        let mut saved = vec![x_md, gate_mf, up_mf, y_md];
+        saved.append(&mut reduced);
+        saved
     }
 
-    /// Adds to the gradients of `[x, weights, gate, up, down]`.
+    /// `scale · x·A[e]ᵀ` for the rows of each group.
+    fn reduce(&self, device: &dyn Device, a_eri: &Slot, scale: f32, x_mi: &Buffer) -> Buffer {
+        let (r, i) = (a_eri.shape.lengths()[1], a_eri.shape.last());
+        let mut x_mr = device.allocate(self.tokens.len() * r);
+        self.for_each_group(|expert, rows| {
+            let size = Size { m: rows.len(), n: r, k: i };
+            let (x, a) = (part(x_mi, rows.start, i), part(a_eri.buffer(), expert * r, i));
+            device.matmul_nt(size, x, a, part_mut(&mut x_mr, rows.start, r));
+        });
+        device.scale_grads(&mut x_mr, scale);
+        x_mr
+    }
+
+    /// `out += x·B[e]` for the rows of each group.
+    fn expand(&self, device: &dyn Device, b_ero: &Slot, x_mr: &Buffer, out_mo: &mut Buffer) {
+        let (r, o) = (b_ero.shape.lengths()[1], b_ero.shape.last());
+        self.for_each_group(|expert, rows| {
+            let size = Size { m: rows.len(), n: o, k: r };
+            let (x, b) = (part(x_mr, rows.start, r), part(b_ero.buffer(), expert * r, o));
+            let out = part_mut(out_mo, rows.start, o);
+            device.matmul_nn(size, x, b, out, Accumulate::Yes);
+        });
+    }
+
+    /// Adds to the gradients of a change, `A` first, given what its `B`s sent out; returns the gradient
+    /// of `x·A[e]ᵀ`, from which [`Self::expand`] with `A` makes that of x.
+    fn change_backward(
+        &self,
+        device: &dyn Device,
+        gradients: &mut Gradients<'_>,
+        a_eri: &Slot,
+        outputs: &[(&Slot, &Buffer)],
+        (x_mi, x_mr): (&Buffer, &Buffer),
+        scale: f32,
+    ) -> Buffer {
+        let (r, i) = (a_eri.shape.lengths()[1], a_eri.shape.last());
+        let mut dx_mr = device.allocate(x_mr.len());
+        device.fill(&mut dx_mr, 0.0);
+        for &(b_ero, dout_mo) in outputs {
+            let o = b_ero.shape.last();
+            self.weight_gradient(device, gradients, b_ero, (x_mr, r), (dout_mo, o));
+            let mut own_mr = device.allocate(x_mr.len());
+            self.for_each_group(|expert, rows| {
+                let size = Size { m: rows.len(), n: r, k: o };
+                let dout = part(dout_mo, rows.start, o);
+                let b = part(b_ero.buffer(), expert * r, o);
+                device.matmul_nt(size, dout, b, part_mut(&mut own_mr, rows.start, r));
+            });
+            device.add_assign(&mut dx_mr, &own_mr);
+        }
+        device.scale_grads(&mut dx_mr, scale);
+        self.weight_gradient(device, gradients, a_eri, (&dx_mr, r), (x_mi, i));
+        dx_mr
+    }
+
+    /// Adds to the gradients of `[x, weights, gate, up, down]` and of the changes.
     pub(crate) fn experts_backward(
         &self,
+        changed: ChangedExperts,
         device: &dyn Device,
         inputs: &[Slot],
         saved: &[Buffer],
         dout: &Buffer,
         gradients: &mut Gradients<'_>,
     ) {
-        let ([x, weights, w_gate, w_up, w_down], [x_md, gate_mf, up_mf, y_md]) = (inputs, saved)
+        let ([x, weights, w_gate, w_up, w_down, ..], [x_md, gate_mf, up_mf, y_md, reduced @ ..]) =
+            (inputs, saved)
         else {
             return;
         };
+        let (gate_up, down) = changed.split(inputs);
+        let scale = changed.scale;
         let (d, f, m) = (x.shape.last(), w_gate.shape.lengths()[1], self.tokens.len());
         let mut dy_md = device.allocate(m * d);
         let mut dweights = device.allocate(weights.buffer().len());
@@ -216,6 +339,14 @@ impl Routing {
         let mut inner_mf = device.allocate(m * f);
         device.swiglu(gate_mf, up_mf, &mut inner_mf);
         self.weight_gradient(device, gradients, w_down, (&dy_md, d), (&inner_mf, f));
+        let ddown = match (down, reduced.last()) {
+            (Some([a, b]), Some(inner_mr)) => {
+                let inner = (&inner_mf, inner_mr);
+                let d_mr = self.change_backward(device, gradients, a, &[(b, &dy_md)], inner, scale);
+                Some((a, d_mr))
+            }
+            _ => None,
+        };
         let mut dinner_mf = inner_mf;
         self.for_each_group(|expert, rows| {
             let size = Size { m: rows.len(), n: f, k: d };
@@ -224,10 +355,22 @@ impl Routing {
             let out = part_mut(&mut dinner_mf, rows.start, f);
             device.matmul_nn(size, dy_rd, w_df, out, Accumulate::No);
         });
+        if let Some((a, d_mr)) = ddown {
+            self.expand(device, a, &d_mr, &mut dinner_mf);
+        }
         let (mut dgate_mf, mut dup_mf) = (device.allocate(m * f), device.allocate(m * f));
         device.swiglu_backward(gate_mf, up_mf, &dinner_mf, &mut dgate_mf, &mut dup_mf);
         self.weight_gradient(device, gradients, w_gate, (&dgate_mf, f), (x_md, d));
         self.weight_gradient(device, gradients, w_up, (&dup_mf, f), (x_md, d));
+        let dgate_up = match (gate_up, reduced.first()) {
+            (Some([a, b_gate, b_up]), Some(x_mr)) => {
+                let outputs = [(b_gate, &dgate_mf), (b_up, &dup_mf)];
+                let x = (x_md, x_mr);
+                let d_mr = self.change_backward(device, gradients, a, &outputs, x, scale);
+                Some((a, d_mr))
+            }
+            _ => None,
+        };
         if !x.needs_grad {
             return;
         }
@@ -242,6 +385,9 @@ impl Routing {
                 let out = part_mut(&mut dx_md, rows.start, d);
                 device.matmul_nn(size, dout_rf, w_fd, out, accumulate);
             });
+        }
+        if let Some((a, d_mr)) = dgate_up {
+            self.expand(device, a, &d_mr, &mut dx_md);
         }
         let mut dx = gradients.take_zeroed(x);
         device.scatter_add_rows(d, &self.tokens, &dx_md, &mut dx);

@@ -41,7 +41,7 @@ pub use cache::KvCache;
 pub use cpu::CpuDevice;
 pub use device::{Device, KeyValues, Matrix, MatrixMut};
 pub use error::TensorError;
-pub use experts::Routing;
+pub use experts::{ChangedExperts, ExpertChanges, Routing};
 pub use head::{LossRows, LossSummary, OutputLayer, RowScores};
 pub use operation::{AttentionOptions, Operation, RopeTable};
 pub use parameters::{Parameter, ParameterId, ParameterStore};

@@ -15,7 +15,7 @@ use crate::{
     buffer::{Buffer, DType},
     device::{Device, KeyValues, Matrix, MatrixMut},
     error::TensorError,
-    experts::Routing,
+    experts::{ChangedExperts, Routing},
     head::{GradTarget, Head, LossRows, check_targets},
     shape::Shape,
     tape::{Gradients, Slot, Tensor},
@@ -152,9 +152,14 @@ pub enum Operation {
     },
     /// `[logits_ne] → [weights_nc]` of the experts that were chosen.
     RoutingWeights(Routing),
-    /// `[x_nd, weights_nc, gate_efd, up_efd, down_edf] → [out_nd]`: the weighted sum of what the
-    /// chosen experts, each a SwiGLU layer, make of a token.
-    Experts(Routing),
+    /// `[x_nd, weights_nc, gate_efd, up_efd, down_edf, changes…] → [out_nd]`: the weighted sum of what
+    /// the chosen experts, each a SwiGLU layer, make of a token.
+    Experts {
+        /// Who serves whom.
+        routing: Routing,
+        /// Which matrices are changed.
+        changed: ChangedExperts,
+    },
     /// `[a, b] → [a + b]`.
     Add,
     /// `[x_nd] → [x of the chosen rows]`.
@@ -195,7 +200,7 @@ impl Operation {
             Self::SoftCap { .. } => "soft_cap",
             Self::Magnitude { .. } => "magnitude",
             Self::RoutingWeights(_) => "routing_weights",
-            Self::Experts(_) => "experts",
+            Self::Experts { .. } => "experts",
             Self::Add => "add",
             Self::SelectRows { .. } => "select_rows",
             Self::LinearCrossEntropy { .. } => "linear_cross_entropy",
@@ -290,7 +295,9 @@ impl Operation {
             Self::Scale { .. } => Ok(vec![shapes[0]]),
             Self::SoftCap { cap } => check_cap(name, Some(*cap)).map(|()| vec![shapes[0]]),
             Self::RoutingWeights(routing) => routing.weights_shape(&shapes[0]).map_err(mismatch),
-            Self::Experts(routing) => routing.output_shape(inputs, &shapes).map_err(mismatch),
+            Self::Experts { routing, changed } => {
+                routing.output_shape(*changed, inputs, &shapes).map_err(mismatch)
+            }
             Self::SelectRows { rows } => {
                 check_below(name, "row", rows, shapes[0].rows())?;
                 Ok(vec![Shape::new(&[rows.len(), shapes[0].last()])?])
@@ -391,7 +398,7 @@ impl Operation {
             | Self::SelectRows { .. } => false,
             Self::AddRmsNorm { .. } => index == 2,
             // The experts' inputs are kept in groups.
-            Self::Experts(_) => index != 0,
+            Self::Experts { .. } => index != 0,
             Self::Linear
             | Self::RmsNorm { .. }
             | Self::Attention(_)
@@ -503,7 +510,9 @@ impl Operation {
                 routing.weights(device, inputs[0].buffer(), &mut outputs[0]);
                 Vec::new()
             }
-            Self::Experts(routing) => routing.experts(device, inputs, &mut outputs[0]),
+            Self::Experts { routing, changed } => {
+                routing.experts(*changed, device, inputs, &mut outputs[0])
+            }
             Self::Add => {
                 device.add(inputs[0].buffer(), inputs[1].buffer(), &mut outputs[0]);
                 Vec::new()
@@ -678,9 +687,9 @@ impl Operation {
                 let dlogits = routing.weights_backward(device, logits.buffer(), weights, &dout);
                 gradients.put(logits, dlogits);
             }
-            Self::Experts(routing) => {
+            Self::Experts { routing, changed } => {
                 let Some(dout) = douts[0].take() else { return };
-                routing.experts_backward(device, inputs, saved, &dout, gradients);
+                routing.experts_backward(*changed, device, inputs, saved, &dout, gradients);
             }
             Self::Add => {
                 let Some(dout) = douts[0].take() else { return };

@@ -19,7 +19,7 @@ use crate::{
     cache::KvCache,
     device::Device,
     error::TensorError,
-    experts::Routing,
+    experts::{ChangedExperts, ExpertChanges, Routing},
     head::{Head, LossRows, LossSummary, OutputLayer, RowScores, check_targets},
     operation::{
         AttentionOptions, Operation, RopeTable, attention_shape, check_attention_options,
@@ -402,8 +402,25 @@ impl Tape {
         routing: &Routing,
         [gate_efd, up_efd, down_edf]: [&Tensor; 3],
     ) -> Result<Tensor, TensorError> {
-        let inputs = [x, weights_nc, gate_efd, up_efd, down_edf].map(Tensor::clone).to_vec();
-        self.one(Operation::Experts(routing.clone()), inputs)
+        let changes = ExpertChanges { gate_up: None, down: None, scale: 1.0 };
+        self.changed_experts(x, weights_nc, routing, [gate_efd, up_efd, down_edf], &changes)
+    }
+
+    /// As [`Self::experts`], with changes of low rank of the experts' matrices.
+    pub fn changed_experts(
+        &self,
+        x: &Tensor,
+        weights_nc: &Tensor,
+        routing: &Routing,
+        [gate_efd, up_efd, down_edf]: [&Tensor; 3],
+        changes: &ExpertChanges<'_>,
+    ) -> Result<Tensor, TensorError> {
+        let always = [x, weights_nc, gate_efd, up_efd, down_edf];
+        let gate_up = changes.gate_up.iter().flatten();
+        let down = changes.down.iter().flatten();
+        let inputs = always.iter().chain(gate_up).chain(down).map(|&input| input.clone()).collect();
+        let changed = ChangedExperts::of(changes);
+        self.one(Operation::Experts { routing: routing.clone(), changed }, inputs)
     }
 
     /// `a + b`.

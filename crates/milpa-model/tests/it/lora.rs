@@ -157,6 +157,17 @@ fn a_new_adapter_changes_nothing_until_it_is_trained() {
         let added = add_lora(&description, &change, Seed(1), &mut parameters);
         check_error(added, &[expect]);
     }
+    for (case, dora, expect) in [
+        ("qwen3", false, "lora.expert_targets: name no stack of experts \"mlp.experts.down_proj\""),
+        ("mixtral", true, "lora.expert_targets: cannot be stacks of experts with DoRA"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        write_case(dir.path(), &cases()[case]);
+        let (description, mut parameters) = open(dir.path(), 1);
+        let expert_targets = vec!["mlp.experts.down_proj".to_owned()];
+        let lora = LoraConfig { dora, expert_targets, ..LoraConfig::default() };
+        check_error(add_lora(&description, &lora, Seed(1), &mut parameters), &[expect]);
+    }
     let (_, mut parameters) = open(dir.path(), 1);
     add_lora(&description, &lora, Seed(1), &mut parameters).unwrap();
     let dora = LoraConfig { dora: true, ..lora };
@@ -202,6 +213,7 @@ fn adapters_that_are_not_computed_exactly_are_refused_by_name() {
         ("peft_type", json!("IA3")),
         ("target_modules", json!("all-linear")),
         ("modules_to_save", json!(["lm_head"])),
+        ("target_parameters", json!("mlp.experts.down_proj")),
         ("r", json!(-1)),
     ] {
         let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,8 @@ use milpa_kernels::{
     routing::RoutingShape,
 };
 use milpa_tensor::{
-    AdaptedMatrix, AttentionOptions, IGNORE, LossRows, OutputLayer, RopeTable, document_starts,
+    AdaptedMatrix, AttentionOptions, ExpertChanges, IGNORE, LossRows, OutputLayer, RopeTable,
+    document_starts,
 };
 
 use crate::{Run, assert_close, differentiate, normal};
@@ -339,24 +340,89 @@ fn experts() {
                 assert_eq!(routing.loads().iter().sum::<usize>(), n * chosen);
                 Ok(vec![tape.experts(&x[0], &weights, &routing, [&x[2], &x[3], &x[4]])?])
             },
-            &|x| {
-                let (mut ids, mut weights) = (vec![0; n * chosen], vec![0.0; n * chosen]);
-                reference::choose_experts(&shape, &x[1], &mut ids);
-                reference::routing_weights_forward(&shape, &x[1], &ids, &mut weights);
-                let mut out = vec![0.0; n * d];
-                for (choice, &id) in ids.iter().enumerate() {
-                    let own = |w: &[f64]| w[id as usize * f * d..][..f * d].to_vec();
-                    let token = &x[0][choice / chosen * d..][..d];
-                    let (gate, up) = (times(token, &own(&x[2]), d), times(token, &own(&x[3]), d));
-                    let mut inner = vec![0.0; f];
-                    reference::swiglu_forward(&gate, &up, &mut inner);
-                    for (column, value) in times(&inner, &own(&x[4]), f).iter().enumerate() {
-                        out[choice / chosen * d + column] += weights[choice] * value;
-                    }
-                }
-                vec![out]
-            },
+            &|x| vec![mixture(&shape, [n, d, f], x)],
         );
+    }
+}
+
+/// What experts make of `[x_nd, logits_ne, gate_efd, up_efd, down_edf]`.
+fn mixture(shape: &RoutingShape, [n, d, f]: [usize; 3], x: &[Vec<f64>]) -> Vec<f64> {
+    let chosen = shape.chosen;
+    let (mut ids, mut weights) = (vec![0; n * chosen], vec![0.0; n * chosen]);
+    reference::choose_experts(shape, &x[1], &mut ids);
+    reference::routing_weights_forward(shape, &x[1], &ids, &mut weights);
+    let mut out = vec![0.0; n * d];
+    for (choice, &id) in ids.iter().enumerate() {
+        let own = |w: &[f64]| w[id as usize * f * d..][..f * d].to_vec();
+        let token = &x[0][choice / chosen * d..][..d];
+        let (gate, up) = (times(token, &own(&x[2]), d), times(token, &own(&x[3]), d));
+        let mut inner = vec![0.0; f];
+        reference::swiglu_forward(&gate, &up, &mut inner);
+        for (column, value) in times(&inner, &own(&x[4]), f).iter().enumerate() {
+            out[choice / chosen * d + column] += weights[choice] * value;
+        }
+    }
+    out
+}
+
+#[test]
+fn experts_with_changes_of_low_rank() {
+    let scale = 0.75;
+    for (n, d, f, experts, chosen, rank) in
+        [(1, 1, 1, 1, 1, 1), (7, 5, 3, 4, 2, 2), (3, 6, 4, 8, 1, 3)]
+    {
+        let shape = RoutingShape { experts, chosen, normalise: true };
+        let (a, b_f, a_f, b) =
+            ([experts, rank, d], [experts, rank, f], [experts, rank, f], [experts, rank, d]);
+        let stacks: [&[usize]; 5] =
+            [&[n, d], &[n, experts], &[experts, f, d], &[experts, f, d], &[experts, d, f]];
+        for (gate_up, down) in [(true, true), (true, false), (false, true)] {
+            let mut shapes = stacks.to_vec();
+            if gate_up {
+                shapes.extend([&a[..], &b_f, &b_f]);
+            }
+            if down {
+                shapes.extend([&a_f[..], &b]);
+            }
+            let last = shapes.len() - 2;
+            check(
+                "changed experts",
+                &shapes,
+                &|tape, x| {
+                    let (routing, weights) = tape.route(&x[1], chosen, true)?;
+                    let changes = ExpertChanges {
+                        gate_up: gate_up.then(|| [&x[5], &x[6], &x[7]]),
+                        down: down.then(|| [&x[last], &x[last + 1]]),
+                        scale: scale as f32,
+                    };
+                    let stacks = [&x[2], &x[3], &x[4]];
+                    Ok(vec![tape.changed_experts(&x[0], &weights, &routing, stacks, &changes)?])
+                },
+                &|x| {
+                    let mut all = x[..5].to_vec();
+                    if gate_up {
+                        change(&mut all[2], &x[5], &x[6], rank, [f, d], scale);
+                        change(&mut all[3], &x[5], &x[7], rank, [f, d], scale);
+                    }
+                    if down {
+                        change(&mut all[4], &x[last], &x[last + 1], rank, [d, f], scale);
+                    }
+                    vec![mixture(&shape, [n, d, f], &all)]
+                },
+            );
+        }
+    }
+}
+
+/// `w[e] += scale · b[e]ᵀ · a[e]` for stacks of matrices `[outputs, inputs]`.
+fn change(w: &mut [f64], a: &[f64], b: &[f64], rank: usize, shape: [usize; 2], scale: f64) {
+    let [outputs, inputs] = shape;
+    for (at, w) in w.iter_mut().enumerate() {
+        let (row, input) = (at / inputs, at % inputs);
+        let (expert, output) = (row / outputs, row % outputs);
+        for r in expert * rank..(expert + 1) * rank {
+            *w += scale * b[r * outputs + output] * a[r * inputs + input];
+        }
     }
 }
 
