@@ -111,6 +111,7 @@ fn golden(python: &str) -> Result<()> {
         "reference/engine_curve.py",
         "reference/sampling_golden.py",
         "reference/lora_golden.py",
+        "reference/heads_golden.py",
     ] {
         run(Command::new(python).arg(script))?;
     }
@@ -145,6 +146,10 @@ fn golden(python: &str) -> Result<()> {
     run(Command::new(python).args(["reference/model_families.py", "make", &families]))?;
     model_example("families_check", &[&families])?;
     run(Command::new(python).args(["reference/model_families.py", "check", &families]))?;
+    let heads = target("heads_check");
+    let test = ["test", "--quiet", "-p", "milpa-model", "--test", "it", "heads"];
+    run(Command::new(env!("CARGO")).args(test).env("MILPA_HEADS", &heads))?;
+    run(Command::new(python).args(["reference/heads_golden.py", "check", &heads]))?;
     if run(Command::new(python).args(["-c", "import llama_cpp, gguf"])).is_ok() {
         return gguf(python);
     }

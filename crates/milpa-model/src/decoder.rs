@@ -18,13 +18,20 @@ use milpa_tensor::{
 };
 
 use crate::{
-    description::{Activation, DecoderDescription, LayerDescription, NormPlacement, QkNorm, Rope},
+    description::{
+        Activation, DecoderDescription, LayerDescription, NormPlacement, OutputHead, QkNorm, Rope,
+    },
     error::DecoderError,
     lora::{LoraConfig, LowRank},
 };
 
 /// Positions whose rotary angles are computed at the start.
 const FIRST_POSITIONS: usize = 1024;
+
+/// Weight and bias of a value head.
+const VALUE_HEAD: [&str; 2] = ["v_head.summary.weight", "v_head.summary.bias"];
+/// Weight of a classifier.
+const SCORES: &str = "score.weight";
 
 /// What a parameter is, before it has values.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,8 +126,19 @@ fn specs_of(model: &DecoderDescription) -> Vec<ParameterSpec> {
         }
     }
     add("model.norm.weight".to_owned(), &[d], None);
-    if !model.tie_embeddings {
+    let language_model = !matches!(model.head, OutputHead::Classifier { .. });
+    if language_model && !model.tie_embeddings {
         add("lm_head.weight".to_owned(), &[model.vocab_size, d], Some(std));
+    }
+    match &model.head {
+        OutputHead::LanguageModel => {}
+        OutputHead::LanguageModelWithValue => {
+            add(VALUE_HEAD[0].to_owned(), &[1, d], Some(std));
+            add(VALUE_HEAD[1].to_owned(), &[1], None);
+        }
+        OutputHead::Classifier { labels, .. } => {
+            add(SCORES.to_owned(), &[labels.len(), d], Some(std));
+        }
     }
     specs
 }
@@ -172,19 +190,24 @@ pub fn new_parameters(
     let seed = seed.derive("init");
     let mut parameters = ParameterStore::new(Arc::clone(device));
     for spec in specs_of(&description) {
-        let elements = spec.shape.iter().product::<usize>() as u64;
-        let values: Vec<f32> = match spec.init_std {
-            Some(std) => {
-                let stream = seed.derive(&spec.name);
-                (0..elements).map(|i| (stream.normal_at(i) * std) as f32).collect()
-            }
-            None if spec.name.rsplit('.').next() == Some("bias") => vec![0.0; elements as usize],
-            None => vec![1.0; elements as usize],
-        };
+        let values = initial_values(&spec, seed);
         // Norms and biases are not pulled towards zero.
         parameters.add(&spec.name, &spec.shape, &values, spec.init_std.is_some())?;
     }
     Ok(parameters)
+}
+
+/// The values that a parameter begins with.
+pub(crate) fn initial_values(spec: &ParameterSpec, seed: Seed) -> Vec<f32> {
+    let elements = spec.shape.iter().product::<usize>() as u64;
+    match spec.init_std {
+        Some(std) => {
+            let stream = seed.derive(&spec.name);
+            (0..elements).map(|i| (stream.normal_at(i) * std) as f32).collect()
+        }
+        None if spec.name.rsplit('.').next() == Some("bias") => vec![0.0; elements as usize],
+        None => vec![1.0; elements as usize],
+    }
 }
 
 /// Checks that a store has all parameters of a description, in their shapes.
@@ -231,7 +254,40 @@ pub struct Decoder {
     embedding: ParameterId,
     layers: Vec<Layer>,
     norm: ParameterId,
-    head: ParameterId,
+    heads: Heads,
+}
+
+/// The parameters of what comes after the last norm.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    /// The output layer of a language model.
+    tokens: Option<ParameterId>,
+    /// Weight and bias of a value head.
+    pub(crate) value: Option<[ParameterId; 2]>,
+    /// The weight of a classifier.
+    pub(crate) scores: Option<ParameterId>,
+}
+
+impl Heads {
+    fn of(
+        description: &DecoderDescription,
+        parameters: &ParameterStore,
+        embedding: ParameterId,
+    ) -> Result<Self, DecoderError> {
+        let none = Self { tokens: None, value: None, scores: None };
+        let tied = description.tie_embeddings;
+        let tokens = || if tied { Ok(embedding) } else { find(parameters, "lm_head.weight") };
+        match description.head {
+            OutputHead::LanguageModel => Ok(Self { tokens: Some(tokens()?), ..none }),
+            OutputHead::LanguageModelWithValue => {
+                let [weight, bias] = VALUE_HEAD.map(|name| find(parameters, name));
+                Ok(Self { tokens: Some(tokens()?), value: Some([weight?, bias?]), ..none })
+            }
+            OutputHead::Classifier { .. } => {
+                Ok(Self { scores: Some(find(parameters, SCORES)?), ..none })
+            }
+        }
+    }
 }
 
 /// The parameters of a layer.
@@ -377,8 +433,7 @@ impl Decoder {
             .map(|(index, layer)| Layer::new(&description, index, *layer, parameters, changes))
             .collect::<Result<_, _>>()?;
         let embedding = find(parameters, "model.embed_tokens.weight")?;
-        let tied = description.tie_embeddings;
-        let head = if tied { embedding } else { find(parameters, "lm_head.weight")? };
+        let heads = Heads::of(&description, parameters, embedding)?;
         let ropes = description.ropes.iter();
         let ropes =
             ropes.map(|rope| rope_table(&description, rope, parameters, FIRST_POSITIONS)).collect();
@@ -388,7 +443,7 @@ impl Decoder {
             embedding,
             layers,
             norm: find(parameters, "model.norm.weight")?,
-            head,
+            heads,
             description,
         })
     }
@@ -462,7 +517,7 @@ impl Decoder {
         rows: &LossRows,
     ) -> Result<Tensor, DecoderError> {
         let x_btd = self.forward_hidden(tape, parameters, batch)?;
-        let head_vd = parameters.leaf(self.head);
+        let head_vd = self.head_vd(parameters)?;
         Ok(tape.linear_cross_entropy(&x_btd, self.output_layer(&head_vd), rows)?)
     }
 
@@ -478,7 +533,7 @@ impl Decoder {
     ) -> Result<LossSummary, DecoderError> {
         let tape = Tape::recording(Arc::clone(parameters.device())).autocast(self.compute);
         let x_btd = self.forward_hidden(&tape, parameters, batch)?;
-        let head_vd = parameters.leaf(self.head);
+        let head_vd = self.head_vd(parameters)?;
         let layer = self.output_layer(&head_vd);
         Ok(tape.cross_entropy_and_backward(&x_btd, layer, rows, parameters)?)
     }
@@ -504,7 +559,7 @@ impl Decoder {
         targets_bt: &[u32],
     ) -> Result<Tensor, DecoderError> {
         let x_btd = self.forward_hidden(tape, parameters, batch)?;
-        let head_vd = parameters.leaf(self.head);
+        let head_vd = self.head_vd(parameters)?;
         Ok(tape.linear_log_probabilities(&x_btd, self.output_layer(&head_vd), targets_bt)?)
     }
 
@@ -517,7 +572,7 @@ impl Decoder {
         rows: &[u32],
     ) -> Result<Tensor, DecoderError> {
         let x_nd = tape.select_rows(x_btd, rows)?;
-        let logits_nv = tape.linear(&x_nd, &parameters.leaf(self.head))?;
+        let logits_nv = tape.linear(&x_nd, &self.head_vd(parameters)?)?;
         match self.description.logit_soft_cap {
             Some(cap) => Ok(tape.soft_cap(logits_nv, cap as f32)?),
             None => Ok(logits_nv),
@@ -532,8 +587,18 @@ impl Decoder {
         x_nd: &Tensor,
         targets: &[u32],
     ) -> Result<RowScores, DecoderError> {
-        let head_vd = parameters.leaf(self.head);
+        let head_vd = self.head_vd(parameters)?;
         Ok(tape.score_rows(x_nd, self.output_layer(&head_vd), targets)?)
+    }
+
+    pub(crate) fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The weight that makes logits of hidden states.
+    fn head_vd(&self, parameters: &ParameterStore) -> Result<Tensor, DecoderError> {
+        let tokens = self.heads.tokens.ok_or(DecoderError::Head { wanted: "logits of tokens" })?;
+        Ok(parameters.leaf(tokens))
     }
 
     fn output_layer<'a>(&self, weight_vd: &'a Tensor) -> OutputLayer<'a> {

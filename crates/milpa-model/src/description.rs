@@ -12,6 +12,8 @@ use crate::{config::ModelConfig, error::DecoderError};
 pub(crate) const MAX_SIZE: usize = 1 << 24;
 /// Most layers.
 pub(crate) const MAX_LAYERS: usize = 4096;
+/// Most labels of a classifier.
+pub(crate) const MAX_LABELS: usize = 1 << 16;
 /// Most experts in all layers together; each has a name in files.
 const MAX_EXPERTS: usize = 1 << 16;
 
@@ -174,6 +176,31 @@ pub enum RopeScaling {
     },
 }
 
+/// What is made of the last hidden states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputHead {
+    /// Logits of the next token.
+    LanguageModel,
+    /// Logits of the next token, and a value of each token: trl's value head. A `config.json` does not say
+    /// it: set it before weights that have one are read, or they are read without it.
+    LanguageModelWithValue,
+    /// Scores of a sequence: transformers' `*ForSequenceClassification`. A reward model has one label.
+    Classifier {
+        /// Names of the scores.
+        labels: Vec<String>,
+        /// The token that ends no sequence; without it sequences are scored one at a time.
+        pad_token: Option<u32>,
+    },
+}
+
+impl OutputHead {
+    /// A classifier whose labels are named as transformers does it.
+    pub fn classifier(labels: usize, pad_token: Option<u32>) -> Self {
+        let labels = (0..labels).map(|label| format!("LABEL_{label}")).collect();
+        Self::Classifier { labels, pad_token }
+    }
+}
+
 /// What a decoder computes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderDescription {
@@ -219,6 +246,8 @@ pub struct DecoderDescription {
     pub layers: Vec<LayerDescription>,
     /// Whether the output layer is the embedding.
     pub tie_embeddings: bool,
+    /// What comes after the last norm.
+    pub head: OutputHead,
     /// Standard deviation of new weights.
     pub init_std: f64,
 }
@@ -252,6 +281,7 @@ impl From<&ModelConfig> for DecoderDescription {
             // One too many is enough to be refused.
             layers: vec![layer; config.layers.min(MAX_LAYERS + 1)],
             tie_embeddings: config.tie_embeddings,
+            head: OutputHead::LanguageModel,
             init_std: config.init_std,
         }
     }
@@ -333,6 +363,12 @@ impl DecoderDescription {
             {
                 return fail(key, format!("is {value}; it must be positive"));
             }
+        }
+        if let OutputHead::Classifier { labels, .. } = &self.head
+            && !(1..=MAX_LABELS).contains(&labels.len())
+        {
+            let message = format!("has {} labels; 1 to {MAX_LABELS} are possible", labels.len());
+            return fail("head", message);
         }
         for rope in &self.ropes {
             rope.check(self.head_dim)?;

@@ -57,6 +57,14 @@ pub enum DecoderError {
         /// What is wrong with it.
         message: String,
     },
+    /// A model is asked for what its head does not give.
+    #[error(
+        "the model's head gives no {wanted}; open a model of that kind, or give this one such a head and train it"
+    )]
+    Head {
+        /// What was asked for.
+        wanted: &'static str,
+    },
     /// Tokens that the decoder cannot take as they are.
     #[error("{0}")]
     Batch(String),

@@ -12,7 +12,7 @@ use crate::{
     decoder::{ParameterSpec, parameter_specs},
     description::{
         Activation, Biases, DecoderDescription, Experts, Family, LayerDescription, MAX_LAYERS,
-        MAX_SIZE, NormPlacement, QkNorm, Rope, RopeScaling,
+        MAX_SIZE, NormPlacement, OutputHead, QkNorm, Rope, RopeScaling,
     },
     error::DecoderError,
     gguf::GgufValue,
@@ -281,11 +281,13 @@ pub(crate) fn rope_tensors(description: &DecoderDescription) -> Vec<(&'static st
 /// The metadata of a description, with the architecture's name first.
 ///
 /// # Errors
-/// If llama.cpp would compute something else; the error names the family and what differs.
+/// If the model has another head than a language model's, or llama.cpp would compute something else; the
+/// error names what differs.
 pub(crate) fn metadata_of(
     description: &DecoderDescription,
     path: &Path,
 ) -> Result<Vec<(String, GgufValue)>, DecoderError> {
+    refuse_other_heads(&description.head, path)?;
     let row = Architecture::of(description.family);
     let mut pairs =
         vec![("general.architecture".to_owned(), GgufValue::String(row.name.to_owned()))];
@@ -347,6 +349,24 @@ pub(crate) fn metadata_of(
     }
     check_read_back(description, row, &pairs, path)?;
     Ok(pairs)
+}
+
+/// A file has no place for what is not a language model's.
+fn refuse_other_heads(head: &OutputHead, path: &Path) -> Result<(), DecoderError> {
+    let value = match head {
+        OutputHead::LanguageModel => return Ok(()),
+        OutputHead::LanguageModelWithValue => "a value of each token".to_owned(),
+        OutputHead::Classifier { labels, .. } => format!("scores of {} labels", labels.len()),
+    };
+    Err(DecoderError::Unsupported {
+        path: path.to_owned(),
+        field: "the head".to_owned(),
+        value,
+        message:
+            "a GGUF file holds language models alone; write a Hugging Face folder, or give the \
+                  model the head of a language model"
+                .to_owned(),
+    })
 }
 
 /// Reads `pairs` as a file of them would be, and refuses a description that comes back different.
@@ -574,6 +594,7 @@ impl Header<'_> {
             ropes,
             layers: (0..layers).map(layer).collect(),
             tie_embeddings: row.is_gemma() || (self.shape)("output.weight").is_none(),
+            head: OutputHead::LanguageModel,
             init_std: DEFAULT_STD,
         };
         self.refuse_unknown()?;

@@ -45,7 +45,8 @@ pub struct GgufDescription {
 /// Writes a model with its tokenizer as a GGUF file whose matrices are stored as `format` says.
 ///
 /// # Errors
-/// If llama.cpp would compute something else than the model does, the tokenizer has more tokens than
+/// If the model has a head besides or instead of a language model's, llama.cpp would compute something
+/// else than the model does, the tokenizer has more tokens than
 /// the model or is of a kind that GGUF does not hold, or the file cannot be written.
 pub fn write_gguf(
     path: &Path,

@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::{
     config::ModelConfig,
     decoder::{check_parameters, parameter_specs},
-    description::DecoderDescription,
+    description::{DecoderDescription, OutputHead},
     error::DecoderError,
     hf_tensors::{FileTensor, Part, file_tensors},
 };
@@ -328,6 +328,8 @@ pub(crate) fn floats<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32
 fn is_ignorable(name: &str, description: &DecoderDescription) -> bool {
     name.ends_with("rotary_emb.inv_freq")
         || (description.tie_embeddings && name == "lm_head.weight")
+        // A value head changes no logit.
+        || (description.head == OutputHead::LanguageModel && name.starts_with("v_head."))
 }
 
 #[derive(Deserialize)]

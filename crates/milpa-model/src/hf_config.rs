@@ -12,12 +12,14 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     description::{
-        Activation, Biases, DecoderDescription, Experts, Family, LayerDescription, MAX_LAYERS,
-        MAX_SIZE, NormPlacement, QkNorm, Rope, RopeScaling,
+        Activation, Biases, DecoderDescription, Experts, Family, LayerDescription, MAX_LABELS,
+        MAX_LAYERS, MAX_SIZE, NormPlacement, OutputHead, QkNorm, Rope, RopeScaling,
     },
     error::DecoderError,
 };
 
+/// What the architectures of classifiers end with.
+const CLASSIFIER: &str = "ForSequenceClassification";
 /// Keys that change no number of a forward or backward pass without dropout.
 const HARMLESS: &[&str] = &[
     "_name_or_path",
@@ -302,6 +304,16 @@ impl DecoderDescription {
             put("final_logit_softcapping", json!(self.logit_soft_cap));
             put("query_pre_attn_scalar", whole_if_possible(self.query_scalar));
         }
+        if let OutputHead::Classifier { labels, pad_token } = &self.head {
+            let family = dialect.architecture.trim_end_matches("ForCausalLM");
+            // Without "Text" it is the model that also sees images.
+            let text = if self.family == Family::Gemma3 { "Text" } else { "" };
+            put("architectures", json!([format!("{family}{text}{CLASSIFIER}")]));
+            put("pad_token_id", json!(pad_token));
+            let each = || labels.iter().enumerate();
+            put("id2label", each().map(|(id, name)| (id.to_string(), json!(name))).collect());
+            put("label2id", each().map(|(id, name)| (name.clone(), json!(id))).collect());
+        }
         self.put_windows(dialect.windows, &mut put);
         self.put_ropes(&mut put);
         if let Some(experts) = &self.experts {
@@ -532,8 +544,38 @@ impl Reader<'_> {
             ropes,
             layers: (0..layers).map(layer).collect(),
             tie_embeddings: self.flag("tie_word_embeddings", dialect.tied)?,
+            head: self.head()?,
             init_std: self.number("initializer_range")?.unwrap_or(0.02),
         })
+    }
+
+    /// The head: a classifier if the architecture says so, a language model's otherwise.
+    fn head(&self) -> Result<OutputHead, DecoderError> {
+        let classifies = |name: &Value| name.as_str().is_some_and(|n| n.ends_with(CLASSIFIER));
+        if !self.list("architectures")?.is_some_and(|names| names.iter().any(classifies)) {
+            return Ok(OutputHead::LanguageModel);
+        }
+        // It chooses a loss, not what is computed.
+        self.get("problem_type");
+        let count = self.optional_size("num_labels")?;
+        let pad_token = self.optional_size("pad_token_id")?.map(|token| token as u32);
+        let Some(names) = self.object("id2label")? else {
+            // As transformers has it.
+            let count = count.unwrap_or(2);
+            if count > MAX_LABELS {
+                let message = format!("at most {MAX_LABELS} labels");
+                return Err(self.unsupported("num_labels", &message));
+            }
+            return Ok(OutputHead::classifier(count, pad_token));
+        };
+        let name = |label: usize| Some(names.get(&label.to_string())?.as_str()?.to_owned());
+        let labels: Option<Vec<String>> = (0..names.len()).map(name).collect();
+        let labels = labels.filter(|labels| count.is_none_or(|count| count == labels.len()));
+        let labels = labels.ok_or_else(|| {
+            let message = "the names of labels 0 to num_labels − 1 are expected";
+            self.unsupported("id2label", message)
+        })?;
+        Ok(OutputHead::Classifier { labels, pad_token })
     }
 
     fn biases(&self, dialect: &Dialect) -> Result<Biases, DecoderError> {
@@ -1000,6 +1042,15 @@ mod tests {
             ),
             ("smollm3", json!({"no_rope_layers": [1, 0, 1, 1, 1, 1, 0, 1]})),
             (
+                "qwen2",
+                json!({"architectures": ["Qwen2ForSequenceClassification"], "pad_token_id": 7,
+                "id2label": {"0": "bueno", "1": "malo", "2": "otro"}}),
+            ),
+            (
+                "gemma3_text",
+                json!({"architectures": ["Gemma3TextForSequenceClassification"], "num_labels": 1}),
+            ),
+            (
                 "phi3",
                 json!({"rope_scaling": long, "partial_rotary_factor": 0.75,
                 "original_max_position_embeddings": 1024, "sliding_window": 2047}),
@@ -1059,8 +1110,15 @@ mod tests {
             ("mixtral", "num_experts_per_tok", json!(9), "9"),
             ("qwen3_moe", "num_experts", json!(16_000_000), "16000000"),
             ("phi3", "rope_scaling", json!({"type": "longrope"}), "factors"),
+            ("classifier", "id2label", json!({"1": "only"}), "only"),
+            ("classifier", "id2label", json!({}), "0 labels"),
+            ("classifier", "num_labels", json!(1_000_000), "1000000"),
         ] {
-            let config = with(model_type, json!({ key: value }));
+            let mut config = with(model_type, json!({ key: value }));
+            if model_type == "classifier" {
+                config["model_type"] = json!("qwen3");
+                config["architectures"] = json!(["Qwen3ForSequenceClassification"]);
+            }
             let error = read(&config).unwrap_err().to_string();
             assert!(error.contains(expect), "{error}");
             let named = error.contains(key) || error.starts_with("model.");

@@ -2,8 +2,10 @@
 //!
 //! [`Decoder`] defines the computation on a `milpa_tensor` tape, for all families of models one and
 //! the same; [`DecoderDescription`] says what it computes, and [`ModelConfig`] is how a recipe says it;
-//! `hf` and `gguf` read and write both and the weights; and [`LocalModel`] scores and generates text. Files from elsewhere are untrusted: malformed ones
-//! give errors, and nothing is allocated for what a file does not hold. This crate trains nothing.
+//! `hf` and `gguf` read and write both and the weights; `lora` holds adapters and `heads` what else can be
+//! made of hidden states; and [`LocalModel`] scores and generates text. Files from elsewhere are
+//! untrusted: malformed ones give errors, and nothing is allocated for what a file does not hold. This
+//! crate trains nothing.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +21,7 @@ mod gguf_family;
 mod gguf_format;
 mod gguf_model;
 mod gguf_tokenizer;
+mod heads;
 mod hf;
 mod hf_config;
 mod hf_tensors;
@@ -31,7 +34,7 @@ pub use config::ModelConfig;
 pub use decoder::{Decoder, ParameterSpec, TokenBatch, new_parameters, parameter_specs};
 pub use description::{
     Activation, Biases, DecoderDescription, Experts, Family, LayerDescription, NormPlacement,
-    QkNorm, Rope, RopeScaling,
+    OutputHead, QkNorm, Rope, RopeScaling,
 };
 pub use embed::Pooling;
 pub use error::DecoderError;
@@ -39,6 +42,7 @@ pub use freeze::set_trainable;
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue, GgufWriter};
 pub use gguf_format::GgufFormat;
 pub use gguf_model::{GgufDescription, read_gguf, write_gguf};
+pub use heads::add_head;
 pub use hf::{
     CONFIG_FILE, WEIGHTS_FILE, read_hf_config, read_hf_description, read_hf_weights, weights_bytes,
     write_hf_model, write_weights,

@@ -19,7 +19,7 @@ use milpa_tokens::{ChatTemplate, Tokenizer};
 
 use crate::{
     decoder::Decoder,
-    description::DecoderDescription,
+    description::{DecoderDescription, OutputHead},
     error::DecoderError,
     generate,
     gguf::{GgufFile, GgufValue},
@@ -80,6 +80,9 @@ impl LocalModel {
         tokenizer: Tokenizer,
     ) -> Result<Self, DecoderError> {
         let description = description.into();
+        if matches!(description.head, OutputHead::Classifier { .. }) {
+            return Err(DecoderError::Head { wanted: "text" });
+        }
         if tokenizer.vocab_size() > description.vocab_size {
             let message = format!(
                 "is {}, but the tokenizer has {} tokens; it is not this model's tokenizer",

@@ -6,8 +6,8 @@ use std::{fs, path::Path, sync::Arc};
 use milpa_base::Seed;
 use milpa_model::{
     Decoder, DecoderDescription, DecoderError, Family, GgufDescription, GgufFile, GgufFormat,
-    GgufType, GgufValue, GgufWriter, LocalModel, ParameterStore, TokenBatch, new_parameters,
-    read_gguf, write_gguf,
+    GgufType, GgufValue, GgufWriter, LocalModel, OutputHead, ParameterStore, TokenBatch,
+    new_parameters, read_gguf, write_gguf,
 };
 use milpa_tensor::Tape;
 use milpa_tokens::{PieceKind, PieceParts, Tokenizer};
@@ -200,6 +200,21 @@ fn what_llama_cpp_computes_otherwise_is_refused() {
         let path = dir.path().join("model.gguf");
         let result = write(&path, GgufFormat::F32, &description(model_type, fields));
         check_error(result, &[expect, "llama.cpp would compute it with"]);
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn only_language_models_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    for (head, expect) in [
+        (OutputHead::LanguageModelWithValue, "the head = a value of each token"),
+        (OutputHead::classifier(3, None), "the head = scores of 3 labels"),
+    ] {
+        let description = DecoderDescription { head, ..description("llama", json!({})) };
+        let result = write(&path, GgufFormat::F32, &description);
+        check_error(result, &["model.gguf", expect, "a GGUF file holds language models alone"]);
         assert!(!path.exists());
     }
 }

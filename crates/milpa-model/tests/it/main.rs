@@ -8,6 +8,7 @@ mod files;
 mod gguf;
 mod gguf_families;
 mod golden;
+mod heads;
 mod lora;
 mod text;
 
