@@ -1,7 +1,8 @@
 //! A model on this machine as a [`TextModel`].
 //!
-//! Opens a checkpoint folder, a Hugging Face folder, a bundle or a GGUF file. Several threads may
-//! ask at once: weights are shared and never change, and each request has its own cache.
+//! Opens a checkpoint folder, a Hugging Face folder, a bundle or a GGUF file, alone or with an adapter.
+//! Several threads may ask at once: weights are shared and never change, and each request has its own
+//! cache.
 
 use std::{
     fs,
@@ -25,8 +26,12 @@ use crate::{
     gguf::{GgufFile, GgufValue},
     gguf_model::read_gguf,
     hf::{CONFIG_FILE, read_hf_description, read_hf_weights, weight_files},
+    lora::{self, LoraConfig},
     score,
 };
+
+/// A folder with this file has a tokenizer of its own.
+const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// A decoder with its weights and tokenizer, ready to score and to generate.
 #[derive(Debug)]
@@ -39,9 +44,54 @@ pub struct LocalModel {
     chat_template: Option<ChatTemplate>,
 }
 
+/// What a model is made of, before it has a decoder.
+struct Parts {
+    name: String,
+    hash: Option<Digest>,
+    description: DecoderDescription,
+    parameters: ParameterStore,
+    tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
+}
+
+impl Parts {
+    fn open(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
+        match gguf_path(path)? {
+            Some(file) => Self::of_gguf(&file, device),
+            None => Self::of_folder(path, Tokenizer::open(path)?, device),
+        }
+    }
+
+    fn of_folder(
+        path: &Path,
+        tokenizer: Tokenizer,
+        device: &Arc<dyn Device>,
+    ) -> Result<Self, DecoderError> {
+        let description = read_hf_description(path)?;
+        let hash = hash_files(&weight_files(path)?)?;
+        let parameters = read_hf_weights(path, &description, device)?;
+        let (name, chat_template) = (name_of(path), tokenizer.chat_template().cloned());
+        Ok(Self { name, hash, description, parameters, tokenizer, chat_template })
+    }
+
+    fn of_gguf(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
+        let hash = hash_files(&[path.to_owned()])?;
+        let file = GgufFile::open(path)?;
+        let (description, parameters, tokenizer) = read_gguf(&file, device)?;
+        let text = |key: &str| file.metadata().get(key).and_then(GgufValue::as_str);
+        let name = text("general.name").map_or_else(|| name_of(path), str::to_owned);
+        let chat_template = match text("tokenizer.chat_template") {
+            Some(template) => Some(ChatTemplate::new(template)?),
+            None => tokenizer.chat_template().cloned(),
+        };
+        Ok(Self { name, hash, description, parameters, tokenizer, chat_template })
+    }
+}
+
 impl LocalModel {
-    /// Opens the model at `path` (a folder with `config.json`, a folder that holds one `.gguf`, or
-    /// a `.gguf` file) on `threads` threads of the CPU.
+    /// Opens the model at `path` (a folder with `config.json`, a folder that holds one `.gguf`, a
+    /// `.gguf` file, or the folder of an adapter that names a model's folder) on `threads` threads of the
+    /// CPU.
     pub fn open(path: &Path, threads: usize) -> Result<Self, DecoderError> {
         let device: Arc<dyn Device> = Arc::new(CpuDevice::new(threads));
         Self::open_on(path, &device)
@@ -49,10 +99,44 @@ impl LocalModel {
 
     /// Opens the model at `path` on a device.
     pub fn open_on(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
-        if let Some(file) = gguf_path(path)? {
-            return Self::open_gguf(&file, device);
+        if path.join(lora::CONFIG_FILE).exists() && !path.join(CONFIG_FILE).exists() {
+            return Self::open_with_adapter(&base_folder(path)?, path, device);
         }
-        Self::open_with_tokenizer(path, Tokenizer::open(path)?, device)
+        Self::assemble(Parts::open(path, device)?, None)
+    }
+
+    /// Opens the model at `path` with the adapter in the folder `adapter` (peft's files), whatever model
+    /// that one names.
+    ///
+    /// Changes are merged into the weights; where one of these is quantised, all are computed beside them.
+    /// A tokenizer in the adapter's folder takes the place of the model's.
+    ///
+    /// # Errors
+    /// If either cannot be read, or the adapter does not fit the model.
+    pub fn open_with_adapter(
+        path: &Path,
+        adapter: &Path,
+        device: &Arc<dyn Device>,
+    ) -> Result<Self, DecoderError> {
+        let mut parts = Parts::open(path, device)?;
+        let (description, parameters) = (&parts.description, &mut parts.parameters);
+        let lora = lora::read_lora(adapter, description, parameters)?;
+        let beside = if lora::can_merge(description, &lora, parameters)? {
+            lora::merge_lora(description, &lora, parameters)?;
+            None
+        } else {
+            Some(lora)
+        };
+        let files = [lora::CONFIG_FILE, lora::WEIGHTS_FILE].map(|name| adapter.join(name));
+        let hashes = [parts.hash, hash_files(&files)?];
+        let text: String = hashes.iter().flatten().map(Digest::to_string).collect();
+        parts.hash = Some(milpa_base::hash_bytes(text.as_bytes()));
+        parts.name = format!("{}+{}", parts.name, name_of(adapter));
+        if adapter.join(TOKENIZER_FILE).exists() {
+            parts.tokenizer = Tokenizer::open(adapter)?;
+            parts.chat_template = parts.tokenizer.chat_template().cloned();
+        }
+        Self::assemble(parts, beside.as_ref())
     }
 
     /// Opens a folder with `config.json` and safetensors whose tokenizer is elsewhere.
@@ -61,11 +145,7 @@ impl LocalModel {
         tokenizer: Tokenizer,
         device: &Arc<dyn Device>,
     ) -> Result<Self, DecoderError> {
-        let description = read_hf_description(path)?;
-        let files = weight_files(path)?;
-        let hash = hash_files(&files)?;
-        let parameters = read_hf_weights(path, &description, device)?;
-        Self::from_parts(&name_of(path), hash, description, parameters, tokenizer)
+        Self::assemble(Parts::of_folder(path, tokenizer, device)?, None)
     }
 
     /// Makes a model of parts in memory, such as of a training run; `hash` is that of its weights.
@@ -79,7 +159,14 @@ impl LocalModel {
         parameters: ParameterStore,
         tokenizer: Tokenizer,
     ) -> Result<Self, DecoderError> {
-        let description = description.into();
+        let (name, description) = (name.to_owned(), description.into());
+        let chat_template = tokenizer.chat_template().cloned();
+        let parts = Parts { name, hash, description, parameters, tokenizer, chat_template };
+        Self::assemble(parts, None)
+    }
+
+    fn assemble(parts: Parts, lora: Option<&LoraConfig>) -> Result<Self, DecoderError> {
+        let Parts { name, hash, description, parameters, tokenizer, chat_template } = parts;
         if matches!(description.head, OutputHead::Classifier { .. }) {
             return Err(DecoderError::Head { wanted: "text" });
         }
@@ -91,30 +178,18 @@ impl LocalModel {
             );
             return Err(DecoderError::Config { key: "vocab_size".to_owned(), message });
         }
-        let (context_length, count) = (description.context_length, description.parameters());
-        let decoder = Decoder::new(description, &parameters)?;
         let info = ModelInfo {
-            name: name.to_owned(),
+            name,
             hash: hash.map(|hash| hash.to_string()).unwrap_or_default(),
-            context_length,
-            parameters: Some(count),
+            context_length: description.context_length,
+            parameters: Some(description.parameters()),
+        };
+        let decoder = match lora {
+            Some(lora) => Decoder::with_lora(description, &parameters, lora)?,
+            None => Decoder::new(description, &parameters)?,
         };
         let device = Arc::clone(parameters.device());
-        let chat_template = tokenizer.chat_template().cloned();
         Ok(Self { info, device, parameters, decoder, tokenizer, chat_template })
-    }
-
-    fn open_gguf(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
-        let hash = hash_files(&[path.to_owned()])?;
-        let file = GgufFile::open(path)?;
-        let (description, parameters, tokenizer) = read_gguf(&file, device)?;
-        let text = |key: &str| file.metadata().get(key).and_then(GgufValue::as_str);
-        let name = text("general.name").map_or_else(|| name_of(path), str::to_owned);
-        let mut model = Self::from_parts(&name, hash, description, parameters, tokenizer)?;
-        if let Some(template) = text("tokenizer.chat_template") {
-            model.chat_template = Some(ChatTemplate::new(template)?);
-        }
-        Ok(model)
     }
 
     /// What it computes.
@@ -265,6 +340,20 @@ fn recorded_hash(path: &Path) -> Result<Option<Digest>, DecoderError> {
     })?;
     let entry = manifest.files.into_iter().find(|entry| Path::new(&entry.path) == name);
     Ok(entry.map(|entry| entry.blake3))
+}
+
+/// The folder that an adapter's configuration names: as it stands there, or beside the adapter.
+fn base_folder(adapter: &Path) -> Result<PathBuf, DecoderError> {
+    let base = lora::base_of(adapter)?;
+    let places = [PathBuf::from(&base), adapter.join(&base)];
+    places.into_iter().find(|place| place.exists()).ok_or_else(|| DecoderError::Unsupported {
+        path: adapter.join(lora::CONFIG_FILE),
+        field: "base_model_name_or_path".to_owned(),
+        value: format!("{base:?}"),
+        message:
+            "there is no such folder here; open the model itself and give this adapter with it"
+                .to_owned(),
+    })
 }
 
 fn name_of(path: &Path) -> String {

@@ -25,8 +25,8 @@ use crate::{
 };
 
 /// File names of an adapter's folder.
-const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
+pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// Before the names of parameters in peft's files.
 const PREFIX: &str = "base_model.model.";
 /// Keys that change no number of a forward or backward pass without dropout.
@@ -383,11 +383,24 @@ pub fn read_lora(
 ) -> Result<LoraConfig, DecoderError> {
     let path = dir.join(CONFIG_FILE);
     let config = parse_config(&read_small(&path)?, &path)?;
-    let modules = config.modules(description)?;
+    let modules = config.modules(description).map_err(|error| match error {
+        DecoderError::Config { key, message } => DecoderError::Format {
+            path,
+            format: "an adapter of this model",
+            message: format!("{key} {message}"),
+        },
+        other => other,
+    })?;
     let entries: Vec<Entry> = modules.iter().flat_map(|module| config.entries(module)).collect();
     let wanted: Vec<(String, Vec<usize>)> =
         entries.iter().map(|e| (format!("{PREFIX}{}", e.name), e.shape.clone())).collect();
-    let tensors = read_tensors(&dir.join(WEIGHTS_FILE), &wanted)?;
+    let tensors = read_tensors(&dir.join(WEIGHTS_FILE), &wanted).map_err(|error| match error {
+        DecoderError::Format { path, format, message } => {
+            let message = format!("{message}; is this the adapter of another model?");
+            DecoderError::Format { path, format, message }
+        }
+        other => other,
+    })?;
     set_trainable(parameters, &["*"], false)?;
     for (entry, values) in entries.iter().zip(tensors) {
         let zeros = |(_, shape): &(String, Vec<usize>)| vec![0.0; shape.iter().product()];
@@ -454,7 +467,7 @@ pub fn merge_lora(
     for (module, change) in changes {
         let name = format!("{module}.weight");
         let weight = find(parameters, &name)?;
-        if parameters.get(weight).data().dtype() == DType::Q8_0 {
+        if parameters.get(weight).data().dtype() != DType::F32 {
             let message = "is quantised; merge into the model that it was made of".to_owned();
             return Err(DecoderError::Parameter { name, message });
         }
@@ -485,6 +498,29 @@ pub fn merge_lora(
         parameters.write(change.b, &zeros)?;
     }
     Ok(())
+}
+
+/// Whether no changed matrix is quantised.
+pub(crate) fn can_merge(
+    description: &DecoderDescription,
+    config: &LoraConfig,
+    parameters: &ParameterStore,
+) -> Result<bool, DecoderError> {
+    let changes = config.changes(description, parameters)?;
+    let mut weights =
+        changes.keys().filter_map(|module| parameters.id(&format!("{module}.weight")));
+    Ok(weights.all(|weight| parameters.get(weight).data().dtype() == DType::F32))
+}
+
+/// The model that an adapter's folder says it changes: a name or a folder.
+pub(crate) fn base_of(dir: &Path) -> Result<String, DecoderError> {
+    let path = dir.join(CONFIG_FILE);
+    let fields: Map<String, Value> =
+        serde_json::from_slice(&read_small(&path)?).map_err(|error| malformed(&path, &error))?;
+    match fields.get("base_model_name_or_path").and_then(Value::as_str) {
+        Some(base) if !base.is_empty() => Ok(base.to_owned()),
+        _ => Err(malformed(&path, &"it names no base_model_name_or_path; open the model with it")),
+    }
 }
 
 /// `s·B·A`, of one matrix or of a stack.
@@ -523,13 +559,8 @@ fn find(parameters: &ParameterStore, name: &str) -> Result<ParameterId, DecoderE
 }
 
 fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
-    let malformed = |message: String| DecoderError::Format {
-        path: path.to_owned(),
-        format: "an adapter_config.json",
-        message,
-    };
     let fields: Map<String, Value> =
-        serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        serde_json::from_slice(bytes).map_err(|error| malformed(path, &error))?;
     let unsupported = |field: &str, message: &str| DecoderError::Unsupported {
         path: path.to_owned(),
         field: field.to_owned(),
@@ -589,4 +620,12 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
         targets: names("target_modules")?,
         expert_targets: names("target_parameters")?,
     })
+}
+
+fn malformed(path: &Path, message: &impl ToString) -> DecoderError {
+    DecoderError::Format {
+        path: path.to_owned(),
+        format: "an adapter_config.json",
+        message: message.to_string(),
+    }
 }

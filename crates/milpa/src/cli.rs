@@ -146,11 +146,14 @@ pub enum Command {
     },
     /// Talk to a model in the terminal
     #[command(
-        after_help = "Examples\n  milpa chat runs/novelas/bundle\n  milpa chat model.gguf --prompt 'Era una tarde'"
+        after_help = "Examples\n  milpa chat runs/novelas/bundle\n  milpa chat model.gguf --prompt 'Era una tarde'\n  milpa chat model --adapter adapters/leyes"
     )]
     Chat {
-        /// A bundle, a checkpoint or a .gguf file
+        /// A bundle, a checkpoint, a .gguf file, or an adapter that names its model's folder
         model: PathBuf,
+        /// Folder of an adapter (LoRA) to open with the model
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
         /// Answer this one prompt and end
         #[arg(long, value_name = "TEXT")]
         prompt: Option<String>,
@@ -160,8 +163,11 @@ pub enum Command {
     },
     /// OpenAI-compatible server with a chat page
     Serve {
-        /// A bundle, a checkpoint or a .gguf file
+        /// A bundle, a checkpoint, a .gguf file, or an adapter that names its model's folder
         model: PathBuf,
+        /// Folder of an adapter (LoRA) to open with the model
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
         /// Address and port; anything but loopback needs a key
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
         bind: String,
@@ -264,6 +270,9 @@ pub enum EvalCommand {
         /// A bundle, a checkpoint or a .gguf file
         #[arg(long, value_name = "DIR")]
         model: PathBuf,
+        /// Folder of an adapter (LoRA) to open with the model
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
         /// The corpus whose validation split is read
         #[arg(long, value_name = "DIR")]
         corpus: PathBuf,
@@ -279,6 +288,9 @@ pub enum EvalCommand {
         /// A bundle, a checkpoint or a .gguf file
         #[arg(long, value_name = "DIR")]
         model: PathBuf,
+        /// Folder of an adapter (LoRA) to open with the model
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
         /// JSONL with one text per line (may be .gz or .zst)
         #[arg(long, value_name = "FILE")]
         data: PathBuf,
@@ -294,6 +306,9 @@ pub enum EvalCommand {
         /// A bundle, a checkpoint or a .gguf file
         #[arg(long, value_name = "DIR")]
         model: PathBuf,
+        /// Folder of an adapter (LoRA) to open with the model
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
         /// A task folder or its task.toml
         #[arg(long, value_name = "TASK")]
         task: PathBuf,

@@ -50,7 +50,10 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
-    use commands::{chat, corpus, demo, doctor, eval, explain, package, serve, tokens, train};
+    use commands::{
+        chat::{self, ModelPaths},
+        corpus, demo, doctor, eval, explain, package, serve, tokens, train,
+    };
     match command {
         Command::Demo { out } => demo::demo(context, &out),
         Command::Doctor => doctor::doctor(context),
@@ -97,17 +100,20 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             context.show(&summary, || train::describe(&summary))
         }
         Command::Eval(command) => match command {
-            EvalCommand::Suite { recipe, model, corpus, out } => {
+            EvalCommand::Suite { recipe, model, adapter, corpus, out } => {
+                let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
                 let recipe = context.recipe(&recipe)?;
-                eval::suite(context, &recipe, &model, &corpus, &out)?;
+                eval::suite(context, &recipe, model, &corpus, &out)?;
                 let report = eval::read_report(&out)?;
                 context.show(&report, || report.to_string())
             }
-            EvalCommand::Perplexity { model, data, field, max_bytes } => {
-                eval::perplexity(context, &model, &data, &field, max_bytes)
+            EvalCommand::Perplexity { model, adapter, data, field, max_bytes } => {
+                let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
+                eval::perplexity(context, model, &data, &field, max_bytes)
             }
-            EvalCommand::Choice { model, task, data, limit } => {
-                eval::choice(context, &model, &task, &data, limit)
+            EvalCommand::Choice { model, adapter, task, data, limit } => {
+                let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
+                eval::choice(context, model, &task, &data, limit)
             }
         },
         Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, gguf, out } => {
@@ -124,11 +130,13 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             let manifest = package::package(context, &recipe, &inputs, &out)?;
             context.show(&manifest, || context::describe(&manifest, &out))
         }
-        Command::Chat { model, prompt, sampling } => {
-            chat::chat(context, &model, prompt.as_deref(), &sampling)
+        Command::Chat { model, adapter, prompt, sampling } => {
+            let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
+            chat::chat(context, model, prompt.as_deref(), &sampling)
         }
-        Command::Serve { model, bind, api_key_file } => {
-            serve::serve(context, &model, &bind, api_key_file.as_deref())
+        Command::Serve { model, adapter, bind, api_key_file } => {
+            let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
+            serve::serve(context, model, &bind, api_key_file.as_deref())
         }
     }
 }

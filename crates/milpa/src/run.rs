@@ -18,7 +18,7 @@ use milpa_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    commands::{corpus, eval, package, tokens, train},
+    commands::{chat::ModelPaths, corpus, eval, package, tokens, train},
     context::{Context, quote},
     progress::short,
     recipe::Loaded,
@@ -235,7 +235,8 @@ impl Runner<'_> {
             &recipe.eval,
             inputs,
             |context, recipe| {
-                eval::suite(context, recipe, &folders.checkpoint(), &corpus_dir, &evaluation_dir)
+                let model = ModelPaths { model: &folders.checkpoint(), adapter: None };
+                eval::suite(context, recipe, model, &corpus_dir, &evaluation_dir)
             },
         )?;
         let bundle_dir = folders.bundle();

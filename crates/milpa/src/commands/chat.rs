@@ -4,27 +4,47 @@ use std::{
     io::{BufRead, IsTerminal, Write},
     ops::ControlFlow,
     path::Path,
+    sync::Arc,
     time::Instant,
 };
 
 use anyhow::{Result, bail};
 use milpa_base::{FinishReason, GenerateRequest, Sampling, TextModel};
-use milpa_model::LocalModel;
+use milpa_model::{CpuDevice, Device, LocalModel};
 use milpa_tokens::{ChatTemplate, Message, RenderOptions};
 
 use crate::{cli::SamplingArgs, context::Context};
 
-/// Opens a bundle, a checkpoint or a GGUF file.
-pub fn open(context: &Context, path: &Path) -> Result<LocalModel> {
+/// A model as the command line names it.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelPaths<'a> {
+    /// A bundle, a checkpoint, a GGUF file or an adapter.
+    pub model: &'a Path,
+    /// The adapter to open with it.
+    pub adapter: Option<&'a Path>,
+}
+
+/// Opens a bundle, a checkpoint or a GGUF file, with an adapter if one is named.
+pub fn open(context: &Context, paths: ModelPaths<'_>) -> Result<LocalModel> {
+    let path = paths.model;
     if !path.exists() {
         bail!(
             "{} does not exist; give a bundle such as runs/novelas/bundle, a checkpoint or a .gguf file",
             path.display()
         );
     }
-    let mut model = LocalModel::open(path, context.threads)?;
+    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(context.threads));
+    let mut model = match paths.adapter {
+        Some(adapter) => LocalModel::open_with_adapter(path, adapter, &device)?,
+        None => LocalModel::open_on(path, &device)?,
+    };
     // A bundle knows its name; its folder is called "bundle" in every run.
-    if let Some(name) = milpa_package::bundle_name(path) {
+    if let Some(mut name) = milpa_package::bundle_name(path) {
+        if let Some((_, adapter)) =
+            model.info().name.rsplit_once('+').filter(|_| paths.adapter.is_some())
+        {
+            name = format!("{name}+{adapter}");
+        }
         model.rename(&name);
     }
     Ok(model)
@@ -33,7 +53,7 @@ pub fn open(context: &Context, path: &Path) -> Result<LocalModel> {
 /// Talks in the terminal, or answers one prompt.
 pub fn chat(
     context: &Context,
-    path: &Path,
+    paths: ModelPaths<'_>,
     prompt: Option<&str>,
     sampling: &SamplingArgs,
 ) -> Result<()> {
@@ -43,7 +63,7 @@ pub fn chat(
     if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
         bail!("--top-p is {}; it is above 0 and at most 1", sampling.top_p);
     }
-    let model = open(context, path)?;
+    let model = open(context, paths)?;
     let template = model.chat_template().cloned().unwrap_or_else(ChatTemplate::continuation);
     let continues = template == ChatTemplate::continuation();
     if let Some(prompt) = prompt {

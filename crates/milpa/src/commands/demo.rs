@@ -10,7 +10,10 @@ use milpa_base::write_file_atomic;
 
 use crate::{
     cli::SamplingArgs,
-    commands::{chat, eval},
+    commands::{
+        chat::{self, ModelPaths},
+        eval,
+    },
     context::{Context, quote},
     progress::short,
     run,
@@ -48,7 +51,12 @@ pub fn demo(context: &Context, out: &Path) -> Result<()> {
             );
             context.progress.say(&format!("\n$ {line}"));
             let sampling = SamplingArgs { temperature: 0.7, top_p: 0.9, max_tokens: 40, seed: 1 };
-            chat::chat(context, &bundle, Some(prompt), &sampling)?;
+            chat::chat(
+                context,
+                ModelPaths { model: &bundle, adapter: None },
+                Some(prompt),
+                &sampling,
+            )?;
         }
         println!();
     }

@@ -12,7 +12,12 @@ use milpa_eval::{
     EvalConfig, EvalReport, PerplexityConfig, RunInfo, TaskEntry, Watch, perplexity as measure,
 };
 
-use crate::{commands::chat, context::Context, recipe::Loaded, run::hash_path};
+use crate::{
+    commands::chat::{self, ModelPaths},
+    context::Context,
+    recipe::Loaded,
+    run::hash_path,
+};
 
 fn watch(context: &Context) -> Watch<'_> {
     Watch { progress: &context.progress, stop: &context.stop }
@@ -37,7 +42,7 @@ pub fn input_hashes(config: &EvalConfig) -> Result<BTreeMap<String, Digest>> {
 pub fn suite(
     context: &Context,
     recipe: &Loaded,
-    model: &Path,
+    model: ModelPaths<'_>,
     corpus: &Path,
     out: &Path,
 ) -> Result<()> {
@@ -66,7 +71,7 @@ pub fn read_report(dir: &Path) -> Result<EvalReport> {
 /// Bits per byte on the texts of a JSONL file.
 pub fn perplexity(
     context: &Context,
-    model: &Path,
+    model: ModelPaths<'_>,
     data: &Path,
     field: &str,
     max_bytes: Option<Bytes>,
@@ -94,7 +99,7 @@ pub fn perplexity(
 /// One multiple-choice task.
 pub fn choice(
     context: &Context,
-    model: &Path,
+    model: ModelPaths<'_>,
     task: &Path,
     data: &Path,
     limit: Option<usize>,

@@ -6,13 +6,21 @@ use anyhow::{Context as _, Result, bail};
 use milpa_base::TextModel;
 use milpa_serve::{ApiKey, ChatFormat, ServeConfig, Server};
 
-use crate::{commands::chat, context::Context};
+use crate::{
+    commands::chat::{self, ModelPaths},
+    context::Context,
+};
 
 /// Variable that may hold the key instead of a file.
 const KEY_VARIABLE: &str = "MILPA_API_KEY";
 
 /// Serves a model until it is stopped.
-pub fn serve(context: &Context, model: &Path, bind: &str, key_file: Option<&Path>) -> Result<()> {
+pub fn serve(
+    context: &Context,
+    model: ModelPaths<'_>,
+    bind: &str,
+    key_file: Option<&Path>,
+) -> Result<()> {
     let address =
         bind.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).with_context(
             || format!("{bind:?} is no address with a port, such as 127.0.0.1:8080"),

@@ -141,6 +141,24 @@ fn hostile_model_files_give_errors() {
     field
         .milpa(&["chat", "not-there", "--prompt", "a"])
         .expect(1, &["not-there", "does not exist"]);
+    for (config, expect) in [
+        (None, "adapter_config.json"),
+        (Some("{\"peft_type\": \"IA3\"}"), "IA3"),
+        (
+            Some(
+                "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8, \"target_modules\": [\"c_attn\"]}",
+            ),
+            "c_attn",
+        ),
+    ] {
+        std::fs::create_dir_all(field.path("adapter")).unwrap();
+        if let Some(config) = config {
+            field.write("adapter/adapter_config.json", config.as_bytes());
+        }
+        field
+            .milpa(&["chat", "run/bundle", "--adapter", "adapter", "--prompt", "a"])
+            .expect(1, &["adapter_config.json", expect]);
+    }
 }
 
 #[test]
