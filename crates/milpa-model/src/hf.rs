@@ -139,7 +139,10 @@ pub(crate) fn read_tensors(
         let tensor = FileTensor { name, shape, parts: Vec::new(), less_one: false };
         found.insert(tensor.name.clone(), find(path, &files, &tensor)?.1);
     }
-    if let Some(name) = files[0].1.names().into_iter().find(|name| !found.contains_key(*name)) {
+    // The first by name: the file gives them in any order.
+    if let Some(name) =
+        files[0].1.names().into_iter().filter(|name| !found.contains_key(*name)).min()
+    {
         return Err(malformed(path, format!("it has a tensor {name:?} that is not expected")));
     }
     let read = |(name, _): &(String, Vec<usize>)| {
