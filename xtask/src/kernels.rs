@@ -185,9 +185,13 @@ pub(crate) fn on_host() -> Result<()> {
         .arg(host.join("driver.cpp"))
         .arg("-o")
         .arg(&library))?;
-    let library = library.to_string_lossy();
+    let driver = library.to_string_lossy();
     let example = ["run", "--quiet", "-p", "milpa-kernels", "--example", "gpu", "--"];
-    cargo(&[&example[..], &["--check-only", "--driver", &library]].concat())
+    cargo(&[&example[..], &["--check-only", "--driver", &driver]].concat())?;
+    // The stand-in knows one thread.
+    let test = ["test", "--quiet", "-p", "milpa-tensor", "--test", "it", "cuda"];
+    let one = ["--", "--test-threads", "1"];
+    run(Command::new(env!("CARGO")).args(test).args(one).env("LD_LIBRARY_PATH", &built))
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@
 
 mod exported;
 
-use std::{error::Error, fs, path::Path, sync::Arc};
+use std::{error::Error, fs, path::Path};
 
 use exported::{TEXTS, logits, roughen_vectors, tokenizer};
 use milpa_base::Seed;
 use milpa_model::{
-    CpuDevice, Device, GgufDescription, GgufFile, GgufFormat, ModelConfig, new_parameters,
-    read_gguf, weights_bytes, write_gguf, write_hf_model,
+    Device, GgufDescription, GgufFile, GgufFormat, ModelConfig, new_parameters, read_gguf,
+    weights_bytes, write_gguf, write_hf_model,
 };
 use milpa_tokens::ChatTemplate;
 use serde_json::json;
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn write_model(dir: &Path, qk_norm: bool) -> Result<(), Box<dyn Error>> {
-    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(2));
+    let device = Device::cpu(2);
     let tokenizer = tokenizer()?;
     let config = ModelConfig {
         hidden_size: 96,

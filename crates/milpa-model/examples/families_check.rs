@@ -5,10 +5,10 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
-use std::{error::Error, fs, path::Path, sync::Arc};
+use std::{error::Error, fs, path::Path};
 
 use milpa_model::{
-    CpuDevice, Decoder, DecoderDescription, Device, IGNORE, LossRows, ParameterStore, TokenBatch,
+    Decoder, DecoderDescription, Device, IGNORE, LossRows, ParameterStore, TokenBatch,
     read_hf_description, read_hf_weights, write_hf_model,
 };
 use milpa_tensor::Tape;
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn check(case: &Path) -> Result<String, Box<dyn Error>> {
     let expected: Expected = serde_json::from_slice(&fs::read(case.join("expected.json"))?)?;
-    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(2));
+    let device = Device::cpu(2);
     let description = read_hf_description(&case.join("model"))?;
     let mut parameters = read_hf_weights(&case.join("model"), &description, &device)?;
     let decoder = Decoder::new(&description, &parameters)?;
@@ -103,7 +103,7 @@ fn logits(
     parameters: &ParameterStore,
     tokens: &[u32],
 ) -> Result<Vec<f32>, Box<dyn Error>> {
-    let tape = Tape::inference(Arc::clone(parameters.device()));
+    let tape = Tape::inference(parameters.device().clone());
     let batch = TokenBatch::new(tokens, tokens.len());
     let x_btd = decoder.forward_hidden(&tape, parameters, &batch)?;
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
@@ -117,7 +117,7 @@ fn generate(
     expected: &Expected,
     with_cache: bool,
 ) -> Result<Vec<u32>, Box<dyn Error>> {
-    let tape = Tape::inference(Arc::clone(parameters.device()));
+    let tape = Tape::inference(parameters.device().clone());
     let mut all = expected.prompt.clone();
     let mut cache = decoder.new_cache(parameters.device(), 1, all.len() + expected.greedy.len());
     let mut fed = 0;
@@ -166,10 +166,10 @@ fn step(
 fn gradients(
     description: &DecoderDescription,
     parameters: &ParameterStore,
-    device: &Arc<dyn Device>,
+    device: &Device,
 ) -> Result<ParameterStore, Box<dyn Error>> {
     let gemma = description.family.model_type().starts_with("gemma");
-    let mut store = ParameterStore::new(Arc::clone(device));
+    let mut store = ParameterStore::new(device.clone());
     for parameter in parameters {
         let (name, shape) = (parameter.name(), parameter.shape());
         let gradient = parameters.id(name).and_then(|id| parameters.read_grad(id));

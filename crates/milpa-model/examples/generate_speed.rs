@@ -18,10 +18,10 @@ const NEW_TOKENS: usize = 128;
 fn main() -> Result<(), Box<dyn Error>> {
     let threads = std::env::args().nth(1).map_or(Ok(2), |argument| argument.parse())?;
     let cpu = Arc::new(CpuDevice::new(threads));
-    let device: Arc<dyn Device> = Arc::clone(&cpu) as Arc<dyn Device>;
+    let device = Device::Cpu(Arc::clone(&cpu));
     let config = ModelConfig { vocab_size: 8192, context_length: 1024, ..ModelConfig::default() };
     let plain = new_parameters(&config, Seed(1), &device)?;
-    let mut rounded = ParameterStore::new(Arc::clone(&device));
+    let mut rounded = ParameterStore::new(device.clone());
     for parameter in &plain {
         let values = plain.read(plain.id(parameter.name()).ok_or("its own name")?);
         let shape = parameter.shape();
@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Seconds for the prompt and for the new tokens.
 fn measure(decoder: &Decoder, parameters: &ParameterStore) -> Result<(f64, f64), Box<dyn Error>> {
-    let tape = Tape::inference(Arc::clone(parameters.device()));
+    let tape = Tape::inference(parameters.device().clone());
     let mut cache = decoder.new_cache(parameters.device(), 1, PROMPT + NEW_TOKENS);
     let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 37 % 8192).collect();
     let begin = Instant::now();

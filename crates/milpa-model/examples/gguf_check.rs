@@ -10,13 +10,13 @@
 
 mod exported;
 
-use std::{collections::BTreeMap, error::Error, fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, error::Error, fs, path::Path};
 
 use exported::{TEXTS, logits, roughen_vectors, tokenizer};
 use milpa_base::Seed;
 use milpa_model::{
-    CpuDevice, Decoder, DecoderDescription, Device, GgufDescription, GgufFile, GgufFormat,
-    LossRows, ModelConfig, ParameterStore, TokenBatch, new_parameters, read_gguf, write_gguf,
+    Decoder, DecoderDescription, Device, GgufDescription, GgufFile, GgufFormat, LossRows,
+    ModelConfig, ParameterStore, TokenBatch, new_parameters, read_gguf, write_gguf,
 };
 use milpa_tensor::{AdamW, clip_factor};
 use milpa_tokens::{ChatTemplate, PieceKind, PieceParts, Tokenizer};
@@ -180,7 +180,7 @@ fn write(
     tokenizer: &Tokenizer,
 ) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(dir)?;
-    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(2));
+    let device = Device::cpu(2);
     let tokens = sequence(tokenizer);
     let (parameters, loss) = train(model, &tokens, &device)?;
     for &format in formats {
@@ -215,7 +215,7 @@ fn sequence(tokenizer: &Tokenizer) -> Vec<u32> {
 fn train(
     model: &DecoderDescription,
     tokens: &[u32],
-    device: &Arc<dyn Device>,
+    device: &Device,
 ) -> Result<(ParameterStore, f64), Box<dyn Error>> {
     let mut store = new_parameters(model, Seed(11), device)?;
     roughen_vectors(&mut store)?;
@@ -249,7 +249,7 @@ fn train(
 
 /// Writes `FILE.values` (tensors in the order of their names) and `FILE.logits`, both as f32.
 fn read(dir: &Path) -> Result<(), Box<dyn Error>> {
-    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(2));
+    let device = Device::cpu(2);
     let expected: Value = serde_json::from_slice(&fs::read(dir.join("expected.json"))?)?;
     let tokens: Vec<u32> = serde_json::from_value(expected["tokens"].clone())?;
     for entry in fs::read_dir(dir)? {

@@ -10,7 +10,7 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
-use std::{error::Error, sync::Arc, time::Instant};
+use std::{error::Error, time::Instant};
 
 use milpa_base::seed::splitmix64;
 use milpa_kernels::{Isa, peak};
@@ -111,7 +111,7 @@ fn main() -> Result<(), Failure> {
         );
         return Ok(());
     }
-    let device: Arc<dyn Device> = Arc::new(cpu_device);
+    let device = Device::from(cpu_device);
     let mut parameters = parameters(&options.config, &device)?;
     let decoder = Decoder::new(&options.config, &parameters)?.autocast(options.dtype);
     let moment = |elements: usize| device.upload(&vec![0.0; elements]);
@@ -132,7 +132,7 @@ fn main() -> Result<(), Failure> {
         } else {
             let rows = LossRows::mean(&tokens[1..]);
             let summary = decoder.loss_and_gradients(&mut parameters, &batch, &rows)?;
-            optimise(&*device, &mut parameters, &mut moments, step)?;
+            optimise(&device, &mut parameters, &mut moments, step)?;
             summary.loss
         };
         let seconds = begin.elapsed().as_secs_f64();
@@ -144,13 +144,13 @@ fn main() -> Result<(), Failure> {
             times.push(seconds);
         }
     }
-    report(&options, isa, &mut times, &losses, &*device);
+    report(&options, isa, &mut times, &losses, &device);
     Ok(())
 }
 
 /// Clips the gradients to norm 1 and takes an AdamW step; norms do not decay.
 fn optimise(
-    device: &dyn Device,
+    device: &Device,
     parameters: &mut ParameterStore,
     moments: &mut [[Buffer; 2]],
     step: u64,
@@ -173,7 +173,7 @@ fn optimise(
     Ok(())
 }
 
-fn report(options: &Options, isa: Isa, times: &mut [f64], losses: &[f64], device: &dyn Device) {
+fn report(options: &Options, isa: Isa, times: &mut [f64], losses: &[f64], device: &Device) {
     times.sort_by(f64::total_cmp);
     let Some(&best) = times.first() else { return };
     let median = f64::midpoint(times[(times.len() - 1) / 2], times[times.len() / 2]);
@@ -207,8 +207,8 @@ fn uniform(seed: u64, index: u64) -> f64 {
     (splitmix64((seed << 32) + index) >> 40) as f64 / f64::from(1 << 24)
 }
 
-fn parameters(config: &ModelConfig, device: &Arc<dyn Device>) -> Result<ParameterStore, Failure> {
-    let mut parameters = ParameterStore::new(Arc::clone(device));
+fn parameters(config: &ModelConfig, device: &Device) -> Result<ParameterStore, Failure> {
+    let mut parameters = ParameterStore::new(device.clone());
     for (number, spec) in parameter_specs(config).into_iter().enumerate() {
         let elements = spec.shape.iter().product::<usize>() as u64;
         let matrix = spec.shape.len() == 2;

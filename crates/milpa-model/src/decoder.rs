@@ -14,7 +14,8 @@ use std::{
 use milpa_base::Seed;
 use milpa_tensor::{
     AdaptedMatrix, AttentionOptions, DType, Device, ExpertChanges, KvCache, LossRows, LossSummary,
-    OutputLayer, ParameterId, ParameterStore, RopeTable, RowScores, Tape, Tensor, document_starts,
+    OutputLayer, ParameterId, ParameterStore, RopeTable, RowScores, Tape, Tensor, TensorError,
+    document_starts,
 };
 
 use crate::{
@@ -183,12 +184,12 @@ impl NormNames {
 pub fn new_parameters(
     description: impl Into<DecoderDescription>,
     seed: Seed,
-    device: &Arc<dyn Device>,
+    device: &Device,
 ) -> Result<ParameterStore, DecoderError> {
     let description = description.into();
     description.check()?;
     let seed = seed.derive("init");
-    let mut parameters = ParameterStore::new(Arc::clone(device));
+    let mut parameters = ParameterStore::new(device.clone());
     for spec in specs_of(&description) {
         let values = initial_values(&spec, seed);
         // Norms and biases are not pulled towards zero.
@@ -427,6 +428,11 @@ impl Decoder {
         changes: &BTreeMap<String, LowRank>,
     ) -> Result<Self, DecoderError> {
         description.check()?;
+        if let Device::Cuda(_) = parameters.device() {
+            let problem = "a GPU has RMSNorm alone yet, docs/design/cuda.md; compute on the CPU";
+            let (operation, problem) = ("decoder", problem.to_owned());
+            return Err(TensorError::Unsupported { operation, problem }.into());
+        }
         check_parameters(&description, parameters)?;
         let layers = description.layers.iter().enumerate();
         let layers = layers
@@ -460,12 +466,7 @@ impl Decoder {
     }
 
     /// Makes an empty cache with room for `capacity` tokens in each of `sequences` sequences.
-    pub fn new_cache(
-        &self,
-        device: &Arc<dyn Device>,
-        sequences: usize,
-        capacity: usize,
-    ) -> KvCache {
+    pub fn new_cache(&self, device: &Device, sequences: usize, capacity: usize) -> KvCache {
         let (kv_heads, head_dim) = (self.description.kv_heads, self.description.head_dim);
         KvCache::new(device, self.layers.len(), sequences, capacity, kv_heads, head_dim)
     }
@@ -531,7 +532,7 @@ impl Decoder {
         batch: &TokenBatch<'_>,
         rows: &LossRows,
     ) -> Result<LossSummary, DecoderError> {
-        let tape = Tape::recording(Arc::clone(parameters.device())).autocast(self.compute);
+        let tape = Tape::recording(parameters.device().clone()).autocast(self.compute);
         let x_btd = self.forward_hidden(&tape, parameters, batch)?;
         let head_vd = self.head_vd(parameters)?;
         let layer = self.output_layer(&head_vd);
@@ -545,7 +546,7 @@ impl Decoder {
         batch: &TokenBatch<'_>,
         targets_bt: &[u32],
     ) -> Result<RowScores, DecoderError> {
-        let tape = Tape::inference(Arc::clone(parameters.device())).autocast(self.compute);
+        let tape = Tape::inference(parameters.device().clone()).autocast(self.compute);
         let x_btd = self.forward_hidden(&tape, parameters, batch)?;
         self.score_hidden(&tape, parameters, &x_btd, targets_bt)
     }
@@ -899,7 +900,7 @@ fn rope_table(
 ) -> RopeTable {
     let positions = positions.min(model.context_length);
     let (frequencies, factor) = rope.frequencies(positions);
-    let device = &**parameters.device();
+    let device = parameters.device();
     RopeTable::from_frequencies(device, model.head_dim, &frequencies, factor, positions)
 }
 

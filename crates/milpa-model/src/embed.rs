@@ -1,7 +1,5 @@
 //! Texts as vectors: hidden states of a decoder, pooled over the tokens of a text.
 
-use std::sync::Arc;
-
 use milpa_tensor::{ParameterStore, Tape};
 
 use crate::{
@@ -30,7 +28,7 @@ impl Decoder {
         tokens: &[u32],
         pooling: Pooling,
     ) -> Result<Vec<f32>, DecoderError> {
-        let tape = Tape::inference(Arc::clone(parameters.device()));
+        let tape = Tape::inference(parameters.device().clone());
         let x_btd =
             self.forward_hidden(&tape, parameters, &TokenBatch::new(tokens, tokens.len()))?;
         let values = tape.read(&x_btd);

@@ -3,7 +3,7 @@
 //! A stop text may begin in one token and end in another, and a character may be spread over
 //! several: text that could still become part of either is held back.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::ops::ControlFlow;
 
 use milpa_base::{Choice, FinishReason, GenerateRequest, Generation, ModelError, Piece};
 use milpa_tensor::{KvCache, Tape};
@@ -141,7 +141,7 @@ impl<'a> Decoding<'a> {
     /// Appends tokens and returns the logits after the last one.
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, DecoderError> {
         let (decoder, parameters) = (self.model.decoder(), self.model.parameters());
-        let tape = Tape::inference(Arc::clone(self.model.device()));
+        let tape = Tape::inference(self.model.device().clone());
         let mut last = None;
         for part in tokens.chunks(PREFILL_TOKENS) {
             let batch = TokenBatch::new(part, part.len());

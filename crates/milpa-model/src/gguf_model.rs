@@ -5,7 +5,7 @@
 //! hold is written in F32 instead. Where llama.cpp turns neighbouring pairs of a head and not its
 //! halves, the rows of q and k are reordered.
 
-use std::{cell::RefCell, path::Path, sync::Arc};
+use std::{cell::RefCell, path::Path};
 
 use milpa_base::Digest;
 use milpa_tensor::{Device, ParameterStore};
@@ -92,7 +92,7 @@ pub fn write_gguf(
     }
     writer.write(path, &mut |index| {
         let Some(index) = index.checked_sub(factors.len()) else {
-            return encode(GgufType::F32, &factors[index].1, &**parameters.device());
+            return encode(GgufType::F32, &factors[index].1, parameters.device());
         };
         let mut values = Vec::new();
         for part in &tensors[index].parts {
@@ -105,7 +105,7 @@ pub fn write_gguf(
                 None => values.extend(own),
             }
         }
-        encode(kinds[index], &values, &**parameters.device())
+        encode(kinds[index], &values, parameters.device())
     })
 }
 
@@ -116,7 +116,7 @@ pub fn write_gguf(
 /// An architecture, a key, a tensor or a tokenizer that is not known here, or a malformed file.
 pub fn read_gguf(
     file: &GgufFile,
-    device: &Arc<dyn Device>,
+    device: &Device,
 ) -> Result<(DecoderDescription, ParameterStore, Tokenizer), DecoderError> {
     let header = Header {
         path: file.path(),
@@ -128,7 +128,7 @@ pub fn read_gguf(
     let description = header.description()?;
     let reader = Reader { file };
     let tokenizer = read_tokenizer(file, description.vocab_size)?;
-    let mut parameters = ParameterStore::new(Arc::clone(device));
+    let mut parameters = ParameterStore::new(device.clone());
     let tensors = stored_tensors(&description);
     for stored in &tensors {
         let tensor = reader.tensor(&stored.name)?;
@@ -223,7 +223,7 @@ fn reordered<T: Copy>(
     out
 }
 
-fn encode(kind: GgufType, values: &[f32], device: &dyn Device) -> Vec<u8> {
+fn encode(kind: GgufType, values: &[f32], device: &Device) -> Vec<u8> {
     match kind {
         GgufType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         GgufType::F16 => {

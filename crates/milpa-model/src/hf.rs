@@ -10,7 +10,6 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use milpa_base::mmap::MappedFile;
@@ -67,7 +66,7 @@ pub(crate) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, DecoderError> {
 pub fn read_hf_weights(
     dir: &Path,
     description: impl Into<DecoderDescription>,
-    device: &Arc<dyn Device>,
+    device: &Device,
 ) -> Result<ParameterStore, DecoderError> {
     let description = description.into();
     description.check()?;
@@ -112,7 +111,7 @@ pub fn read_hf_weights(
             offset += part.count;
         }
     }
-    let mut parameters = ParameterStore::new(Arc::clone(device));
+    let mut parameters = ParameterStore::new(device.clone());
     for spec in parameter_specs(&description) {
         let mut values = Vec::new();
         let mut parts = sources.remove(spec.name.as_str()).unwrap_or_default();

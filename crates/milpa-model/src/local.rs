@@ -8,14 +8,13 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use milpa_base::{
     Digest, GenerateRequest, Generation, Manifest, ModelError, ModelInfo, Piece, RollingScore,
     Score, ScoreRequest, TextModel, hash_file, manifest::MANIFEST_FILE,
 };
-use milpa_tensor::{CpuDevice, Device, ParameterStore};
+use milpa_tensor::{Device, ParameterStore};
 use milpa_tokens::{ChatTemplate, Tokenizer};
 
 use crate::{
@@ -37,7 +36,7 @@ const TOKENIZER_FILE: &str = "tokenizer.json";
 #[derive(Debug)]
 pub struct LocalModel {
     info: ModelInfo,
-    device: Arc<dyn Device>,
+    device: Device,
     parameters: ParameterStore,
     decoder: Decoder,
     tokenizer: Tokenizer,
@@ -55,18 +54,14 @@ struct Parts {
 }
 
 impl Parts {
-    fn open(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
+    fn open(path: &Path, device: &Device) -> Result<Self, DecoderError> {
         match gguf_path(path)? {
             Some(file) => Self::of_gguf(&file, device),
             None => Self::of_folder(path, Tokenizer::open(path)?, device),
         }
     }
 
-    fn of_folder(
-        path: &Path,
-        tokenizer: Tokenizer,
-        device: &Arc<dyn Device>,
-    ) -> Result<Self, DecoderError> {
+    fn of_folder(path: &Path, tokenizer: Tokenizer, device: &Device) -> Result<Self, DecoderError> {
         let description = read_hf_description(path)?;
         let hash = hash_files(&weight_files(path)?)?;
         let parameters = read_hf_weights(path, &description, device)?;
@@ -74,7 +69,7 @@ impl Parts {
         Ok(Self { name, hash, description, parameters, tokenizer, chat_template })
     }
 
-    fn of_gguf(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
+    fn of_gguf(path: &Path, device: &Device) -> Result<Self, DecoderError> {
         let hash = hash_files(&[path.to_owned()])?;
         let file = GgufFile::open(path)?;
         let (description, parameters, tokenizer) = read_gguf(&file, device)?;
@@ -93,12 +88,12 @@ impl LocalModel {
     /// `.gguf` file, or the folder of an adapter that names a model's folder) on `threads` threads of the
     /// CPU.
     pub fn open(path: &Path, threads: usize) -> Result<Self, DecoderError> {
-        let device: Arc<dyn Device> = Arc::new(CpuDevice::new(threads));
+        let device = Device::cpu(threads);
         Self::open_on(path, &device)
     }
 
     /// Opens the model at `path` on a device.
-    pub fn open_on(path: &Path, device: &Arc<dyn Device>) -> Result<Self, DecoderError> {
+    pub fn open_on(path: &Path, device: &Device) -> Result<Self, DecoderError> {
         if path.join(lora::CONFIG_FILE).exists() && !path.join(CONFIG_FILE).exists() {
             return Self::open_with_adapter(&base_folder(path)?, path, device);
         }
@@ -116,7 +111,7 @@ impl LocalModel {
     pub fn open_with_adapter(
         path: &Path,
         adapter: &Path,
-        device: &Arc<dyn Device>,
+        device: &Device,
     ) -> Result<Self, DecoderError> {
         let mut parts = Parts::open(path, device)?;
         let (description, parameters) = (&parts.description, &mut parts.parameters);
@@ -143,7 +138,7 @@ impl LocalModel {
     pub fn open_with_tokenizer(
         path: &Path,
         tokenizer: Tokenizer,
-        device: &Arc<dyn Device>,
+        device: &Device,
     ) -> Result<Self, DecoderError> {
         Self::assemble(Parts::of_folder(path, tokenizer, device)?, None)
     }
@@ -188,7 +183,7 @@ impl LocalModel {
             Some(lora) => Decoder::with_lora(description, &parameters, lora)?,
             None => Decoder::new(description, &parameters)?,
         };
-        let device = Arc::clone(parameters.device());
+        let device = parameters.device().clone();
         Ok(Self { info, device, parameters, decoder, tokenizer, chat_template })
     }
 
@@ -208,7 +203,7 @@ impl LocalModel {
     }
 
     /// Where it computes.
-    pub fn device(&self) -> &Arc<dyn Device> {
+    pub fn device(&self) -> &Device {
         &self.device
     }
 

@@ -10,7 +10,7 @@
 //! and each has its rows of B and of the magnitudes. B of a stack lies here as `[experts, rank, outputs]`,
 //! in peft's files as `[outputs, rank · experts]`.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use milpa_base::Seed;
 use milpa_tensor::{Accumulate, DType, Matrix, MatrixMut, ParameterId, ParameterStore, Size};
@@ -422,7 +422,7 @@ pub fn write_lora(
     base: &str,
     parameters: &ParameterStore,
 ) -> Result<(), DecoderError> {
-    let mut adapter = ParameterStore::new(Arc::clone(parameters.device()));
+    let mut adapter = ParameterStore::new(parameters.device().clone());
     for entry in config.modules(description)?.iter().flat_map(|module| config.entries(module)) {
         let read = |(name, _): &(String, Vec<usize>)| Ok(parameters.read(find(parameters, name)?));
         let parts = entry.parameters.iter().map(read).collect::<Result<Vec<_>, DecoderError>>()?;

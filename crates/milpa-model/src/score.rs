@@ -5,7 +5,7 @@
 //! computation through a cache. Logits are computed only where a token is scored. Results come
 //! back in the order of the requests.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range};
 
 use milpa_base::{ModelError, RollingScore, Score, ScoreRequest};
 use milpa_tensor::{RowScores, Tape};
@@ -108,7 +108,7 @@ fn families(rows: Vec<Row>) -> (Vec<Row>, Vec<Vec<Row>>) {
 /// Scores rows that have the same tokens before their scored ones.
 fn score_family(model: &LocalModel, rows: &[Row]) -> Result<Vec<RowResult>, DecoderError> {
     let (decoder, parameters) = (model.decoder(), model.parameters());
-    let tape = Tape::inference(Arc::clone(model.device()));
+    let tape = Tape::inference(model.device().clone());
     let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(1);
     let mut cache = decoder.new_cache(model.device(), 1, longest - 1);
     let context = &rows[0].tokens[..rows[0].scored.start];
@@ -299,7 +299,7 @@ fn score_batch(
         targets.extend_from_slice(&row.tokens[row.scored.clone()]);
     }
     let (decoder, parameters) = (model.decoder(), model.parameters());
-    let tape = Tape::inference(Arc::clone(model.device()));
+    let tape = Tape::inference(model.device().clone());
     let x_btd = decoder.forward_hidden(&tape, parameters, &TokenBatch::new(&inputs, tokens))?;
     let x_nd = tape.select_rows(&x_btd, &chosen)?;
     drop(x_btd);

@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use milpa_base::{
@@ -15,8 +14,8 @@ use milpa_base::{
     hash_file, manifest::Verify, open_artifact,
 };
 use milpa_model::{
-    CpuDevice, Device, GgufDescription, GgufFormat, ModelConfig, ParameterStore, WEIGHTS_FILE,
-    read_hf_config, read_hf_weights, write_gguf, write_hf_model,
+    Device, GgufDescription, GgufFormat, ModelConfig, ParameterStore, WEIGHTS_FILE, read_hf_config,
+    read_hf_weights, write_gguf, write_hf_model,
 };
 use milpa_tokens::{ChatTemplate, Tokenizer};
 use serde::Serialize;
@@ -179,7 +178,7 @@ impl Source {
             }
             None => return Err(PackageError::NoTokenizer(job.checkpoint.to_owned())),
         }
-        let device: Arc<dyn Device> = Arc::new(CpuDevice::new(job.threads.max(1)));
+        let device = Device::cpu(job.threads.max(1));
         let model = read_hf_config(job.checkpoint)?;
         let parameters = read_hf_weights(job.checkpoint, &model, &device)?;
         Ok(Self { manifest, checkpoint, model, parameters, tokenizer })

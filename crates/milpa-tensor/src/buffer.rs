@@ -12,6 +12,8 @@ use std::{
 
 use milpa_kernels::{AlignedValues, as_bf16, as_bf16_mut, bf16, quantised::BlockFormat};
 
+use crate::cuda::CudaMemory;
+
 /// How the values of a buffer are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -47,6 +49,7 @@ enum Storage {
         format: BlockFormat,
         bytes: Vec<u8>,
     },
+    Cuda(CudaMemory),
 }
 
 impl Buffer {
@@ -62,10 +65,11 @@ impl Buffer {
 
     /// How the values are stored.
     pub fn dtype(&self) -> DType {
-        match self.storage {
+        match &self.storage {
             Storage::F32(_) => DType::F32,
             Storage::BF16(_) => DType::BF16,
-            Storage::Quantised { format, .. } => DType::Quantised(format),
+            Storage::Quantised { format, .. } => DType::Quantised(*format),
+            Storage::Cuda(memory) => memory.dtype(),
         }
     }
 
@@ -75,6 +79,33 @@ impl Buffer {
             Storage::F32(_) => self.length * size_of::<f32>(),
             Storage::BF16(_) => self.length * size_of::<bf16>(),
             Storage::Quantised { bytes, .. } => bytes.len(),
+            Storage::Cuda(memory) => memory.bytes(),
+        }
+    }
+
+    /// Wraps memory of a GPU for `length` values.
+    pub(crate) fn from_cuda(memory: CudaMemory, length: usize) -> Self {
+        Self { storage: Storage::Cuda(memory), length, pool: None }
+    }
+
+    /// Whether the values are not in host memory.
+    pub(crate) fn is_on_gpu(&self) -> bool {
+        matches!(self.storage, Storage::Cuda(_))
+    }
+
+    /// The memory of a GPU; `None` for a buffer in host memory.
+    pub(crate) fn cuda(&self) -> Option<&CudaMemory> {
+        match &self.storage {
+            Storage::Cuda(memory) => Some(memory),
+            _ => None,
+        }
+    }
+
+    /// The memory of a GPU, to be written.
+    pub(crate) fn cuda_mut(&mut self) -> Option<&mut CudaMemory> {
+        match &mut self.storage {
+            Storage::Cuda(memory) => Some(memory),
+            _ => None,
         }
     }
 
@@ -125,7 +156,7 @@ impl Buffer {
     pub(crate) fn blocks(&self) -> Option<(BlockFormat, &[u8])> {
         match &self.storage {
             Storage::Quantised { format, bytes } => Some((*format, bytes)),
-            Storage::F32(_) | Storage::BF16(_) => None,
+            Storage::F32(_) | Storage::BF16(_) | Storage::Cuda(_) => None,
         }
     }
 }

@@ -1,7 +1,5 @@
 //! The key-value cache of a decoder: what attention has seen, layer by layer.
 
-use std::sync::Arc;
-
 use crate::{
     buffer::Buffer,
     device::{Device, KeyValues},
@@ -34,7 +32,7 @@ struct Layer {
 impl KvCache {
     /// Makes an empty cache with room for `capacity` tokens in each of `batch` sequences.
     pub fn new(
-        device: &Arc<dyn Device>,
+        device: &Device,
         layers: usize,
         batch: usize,
         capacity: usize,
@@ -43,7 +41,7 @@ impl KvCache {
     ) -> Self {
         let width = kv_heads * head_dim;
         let room = capacity.min(FIRST_ROOM);
-        let layers = (0..layers).map(|_| Layer::new(&**device, batch, room, width)).collect();
+        let layers = (0..layers).map(|_| Layer::new(device, batch, room, width)).collect();
         Self { layers, batch, capacity, width, length: 0 }
     }
 
@@ -95,7 +93,7 @@ impl KvCache {
     /// The caller has checked that the capacity allows them.
     pub(crate) fn append(
         &mut self,
-        device: &dyn Device,
+        device: &Device,
         layer: usize,
         tokens: usize,
         keys: &Buffer,
@@ -119,7 +117,7 @@ impl KvCache {
 }
 
 impl Layer {
-    fn new(device: &dyn Device, batch: usize, room: usize, width: usize) -> Self {
+    fn new(device: &Device, batch: usize, room: usize, width: usize) -> Self {
         let elements = batch * room * width;
         Self { keys: device.allocate(elements), values: device.allocate(elements), room }
     }

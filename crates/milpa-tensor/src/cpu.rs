@@ -1,4 +1,4 @@
-//! The CPU as a [`Device`]: buffers in host memory, kernels from `milpa-kernels`.
+//! The CPU as a [`Device`](crate::Device): buffers in host memory, kernels from `milpa-kernels`.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use milpa_kernels::{
 
 use crate::{
     buffer::{Buffer, DType, MemoryStats, Pool},
-    device::{Device, KeyValues, Matrix, MatrixMut},
+    device::{Kernels, KeyValues, Matrix, MatrixMut},
 };
 
 /// Host memory and the threads of this process.
@@ -57,7 +57,7 @@ impl CpuDevice {
     }
 }
 
-impl Device for CpuDevice {
+impl Kernels for CpuDevice {
     fn name(&self) -> String {
         format!("cpu ({} threads, {})", self.cpu.threads(), self.cpu.isa())
     }

@@ -1,10 +1,11 @@
-//! What a device must be able to do: memory, the kernels that operations are made of, and the
-//! steps of optimisers.
+//! The devices, and what each must be able to do: memory, the kernels that operations are made of, and
+//! the steps of optimisers.
 //!
 //! Sizes are explicit and checked by the operations that call here; ids, targets and positions are
-//! host slices. A device decides where buffers live and never changes what is computed.
+//! host slices. A device decides where buffers live and never changes what is computed. Design:
+//! `docs/design/cuda.md`.
 
-use std::fmt::Debug;
+use std::sync::Arc;
 
 use milpa_kernels::{
     Accumulate, Size,
@@ -14,7 +15,12 @@ use milpa_kernels::{
     routing::RoutingShape,
 };
 
-use crate::buffer::{Buffer, DType, MemoryStats};
+use crate::{
+    buffer::{Buffer, DType, MemoryStats},
+    cpu::CpuDevice,
+    cuda::CudaDevice,
+    error::TensorError,
+};
 
 /// Rows of a buffer, read as a matrix: row `i` begins at `offset + i * stride`.
 #[derive(Debug, Clone, Copy)]
@@ -63,11 +69,93 @@ pub struct KeyValues<'a> {
     pub capacity: usize,
 }
 
-/// Memory and kernels of one place of computation.
+/// A place of computation. Clones share it.
 ///
 /// Kernels behave as their namesakes in `milpa-kernels`, whose scalar twins define them. Results do
 /// not depend on the number of threads.
-pub trait Device: Debug + Send + Sync {
+#[derive(Debug, Clone)]
+pub enum Device {
+    /// Host memory and the threads of this process.
+    Cpu(Arc<CpuDevice>),
+    /// A GPU; what it cannot do yet ends in an error of the tape.
+    Cuda(Arc<CudaDevice>),
+}
+
+impl Device {
+    /// The CPU with `threads` threads and the widest instruction set of this machine.
+    pub fn cpu(threads: usize) -> Self {
+        CpuDevice::new(threads).into()
+    }
+
+    /// Opens GPU `index` (counted from 0).
+    ///
+    /// # Errors
+    /// If there is no driver or no such GPU, or kernels are not compiled for it.
+    pub fn cuda(index: usize) -> Result<Self, TensorError> {
+        Ok(Self::Cuda(Arc::new(CudaDevice::open(index)?)))
+    }
+
+    /// Fails with what has gone wrong since the last call. Work on a GPU is queued and a call that queues
+    /// says nothing; a tape asks after each operation.
+    pub fn check(&self) -> Result<(), TensorError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(device) => device.check(),
+        }
+    }
+
+    /// Whether a buffer lies where this device computes.
+    pub(crate) fn holds(&self, buffer: &Buffer) -> bool {
+        matches!(self, Self::Cuda(_)) == buffer.is_on_gpu()
+    }
+}
+
+impl From<CpuDevice> for Device {
+    fn from(device: CpuDevice) -> Self {
+        Self::Cpu(Arc::new(device))
+    }
+}
+
+/// Makes of one list of methods: what the CPU implements, a method of [`Device`] that chooses the device
+/// once, and what a GPU says for each kernel that it has not. Methods of `CudaDevice` itself come before
+/// those of `NotYet`, so a kernel joins by being written there.
+macro_rules! devices {
+    ($($(#[$doc:meta])* fn $name:ident(&self $(, $argument:ident: $kind:ty)* $(,)?) $(-> $out:ty)?;)*) => {
+        /// What the CPU does.
+        pub(crate) trait Kernels {
+            $(fn $name(&self $(, $argument: $kind)*) $(-> $out)?;)*
+        }
+
+        impl Device {
+            $($(#[$doc])* pub fn $name(&self $(, $argument: $kind)*) $(-> $out)? {
+                match self {
+                    Self::Cpu(device) => device.$name($($argument),*),
+                    Self::Cuda(device) => device.$name($($argument),*),
+                }
+            })*
+        }
+
+        /// What a GPU does not do yet; what returns something is always there.
+        #[expect(dead_code, reason = "a GPU's own methods come before those of the same name here")]
+        pub(crate) trait NotYet {
+            /// Notes that a kernel is missing.
+            fn missing(&self, kernel: &'static str);
+            $(not_yet!(fn $name(&self $(, $argument: $kind)*) $(-> $out)?);)*
+        }
+    };
+}
+
+macro_rules! not_yet {
+    (fn $name:ident(&self $(, $argument:ident: $kind:ty)*)) => {
+        fn $name(&self $(, $argument: $kind)*) {
+            let _ = ($($argument),*);
+            self.missing(stringify!($name));
+        }
+    };
+    ($($other:tt)*) => {};
+}
+
+devices! {
     /// Names the device for reports, such as `cpu (2 threads, avx512)`.
     fn name(&self) -> String;
 

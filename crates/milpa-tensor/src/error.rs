@@ -1,5 +1,7 @@
 //! What can be wrong with a call on a tape, a store or a device.
 
+use milpa_kernels::cuda::CudaError;
+
 use crate::shape::Shape;
 
 /// A call that cannot be carried out.
@@ -46,6 +48,9 @@ pub enum TensorError {
         /// What it cannot do.
         problem: String,
     },
+    /// A GPU cannot be opened, or failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// A parameter is missing, doubled or in use.
     #[error("parameter {name:?} {problem}")]
     Parameter {

@@ -70,7 +70,7 @@ impl ChangedExperts {
 impl Routing {
     /// Chooses the experts with the largest of the logits `[n, e]`.
     pub(crate) fn choose(
-        device: &dyn Device,
+        device: &Device,
         logits: &Buffer,
         shape_ne: &Shape,
         chosen: usize,
@@ -181,13 +181,13 @@ impl Routing {
         Ok(vec![*x])
     }
 
-    pub(crate) fn weights(&self, device: &dyn Device, logits: &Buffer, weights: &mut Buffer) {
+    pub(crate) fn weights(&self, device: &Device, logits: &Buffer, weights: &mut Buffer) {
         device.routing_weights(&self.shape, logits, &self.ids, weights);
     }
 
     pub(crate) fn weights_backward(
         &self,
-        device: &dyn Device,
+        device: &Device,
         logits: &Buffer,
         weights: &Buffer,
         dweights: &Buffer,
@@ -203,7 +203,7 @@ impl Routing {
     pub(crate) fn experts(
         &self,
         changed: ChangedExperts,
-        device: &dyn Device,
+        device: &Device,
         inputs: &[Slot],
         out: &mut Buffer,
     ) -> Vec<Buffer> {
@@ -250,7 +250,7 @@ impl Routing {
     }
 
     /// `scale · x·A[e]ᵀ` for the rows of each group.
-    fn reduce(&self, device: &dyn Device, a_eri: &Slot, scale: f32, x_mi: &Buffer) -> Buffer {
+    fn reduce(&self, device: &Device, a_eri: &Slot, scale: f32, x_mi: &Buffer) -> Buffer {
         let (r, i) = (a_eri.shape.lengths()[1], a_eri.shape.last());
         let mut x_mr = device.allocate(self.tokens.len() * r);
         self.for_each_group(|expert, rows| {
@@ -263,7 +263,7 @@ impl Routing {
     }
 
     /// `out += x·B[e]` for the rows of each group.
-    fn expand(&self, device: &dyn Device, b_ero: &Slot, x_mr: &Buffer, out_mo: &mut Buffer) {
+    fn expand(&self, device: &Device, b_ero: &Slot, x_mr: &Buffer, out_mo: &mut Buffer) {
         let (r, o) = (b_ero.shape.lengths()[1], b_ero.shape.last());
         self.for_each_group(|expert, rows| {
             let size = Size { m: rows.len(), n: o, k: r };
@@ -277,7 +277,7 @@ impl Routing {
     /// of `x·A[e]ᵀ`, from which [`Self::expand`] with `A` makes that of x.
     fn change_backward(
         &self,
-        device: &dyn Device,
+        device: &Device,
         gradients: &mut Gradients<'_>,
         a_eri: &Slot,
         outputs: &[(&Slot, &Buffer)],
@@ -308,7 +308,7 @@ impl Routing {
     pub(crate) fn experts_backward(
         &self,
         changed: ChangedExperts,
-        device: &dyn Device,
+        device: &Device,
         inputs: &[Slot],
         saved: &[Buffer],
         dout: &Buffer,
@@ -397,7 +397,7 @@ impl Routing {
     /// `dw[e] += doutᵀ · input` over the rows of each expert's group.
     fn weight_gradient(
         &self,
-        device: &dyn Device,
+        device: &Device,
         gradients: &mut Gradients<'_>,
         w: &Slot,
         (dout, outputs): (&Buffer, usize),

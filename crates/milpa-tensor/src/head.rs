@@ -156,7 +156,7 @@ impl<'a> From<&'a Tensor> for OutputLayer<'a> {
 
 /// Hidden states `x_nd` and the weight `w_vd` that turns them into logits.
 pub(crate) struct Head<'a> {
-    device: &'a dyn Device,
+    device: &'a Device,
     x_nd: &'a Buffer,
     w_vd: &'a Buffer,
     rows: usize,
@@ -173,7 +173,7 @@ pub(crate) struct GradTarget<'a> {
 
 impl<'a> Head<'a> {
     pub(crate) fn new(
-        device: &'a dyn Device,
+        device: &'a Device,
         x: (&'a Buffer, usize),
         w: (&'a Buffer, usize),
         soft_cap: Option<f32>,

@@ -7,11 +7,10 @@
 //! allocates nothing. This crate knows no model, no file format and no schedule.
 //!
 //! ```
-//! use std::sync::Arc;
-//! use milpa_tensor::{CpuDevice, Device, ParameterStore, Tape};
+//! use milpa_tensor::{Device, ParameterStore, Tape};
 //!
-//! let device: Arc<dyn Device> = Arc::new(CpuDevice::new(1));
-//! let mut parameters = ParameterStore::new(Arc::clone(&device));
+//! let device = Device::cpu(1);
+//! let mut parameters = ParameterStore::new(device.clone());
 //! let weight = parameters.add("weight", &[2, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0], true)?;
 //! let tape = Tape::recording(device);
 //! let x_nd = tape.constant(&[3.0, 4.0, 5.0], &[1, 3])?;
@@ -27,6 +26,7 @@
 mod buffer;
 mod cache;
 mod cpu;
+mod cuda;
 mod device;
 mod error;
 mod experts;
@@ -39,6 +39,7 @@ mod tape;
 pub use buffer::{Buffer, DType, MemoryStats};
 pub use cache::KvCache;
 pub use cpu::CpuDevice;
+pub use cuda::CudaDevice;
 pub use device::{Device, KeyValues, Matrix, MatrixMut};
 pub use error::TensorError;
 pub use experts::{ChangedExperts, ExpertChanges, Routing};

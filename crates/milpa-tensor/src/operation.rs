@@ -34,7 +34,7 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// Computes the tables for positions below `positions` and base frequency `theta`.
-    pub fn new(device: &dyn Device, head_dim: usize, theta: f64, positions: usize) -> Self {
+    pub fn new(device: &Device, head_dim: usize, theta: f64, positions: usize) -> Self {
         let frequencies = rope::inverse_frequencies(head_dim, theta);
         Self::from_frequencies(device, head_dim, &frequencies, 1.0, positions)
     }
@@ -46,7 +46,7 @@ impl RopeTable {
     /// # Panics
     /// If there is no frequency, or more of them than pairs.
     pub fn from_frequencies(
-        device: &dyn Device,
+        device: &Device,
         head_dim: usize,
         frequencies: &[f64],
         factor: f64,
@@ -423,7 +423,7 @@ impl Operation {
     /// Writes the outputs; returns what else backward needs.
     pub(crate) fn forward(
         &self,
-        device: &dyn Device,
+        device: &Device,
         inputs: &[Slot],
         outputs: &mut [Buffer],
     ) -> Vec<Buffer> {
@@ -539,7 +539,7 @@ impl Operation {
     /// Adds to the gradients of the inputs, given those of the outputs.
     pub(crate) fn backward(
         &self,
-        device: &dyn Device,
+        device: &Device,
         inputs: &[Slot],
         outputs: &[Slot],
         saved: &[Buffer],
@@ -725,7 +725,7 @@ impl Operation {
 
 /// `dx = Σ dyᵢ·wᵢ`, `dwᵢ = dyᵢᵀ·x`.
 fn linear_backward(
-    device: &dyn Device,
+    device: &Device,
     inputs: &[Slot],
     douts: &mut [Option<Arc<Buffer>>],
     gradients: &mut Gradients<'_>,
@@ -764,7 +764,7 @@ fn linear_backward(
 /// Gradients of `Σ factors · losses` for hidden states and head weight, in one pass over chunks.
 /// Returns the rows' losses.
 pub(crate) fn head_backward(
-    device: &dyn Device,
+    device: &Device,
     inputs: &[Slot],
     soft_cap: Option<f32>,
     targets: &[u32],
@@ -788,7 +788,7 @@ pub(crate) fn head_backward(
     losses
 }
 
-fn head<'a>(device: &'a dyn Device, inputs: &'a [Slot], soft_cap: Option<f32>) -> Head<'a> {
+fn head<'a>(device: &'a Device, inputs: &'a [Slot], soft_cap: Option<f32>) -> Head<'a> {
     let (x, w) = (&inputs[0], &inputs[1]);
     Head::new(device, (x.buffer(), x.shape.last()), (w.buffer(), w.shape.rows()), soft_cap)
 }

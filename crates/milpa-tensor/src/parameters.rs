@@ -133,7 +133,7 @@ fn unshared<'a>(name: &str, data: &'a mut Arc<Buffer>) -> Result<&'a mut Buffer,
 /// The parameters of a model on one device.
 #[derive(Debug)]
 pub struct ParameterStore {
-    device: Arc<dyn Device>,
+    device: Device,
     serial: u64,
     parameters: Vec<Parameter>,
     names: BTreeMap<String, ParameterId>,
@@ -141,13 +141,13 @@ pub struct ParameterStore {
 
 impl ParameterStore {
     /// Makes an empty store.
-    pub fn new(device: Arc<dyn Device>) -> Self {
+    pub fn new(device: Device) -> Self {
         let serial = STORES.fetch_add(1, Ordering::Relaxed);
         Self { device, serial, parameters: Vec::new(), names: BTreeMap::new() }
     }
 
     /// The device that holds the buffers.
-    pub fn device(&self) -> &Arc<dyn Device> {
+    pub fn device(&self) -> &Device {
         &self.device
     }
 

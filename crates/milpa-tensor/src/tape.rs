@@ -123,7 +123,7 @@ struct Record {
 /// Runs operations on a device and, if it records, can go back through them.
 #[derive(Debug)]
 pub struct Tape {
-    device: Arc<dyn Device>,
+    device: Device,
     recording: bool,
     compute: DType,
     round: Cell<u64>,
@@ -133,12 +133,12 @@ pub struct Tape {
 
 impl Tape {
     /// Makes a tape that remembers operations for [`Tape::backward`].
-    pub fn recording(device: Arc<dyn Device>) -> Self {
+    pub fn recording(device: Device) -> Self {
         Self::new(device, true)
     }
 
     /// Makes a tape that only computes; buffers are free as soon as their handles are dropped.
-    pub fn inference(device: Arc<dyn Device>) -> Self {
+    pub fn inference(device: Device) -> Self {
         Self::new(device, false)
     }
 
@@ -157,7 +157,7 @@ impl Tape {
         self
     }
 
-    fn new(device: Arc<dyn Device>, recording: bool) -> Self {
+    fn new(device: Device, recording: bool) -> Self {
         let round = Cell::new(ROUNDS.fetch_add(1, Ordering::Relaxed));
         let compute = DType::F32;
         Self {
@@ -171,7 +171,7 @@ impl Tape {
     }
 
     /// The device that computes.
-    pub fn device(&self) -> &Arc<dyn Device> {
+    pub fn device(&self) -> &Device {
         &self.device
     }
 
@@ -189,10 +189,11 @@ impl Tape {
             return Err(TensorError::Shape { operation: "constant", shapes, problem });
         }
         let buffer = Arc::new(self.device.upload(values));
+        self.device.check()?;
         Ok(Tensor { source: Source::Constant, shape, buffer, rounded: None, needs_grad: false })
     }
 
-    /// Reads the values of a tensor.
+    /// Reads the values of a tensor; not-a-numbers where a GPU has failed, which the next operation says.
     pub fn read(&self, tensor: &Tensor) -> Vec<f32> {
         let mut values = vec![0.0; tensor.shape.elements()];
         self.device.download(&tensor.buffer, &mut values);
@@ -290,6 +291,7 @@ impl Tape {
         if options.first_key.is_some() {
             return Err(unsupported("a cache holds one document for each sequence"));
         }
+        [q_bthk, k_btgk, v_btgk].iter().try_for_each(|x| self.check_source(operation, x))?;
         check_attention_options(operation, options)?;
         let past = cache.len();
         let shapes = || vec![q_bthk.shape, k_btgk.shape, v_btgk.shape];
@@ -315,11 +317,12 @@ impl Tape {
         }
         let [q_bthk, k_btgk, v_btgk] =
             [q_bthk, k_btgk, v_btgk].map(|tensor| self.in_dtype(tensor.clone(), DType::F32));
-        let (device, queries) = (&*self.device, shape.queries);
+        let (device, queries) = (&self.device, shape.queries);
         let keys = cache.append(device, layer, queries, &k_btgk.buffer, &v_btgk.buffer);
         let mut out = self.device.allocate(q_bthk.shape.elements());
         let mut log_sum_exp = self.device.allocate(shape.batch * shape.heads * shape.queries);
         self.device.attention(&shape, &q_bthk.buffer, keys, None, &mut out, &mut log_sum_exp);
+        self.device.check()?;
         Ok(self.value(q_bthk.shape, out, false))
     }
 
@@ -386,7 +389,8 @@ impl Tape {
         chosen: usize,
         normalise: bool,
     ) -> Result<(Routing, Tensor), TensorError> {
-        let (device, shape) = (&*self.device, logits_ne.shape);
+        self.check_source("route", logits_ne)?;
+        let (device, shape) = (&self.device, logits_ne.shape);
         let logits_ne = self.in_dtype(logits_ne.clone(), DType::F32);
         let routing = Routing::choose(device, &logits_ne.buffer, &shape, chosen, normalise)?;
         let weights_nc = self.one(Operation::RoutingWeights(routing.clone()), vec![logits_ne])?;
@@ -468,12 +472,15 @@ impl Tape {
     ) -> Result<RowScores, TensorError> {
         let OutputLayer { weight_vd, soft_cap } = layer.into();
         let operation = Operation::LinearLogProbabilities { targets: targets.into(), soft_cap };
+        self.check_inputs(&operation, &[x.clone(), weight_vd.clone()])?;
         operation.output_shapes(&[x.clone(), weight_vd.clone()])?;
         check_targets(operation.name(), targets, x.shape.rows(), weight_vd.shape.rows())?;
         let inputs = self.in_dtypes(&operation, vec![x.clone(), weight_vd.clone()]);
         let (x, w) = (&inputs[0], &inputs[1]);
         let (x, w) = ((&*x.buffer, x.shape.last()), (&*w.buffer, w.shape.rows()));
-        Ok(Head::new(&*self.device, x, w, soft_cap).scores(targets))
+        let scores = Head::new(&self.device, x, w, soft_cap).scores(targets);
+        self.device.check()?;
+        Ok(scores)
     }
 
     /// Goes back from a loss of one element, adding to the gradients of `parameters`.
@@ -528,7 +535,7 @@ impl Tape {
         self.walk_back(parameters, |gradients| {
             let inputs: Vec<Slot> = inputs.into_iter().map(Slot::of).collect();
             let factors = rows.factors(1.0);
-            let device = &*self.device;
+            let device = &self.device;
             losses = head_backward(device, &inputs, soft_cap, &rows.targets, &factors, gradients);
         })?;
         Ok(rows.summarise(&losses))
@@ -554,7 +561,7 @@ impl Tape {
         let values = self.values.replace(0);
         self.round.set(ROUNDS.fetch_add(1, Ordering::Relaxed));
         let mut gradients = Gradients {
-            device: &*self.device,
+            device: &self.device,
             values: std::iter::repeat_with(|| None).take(values).collect(),
             parameters,
         };
@@ -567,10 +574,10 @@ impl Tape {
                 Some(if any { gradient } else { gradients.in_dtype(gradient, DType::F32) })
             };
             let mut douts: Vec<_> = outputs.iter().map(take).collect();
-            let device = &*self.device;
+            let device = &self.device;
             operation.backward(device, &inputs, &outputs, &saved, &mut douts, &mut gradients);
         }
-        Ok(())
+        self.device.check()
     }
 
     fn one(&self, operation: Operation, inputs: Vec<Tensor>) -> Result<Tensor, TensorError> {
@@ -599,13 +606,14 @@ impl Tape {
                 _ => None,
             };
             outputs.push(if let Some(buffer) = shared {
-                own(&*self.device, buffer)
+                own(&self.device, buffer)
             } else {
                 let dtype = operation.output_dtype(index, first, compute);
                 self.device.allocate_as(shape.elements(), dtype)
             });
         }
-        let saved = operation.forward(&*self.device, &inputs, &mut outputs);
+        let saved = operation.forward(&self.device, &inputs, &mut outputs);
+        self.device.check()?;
         let outputs: Vec<Tensor> = outputs
             .into_iter()
             .zip(shapes)
@@ -648,7 +656,7 @@ impl Tape {
         if tensor.dtype() == dtype || tensor.dtype().is_quantised() {
             return tensor;
         }
-        let device = &*self.device;
+        let device = &self.device;
         tensor.buffer = match &tensor.rounded {
             Some(rounded) if dtype == DType::BF16 => {
                 Arc::clone(rounded.get_or_init(|| converted(device, &tensor.buffer, dtype)))
@@ -670,6 +678,10 @@ impl Tape {
     }
 
     fn check_source(&self, operation: &'static str, tensor: &Tensor) -> Result<(), TensorError> {
+        if !self.device.holds(&tensor.buffer) {
+            let problem = format!("an input does not lie on {}", self.device.name());
+            return Err(TensorError::Unsupported { operation, problem });
+        }
         match tensor.source {
             // Without a gradient it does not matter who made the values.
             Source::Value { round, .. } if tensor.needs_grad && round != self.round.get() => {
@@ -682,7 +694,7 @@ impl Tape {
 
 /// The gradients on the way back.
 pub(crate) struct Gradients<'a> {
-    device: &'a dyn Device,
+    device: &'a Device,
     values: Vec<Option<Arc<Buffer>>>,
     parameters: &'a mut ParameterStore,
 }
@@ -772,7 +784,7 @@ impl Gradients<'_> {
     }
 }
 
-fn own(device: &dyn Device, buffer: Arc<Buffer>) -> Buffer {
+fn own(device: &Device, buffer: Arc<Buffer>) -> Buffer {
     Arc::try_unwrap(buffer).unwrap_or_else(|shared| {
         let mut copy = device.allocate_as(shared.len(), shared.dtype());
         device.copy(&shared, &mut copy);
@@ -780,7 +792,7 @@ fn own(device: &dyn Device, buffer: Arc<Buffer>) -> Buffer {
     })
 }
 
-fn converted(device: &dyn Device, buffer: &Buffer, dtype: DType) -> Arc<Buffer> {
+fn converted(device: &Device, buffer: &Buffer, dtype: DType) -> Arc<Buffer> {
     let mut out = device.allocate_as(buffer.len(), dtype);
     device.convert(buffer, &mut out);
     Arc::new(out)

@@ -6,7 +6,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use milpa_base::{
@@ -121,7 +120,7 @@ pub(crate) fn read(
     dir: &Path,
     model: &ModelConfig,
     optimizer: Optimizer,
-    device: &Arc<dyn Device>,
+    device: &Device,
 ) -> Result<(ParameterStore, OptimizerState, State), TrainError> {
     let parameters = read_hf_weights(dir, model, device)?;
     let optimizer = OptimizerState::read(optimizer, &dir.join(OPTIMIZER_FILE), &parameters)?;

@@ -3,7 +3,7 @@
 //! Muon takes the matrices of the layers, AdamW the rest; with AdamW alone it takes all. It knows
 //! parameters by name and shape only.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path};
 
 use milpa_tensor::{AdamW, Buffer, Device, Muon, Parameter, ParameterStore};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -22,14 +22,14 @@ enum ParameterState {
 /// State of all parameters, in the store's order.
 pub(crate) struct OptimizerState {
     optimizer: Optimizer,
-    device: Arc<dyn Device>,
+    device: Device,
     states: Vec<ParameterState>,
 }
 
 impl OptimizerState {
     /// Makes the state of a run that begins: zeros.
     pub(crate) fn new(optimizer: Optimizer, parameters: &ParameterStore) -> Self {
-        let device = Arc::clone(parameters.device());
+        let device = parameters.device().clone();
         let zeros = |parameter: &Parameter| {
             let mut buffer = device.allocate(parameter.shape().elements());
             device.fill(&mut buffer, 0.0);
@@ -127,7 +127,7 @@ impl OptimizerState {
             .map_err(|source| TrainError::Io { path: path.to_owned(), source })?;
         let file = SafeTensors::deserialize(&map).map_err(|error| bad(error.to_string()))?;
         let mut state = Self::new(optimizer, parameters);
-        let device = Arc::clone(&state.device);
+        let device = state.device.clone();
         for (parameter, state) in parameters.iter().zip(&mut state.states) {
             for (suffix, buffer) in state.parts_mut() {
                 let name = format!("{}.{suffix}", parameter.name());

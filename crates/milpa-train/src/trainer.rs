@@ -8,7 +8,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -61,7 +60,7 @@ pub struct Job<'a> {
     /// Licences of the text, for the checkpoint's manifest.
     pub licences: Vec<String>,
     /// Where to compute.
-    pub device: Arc<dyn Device>,
+    pub device: Device,
     /// The machine's measured peak in the run's precision, for the utilisation shown.
     pub peak_flops_per_second: f64,
     /// Measures the peak again; asked when training comes so near to the one above that other

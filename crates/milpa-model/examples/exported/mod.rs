@@ -1,6 +1,6 @@
 //! What the examples that write models for the peers have in common: texts, their tokenizer, logits.
 
-use std::{error::Error, sync::Arc};
+use std::error::Error;
 
 use milpa_base::{Seed, Silent, StopFlag, TextRecord};
 use milpa_model::{Decoder, DecoderDescription, ParameterStore, TokenBatch};
@@ -25,7 +25,7 @@ pub(crate) fn logits(
     tokens: &[u32],
 ) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
     let decoder = Decoder::new(model, parameters)?;
-    let tape = Tape::inference(Arc::clone(parameters.device()));
+    let tape = Tape::inference(parameters.device().clone());
     let batch = TokenBatch::new(tokens, tokens.len());
     let hidden = decoder.forward_hidden(&tape, parameters, &batch)?;
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();

@@ -1,7 +1,5 @@
 //! A hundred training steps against PyTorch (`reference/engine_curve.py`), in f32 and in bf16.
 
-use std::sync::Arc;
-
 use milpa_base::seed::splitmix64;
 use milpa_model::{Decoder, LossRows, ModelConfig, ParameterStore, TokenBatch, parameter_specs};
 use milpa_tensor::{AdamW, Buffer, DType, clip_factor};
@@ -35,7 +33,7 @@ fn losses(dtype: DType, threads: usize) -> (Vec<f64>, Vec<f64>) {
         init_std: 0.02,
     };
     let device = device(threads);
-    let mut store = ParameterStore::new(Arc::clone(&device));
+    let mut store = ParameterStore::new(device.clone());
     for (number, spec) in parameter_specs(&config).into_iter().enumerate() {
         let elements = spec.shape.iter().product::<usize>() as u64;
         let random = |i| (2.0 * uniform(1000 + number as u64, i) - 1.0) * 3.0_f64.sqrt() * 0.02;

@@ -1,7 +1,7 @@
 //! Every family of decoders against `transformers` (`reference/model_families.py`): logits, loss and
 //! gradients of small models whose weights are a hash of their names; the cache; folders and back.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use milpa_model::{
     CONFIG_FILE, Decoder, DecoderDescription, LossRows, ParameterStore, Pooling, TokenBatch,
@@ -121,7 +121,7 @@ pub(crate) fn logits(
     tokens_bt: &[u32],
     tokens: usize,
 ) -> Vec<f32> {
-    let tape = Tape::inference(Arc::clone(parameters.device()));
+    let tape = Tape::inference(parameters.device().clone());
     let batch = TokenBatch::new(tokens_bt, tokens);
     let x_btd = decoder.forward_hidden(&tape, parameters, &batch).unwrap();
     let rows: Vec<u32> = (0..tokens_bt.len() as u32).collect();
@@ -213,7 +213,7 @@ fn hidden_states_equal_transformers() {
         let decoder = Decoder::new(&description, &parameters).unwrap();
         let (tokens_bt, _, _) = expected(&name);
         let tokens = tokens_bt.len() / 2;
-        let tape = Tape::inference(Arc::clone(parameters.device()));
+        let tape = Tape::inference(parameters.device().clone());
         let batch = TokenBatch::new(&tokens_bt, tokens);
         let states = decoder.hidden_states(&tape, &parameters, &batch).unwrap();
         let view = file.tensor(&format!("{name}.states")).unwrap();
@@ -283,7 +283,7 @@ fn a_cache_gives_what_the_whole_sequence_gives() {
         let decoder = Decoder::new(&description, &parameters).unwrap();
         let (tokens_bt, expect, _) = expected(&name);
         let tokens = tokens_bt.len() / 2;
-        let tape = Tape::inference(Arc::clone(parameters.device()));
+        let tape = Tape::inference(parameters.device().clone());
         let mut cache = decoder.new_cache(parameters.device(), 2, tokens);
         let mut done = 0;
         // Beyond the window, with parts of one token, of a few and of many.

@@ -1,6 +1,6 @@
 //! GGUF files: what is written comes back, and hostile bytes give errors.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
 use milpa_base::{TextModel, hash_bytes};
 use milpa_model::{
@@ -39,7 +39,7 @@ fn open(bytes: Vec<u8>) -> Result<GgufFile, milpa_model::DecoderError> {
 }
 
 fn logits(config: &ModelConfig, parameters: &ParameterStore) -> Vec<f32> {
-    let tape = Tape::inference(Arc::clone(parameters.device()));
+    let tape = Tape::inference(parameters.device().clone());
     let decoder = Decoder::new(config, parameters).unwrap();
     let tokens: Vec<u32> = (0..20).map(|i| i * 13 % 300).collect();
     let batch = TokenBatch::new(&tokens, 20);
@@ -103,7 +103,7 @@ pub(crate) fn check_weights(read: &ParameterStore, original: &ParameterStore, er
 
 /// The same rounded weights in f32: they give the logits of the quantised path up to rounding.
 pub(crate) fn widened(quantised: &ParameterStore) -> ParameterStore {
-    let mut store = ParameterStore::new(Arc::clone(quantised.device()));
+    let mut store = ParameterStore::new(quantised.device().clone());
     for parameter in quantised {
         let values = quantised.read(quantised.id(parameter.name()).unwrap());
         store.add(parameter.name(), parameter.shape().lengths(), &values, true).unwrap();

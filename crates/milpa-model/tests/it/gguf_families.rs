@@ -1,7 +1,7 @@
 //! GGUF files of every family that llama.cpp knows: what is written comes back, and what llama.cpp would
 //! compute differently is refused. `reference/gguf_check.py` holds the same families against llama.cpp.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
 use milpa_base::Seed;
 use milpa_model::{
@@ -107,7 +107,7 @@ fn write(
 }
 
 fn logits(decoder: &Decoder, parameters: &ParameterStore) -> Vec<f32> {
-    let tape = Tape::inference(Arc::clone(parameters.device()));
+    let tape = Tape::inference(parameters.device().clone());
     let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| i * 13 % 300).collect();
     let hidden =
         decoder.forward_hidden(&tape, parameters, &TokenBatch::new(&tokens, TOKENS)).unwrap();

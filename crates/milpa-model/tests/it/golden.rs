@@ -1,6 +1,6 @@
 //! Decoders of two layers against PyTorch in double precision (`reference/engine_golden.py`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use milpa_model::{Decoder, LossRows, ModelConfig, ParameterStore, TokenBatch, parameter_specs};
 use milpa_tensor::Tape;
@@ -53,7 +53,7 @@ fn check(file: &str, qk_norm: bool) {
         }
     }
     let (config, device) = (config(qk_norm), device(2));
-    let mut store = ParameterStore::new(Arc::clone(&device));
+    let mut store = ParameterStore::new(device.clone());
     for spec in parameter_specs(&config) {
         store.add(&spec.name, &spec.shape, &floats[&spec.name], true).unwrap();
     }
@@ -63,7 +63,7 @@ fn check(file: &str, qk_norm: bool) {
         tokens: 9,
         documents_bt: Some(&whole["documents"]),
     };
-    let tape = Tape::inference(Arc::clone(&device));
+    let tape = Tape::inference(device.clone());
     let hidden = decoder.forward_hidden(&tape, &store, &batch).unwrap();
     let rows: Vec<u32> = (0..18).collect();
     let logits = decoder.logits(&tape, &store, &hidden, &rows).unwrap();

@@ -13,14 +13,14 @@ mod heads;
 mod lora;
 mod text;
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use milpa_base::{Seed, Silent, StopFlag, TextRecord};
-use milpa_model::{CpuDevice, Device, LocalModel, ModelConfig, ParameterStore, new_parameters};
+use milpa_model::{Device, LocalModel, ModelConfig, ParameterStore, new_parameters};
 use milpa_tokens::{Context, Tokenizer, TokenizerConfig, train_tokenizer};
 
-fn device(threads: usize) -> Arc<dyn Device> {
-    Arc::new(CpuDevice::new(threads))
+fn device(threads: usize) -> Device {
+    Device::cpu(threads)
 }
 
 /// A tokenizer of 300 tokens.
@@ -54,7 +54,7 @@ fn config(qk_norm: bool) -> ModelConfig {
     }
 }
 
-fn parameters(config: &ModelConfig, device: &Arc<dyn Device>) -> ParameterStore {
+fn parameters(config: &ModelConfig, device: &Device) -> ParameterStore {
     new_parameters(config, Seed(5), device).unwrap()
 }
 

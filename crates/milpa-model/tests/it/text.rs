@@ -1,6 +1,6 @@
 //! The local model as a `TextModel`.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::ops::ControlFlow;
 
 use milpa_base::{
     FinishReason, GenerateRequest, Generation, ModelError, Piece, Sampling, ScoreRequest, TextModel,
@@ -15,7 +15,7 @@ const TEXT: &str = "La milpa da maíz, frijol y calabaza; el maíz crece en la m
 
 /// log p(next | before) for every position of `tokens`, from whole logits.
 fn log_probabilities(model: &LocalModel, tokens: &[u32]) -> Vec<Vec<f64>> {
-    let tape = Tape::inference(Arc::clone(model.device()));
+    let tape = Tape::inference(model.device().clone());
     let batch = TokenBatch::new(tokens, tokens.len());
     let hidden = model.decoder().forward_hidden(&tape, model.parameters(), &batch).unwrap();
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();

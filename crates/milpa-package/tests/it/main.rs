@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeMap, fs, ops::ControlFlow, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, ops::ControlFlow, path::Path};
 
 use milpa_base::{
     ArtifactWriter, Digest, GenerateRequest, Generation, Kind, Manifest, ModelError, ModelInfo,
     Piece, RollingScore, Score, ScoreRequest, Seed, Silent, StopFlag, TextModel, TextRecord,
     artifact::Record, config::Location, hash_bytes, manifest::Verify, open_artifact,
 };
-use milpa_model::{
-    CpuDevice, Device, GgufFormat, LocalModel, ModelConfig, new_parameters, write_hf_model,
-};
+use milpa_model::{Device, GgufFormat, LocalModel, ModelConfig, new_parameters, write_hf_model};
 use milpa_package::{
     Job, MEASUREMENTS_FILE, MeasureTexts, Measurement, OpenModel, PackageConfig, PackageError,
     bundle_name, gguf_file, package,
@@ -45,7 +43,7 @@ fn write_checkpoint(dir: &Path, tokenizer: &Tokenizer, inputs: BTreeMap<String, 
         context_length: 64,
         ..ModelConfig::default()
     };
-    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(1));
+    let device = Device::cpu(1);
     let parameters = new_parameters(&model, Seed(3), &device).unwrap();
     let writer = ArtifactWriter::begin(dir, Kind::Checkpoint).unwrap();
     write_hf_model(writer.dir(), &model, &parameters, tokenizer.eos_id(), tokenizer.bos_id())

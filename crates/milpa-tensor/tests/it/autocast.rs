@@ -67,7 +67,7 @@ fn operations_in_bf16_stay_near_f32() {
         Ok(vec![tape.rms_norm(&y, &x[2], 1e-5)?])
     });
     check("rope and attention", &[&[2, 67, 4, 24], &[2, 67, 2, 24], &[24]], 6.0, &|tape, x| {
-        let table = RopeTable::new(&**tape.device(), 24, 1e4, 67);
+        let table = RopeTable::new(tape.device(), 24, 1e4, 67);
         let positions: Arc<[u32]> = (0..134).map(|i| i % 67).collect();
         let documents: Vec<u32> = (0..134).map(|i| i / 40).collect();
         let mut first_key = vec![0; 134];
@@ -102,7 +102,7 @@ fn operations_of_other_models_take_part() {
 #[test]
 fn types_are_as_promised() {
     let device = device(1);
-    let mut store = ParameterStore::new(Arc::clone(&device));
+    let mut store = ParameterStore::new(device.clone());
     let table = store.add("table", &[5, 32], &normal(1, 160), true).unwrap();
     let norm = store.add("norm", &[32], &[1.0; 32], false).unwrap();
     let tape = Tape::recording(device).autocast(DType::BF16);
@@ -122,17 +122,17 @@ fn types_are_as_promised() {
 #[test]
 fn rounded_weights_follow_the_weights() {
     let device = device(1);
-    let mut store = ParameterStore::new(Arc::clone(&device));
+    let mut store = ParameterStore::new(device.clone());
     let w = store.add("w", &[1, 2], &[1.0, 1.0], true).unwrap();
     let product = |store: &ParameterStore| {
-        let tape = Tape::inference(Arc::clone(&device)).autocast(DType::BF16);
+        let tape = Tape::inference(device.clone()).autocast(DType::BF16);
         let x = tape.constant(&[1.0, 2.0], &[1, 2]).unwrap();
         tape.read(&tape.linear(&x, &store.leaf(w)).unwrap())
     };
     assert_eq!(product(&store), [3.0]);
     store.write(w, &[4.0, 5.0]).unwrap();
     assert_eq!(product(&store), [14.0]);
-    let tape = Tape::recording(Arc::clone(&device)).autocast(DType::BF16);
+    let tape = Tape::recording(device.clone()).autocast(DType::BF16);
     let x = tape.constant(&[1.0, 2.0], &[1, 2]).unwrap();
     let out = tape.linear(&x, &store.leaf(w)).unwrap();
     tape.backward(&out, &mut store).unwrap();

@@ -19,7 +19,7 @@ fn network(tape: &Tape, store: &ParameterStore, ids: &[u32], tokens: usize) -> T
     let [q, k, v] = tape.linear_many(&h, [&leaf("q"), &leaf("k"), &leaf("v")]).unwrap();
     drop(h);
     let heads = |x: Tensor, n: usize| x.reshape(&[sequences, tokens, n, 8]).unwrap();
-    let table = RopeTable::new(&**tape.device(), 8, 1e4, tokens);
+    let table = RopeTable::new(tape.device(), 8, 1e4, tokens);
     let positions: Arc<[u32]> = (0..ids.len()).map(|i| (i % tokens) as u32).collect();
     let q = tape.rope(heads(q, 4), &table, &positions).unwrap();
     let k = tape.rope(heads(k, 2), &table, &positions).unwrap();
@@ -34,8 +34,8 @@ fn network(tape: &Tape, store: &ParameterStore, ids: &[u32], tokens: usize) -> T
     tape.add(&x, &branch).unwrap()
 }
 
-fn store(device: &Arc<dyn Device>) -> ParameterStore {
-    let mut store = ParameterStore::new(Arc::clone(device));
+fn store(device: &Device) -> ParameterStore {
+    let mut store = ParameterStore::new(device.clone());
     for (seed, (name, shape)) in [
         ("table", vec![50, 24]),
         ("norm", vec![24]),
@@ -82,7 +82,7 @@ fn a_steady_step_allocates_nothing_and_leaves_nothing() {
     let mut losses = Vec::new();
     for step in 1..=5 {
         {
-            let tape = Tape::recording(Arc::clone(&device));
+            let tape = Tape::recording(device.clone());
             let x = network(&tape, &store, &IDS, 6);
             let table = store.leaf(store.id("table").unwrap());
             let rows = LossRows::mean(&TARGETS);
@@ -114,13 +114,13 @@ fn inference_keeps_only_what_has_a_handle() {
     let device = device(1);
     let store = store(&device);
     let weights = device.memory().live_bytes;
-    let tape = Tape::inference(Arc::clone(&device));
+    let tape = Tape::inference(device.clone());
     let x = network(&tape, &store, &IDS, 6);
     assert_eq!(device.memory().live_bytes - weights, x.shape().elements() * 4);
     let inference = tape.read(&x);
     drop(x);
     assert_eq!(device.memory().live_bytes, weights);
-    let recording = Tape::recording(Arc::clone(&device));
+    let recording = Tape::recording(device.clone());
     assert_eq!(recording.read(&network(&recording, &store, &IDS, 6)), inference);
 }
 
@@ -131,7 +131,7 @@ fn micro_batches_add_up_to_the_whole() {
     let mut parts = store(&device);
     let head = whole.id("table").unwrap();
     let run = |store: &mut ParameterStore, ids: &[u32], targets: &[u32]| {
-        let tape = Tape::recording(Arc::clone(&device));
+        let tape = Tape::recording(device.clone());
         let x = network(&tape, store, ids, 6);
         let rows = LossRows { divisor: Some(12.0), ..LossRows::mean(targets) };
         let table = store.leaf(head);
@@ -158,11 +158,11 @@ fn the_fused_backward_equals_the_recorded_one() {
     let (mut fused, mut recorded) = (store(&device), store(&device));
     let rows = LossRows::mean(&TARGETS);
     let head = fused.id("table").unwrap();
-    let tape = Tape::recording(Arc::clone(&device));
+    let tape = Tape::recording(device.clone());
     let x = network(&tape, &fused, &IDS, 6);
     let table = fused.leaf(head);
     let summary = tape.cross_entropy_and_backward(&x, &table, &rows, &mut fused).unwrap();
-    let tape = Tape::recording(Arc::clone(&device));
+    let tape = Tape::recording(device.clone());
     let x = network(&tape, &recorded, &IDS, 6);
     let loss = tape.linear_cross_entropy(&x, &recorded.leaf(head), &rows).unwrap();
     // Two kernels compute the loss: with and without the gradient.
@@ -176,7 +176,7 @@ fn the_fused_backward_equals_the_recorded_one() {
 #[test]
 fn a_cache_gives_what_the_whole_sequence_gives() {
     let device = device(2);
-    let tape = Tape::inference(Arc::clone(&device));
+    let tape = Tape::inference(device.clone());
     let (tokens, heads, kv_heads, dim) = (11, 4, 2, 6);
     let shape = |n: usize| [1, tokens, n, dim];
     let tensor =
@@ -206,7 +206,7 @@ fn a_cache_gives_what_the_whole_sequence_gives() {
 #[test]
 fn a_cache_grows_and_keeps_its_sequences_apart() {
     let device = device(2);
-    let tape = Tape::inference(Arc::clone(&device));
+    let tape = Tape::inference(device.clone());
     let (batch, tokens, dim) = (2, 600, 4);
     let tensor = |seed: u64, tokens: usize| {
         tape.constant(&normal(seed, batch * tokens * dim), &[batch, tokens, 1, dim]).unwrap()
@@ -243,12 +243,12 @@ fn quantised_weights_serve_inference_only() {
 
 fn check_quantised(format: BlockFormat) {
     let device = device(2);
-    let tape = Tape::inference(Arc::clone(&device));
+    let tape = Tape::inference(device.clone());
     let values = normal(4, 5 * 512);
     let cpu = milpa_kernels::Cpu::detect(1);
     let mut bytes = vec![0; 5 * format.row_bytes(512)];
     quantised::quantize(&cpu, format, &values, &mut bytes);
-    let mut store = ParameterStore::new(Arc::clone(&device));
+    let mut store = ParameterStore::new(device.clone());
     let quantised = store.add_quantised("w", &[5, 512], format, bytes).unwrap();
     let widened = store.read(quantised);
     let plain = store.add("plain", &[5, 512], &widened, true).unwrap();
@@ -265,7 +265,7 @@ fn check_quantised(format: BlockFormat) {
     let short = store.add_quantised("x", &[5, 512], format, vec![0; 7]).unwrap_err();
     assert!(short.to_string().contains("was given 0 values"), "{short}");
 
-    let recording = Tape::recording(Arc::clone(&device));
+    let recording = Tape::recording(device.clone());
     let trained = recording.linear(&x, &store.leaf(plain)).unwrap();
     let trained = trained.reshape(&[1, 15]).unwrap();
     let wide = store.add("wide", &[512, 15], &normal(6, 512 * 15), true).unwrap();
@@ -310,7 +310,7 @@ fn check_error(result: Result<Tensor, TensorError>, expect: &[&str]) {
 #[test]
 fn bad_calls_are_errors_that_name_operation_and_shapes() {
     let device = device(1);
-    let tape = Tape::inference(Arc::clone(&device));
+    let tape = Tape::inference(device.clone());
     let zeros =
         |lengths: &[usize]| tape.constant(&vec![0.0; lengths.iter().product()], lengths).unwrap();
     let (a, b) = (zeros(&[2, 3]), zeros(&[4, 5]));
@@ -321,7 +321,7 @@ fn bad_calls_are_errors_that_name_operation_and_shapes() {
     check_error(tape.embedding(&a, &[0, 1], 3), &["2 ids in rows of 3"]);
     check_error(tape.embedding(&a, &[], 0), &["embedding"]);
     check_error(tape.select_rows(&a, &[2]), &["select_rows: row 2"]);
-    let table = RopeTable::new(&*device, 6, 1e4, 4);
+    let table = RopeTable::new(&device, 6, 1e4, 4);
     let x = zeros(&[1, 2, 1, 6]);
     check_error(tape.rope(x.clone(), &table, &[0, 4].into()), &["rope: position 4"]);
     check_error(tape.rope(x.clone(), &table, &[0].into()), &["1 positions"]);
@@ -344,11 +344,11 @@ fn bad_calls_are_errors_that_name_operation_and_shapes() {
 #[test]
 fn tensors_of_other_rounds_and_held_weights_are_refused() {
     let device = device(1);
-    let mut store = ParameterStore::new(Arc::clone(&device));
+    let mut store = ParameterStore::new(device.clone());
     let w = store.add("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0], true).unwrap();
     let doubled = store.add("w", &[1], &[0.0], true).unwrap_err();
     assert!(doubled.to_string().contains("was added already"), "{doubled}");
-    let tape = Tape::recording(Arc::clone(&device));
+    let tape = Tape::recording(device.clone());
     let x = tape.constant(&[1.0, 1.0], &[1, 2]).unwrap();
     let y = tape.linear(&x, &store.leaf(w)).unwrap();
     tape.backward_from(&[(&y, &[1.0, 1.0])], &mut store).unwrap();
@@ -357,7 +357,7 @@ fn tensors_of_other_rounds_and_held_weights_are_refused() {
     let y = tape.linear(&x, &store.leaf(w)).unwrap();
     let held = store.iter_mut().next().unwrap().step().unwrap_err();
     assert!(held.to_string().contains("still held"), "{held}");
-    let mut other = ParameterStore::new(Arc::clone(&device));
+    let mut other = ParameterStore::new(device.clone());
     let error = tape.backward_from(&[(&y, &[1.0, 1.0])], &mut other).unwrap_err();
     assert!(error.to_string().contains("another store"), "{error}");
     drop(tape);
@@ -375,7 +375,7 @@ fn frozen_parameters_get_no_gradient() {
     let mut store = store(&device);
     let (frozen, trained) = (store.id("gate").unwrap(), store.id("up").unwrap());
     store.set_trainable(frozen, false);
-    let tape = Tape::recording(Arc::clone(&device));
+    let tape = Tape::recording(device.clone());
     let x = network(&tape, &store, &IDS, 6);
     let back = normal(3, x.shape().elements());
     tape.backward_from(&[(&x, &back)], &mut store).unwrap();

@@ -160,7 +160,7 @@ fn rotary_positions() {
             "rope",
             &[&[1, tokens, heads, dim]],
             &|tape, x| {
-                let table = RopeTable::new(&**tape.device(), dim, 1e4, 10);
+                let table = RopeTable::new(tape.device(), dim, 1e4, 10);
                 let positions: Arc<[u32]> = positions.clone().into();
                 Ok(vec![tape.rope(x[0].clone(), &table, &positions)?])
             },
@@ -312,7 +312,7 @@ fn part_of_each_head_is_rotated() {
         "rope",
         &[&[1, 3, 2, 6]],
         &|tape, x| {
-            let table = RopeTable::from_frequencies(&**tape.device(), 6, &frequencies, 1.5, 10);
+            let table = RopeTable::from_frequencies(tape.device(), 6, &frequencies, 1.5, 10);
             Ok(vec![tape.rope(x[0].clone(), &table, &positions.into())?])
         },
         &|x| {

@@ -70,7 +70,7 @@ fn operations_equal_pytorch() {
     });
     let positions: Arc<[u32]> = golden.whole["rope.positions"].clone().into();
     golden.check("rope", &|tape, x| {
-        let table = RopeTable::new(&**tape.device(), 6, 1e4, 9);
+        let table = RopeTable::new(tape.device(), 6, 1e4, 9);
         Ok(vec![tape.rope(x[0].clone(), &table, &positions)?])
     });
     let scale = 1.0 / 10.0_f32.sqrt();
@@ -116,7 +116,7 @@ fn operations_of_some_families_equal_pytorch() {
     golden.check("soft_cap", &|tape, x| Ok(vec![tape.soft_cap(x[0].clone(), 2.0)?]));
     let positions: Arc<[u32]> = golden.whole["partial_rope.positions"].clone().into();
     golden.check("partial_rope", &|tape, x| {
-        let table = RopeTable::from_frequencies(&**tape.device(), 10, &[1.0, 0.01], 1.0, 9);
+        let table = RopeTable::from_frequencies(tape.device(), 10, &[1.0, 0.01], 1.0, 9);
         Ok(vec![tape.rope(x[0].clone(), &table, &positions)?])
     });
     for (name, normalise) in [("experts", false), ("normalised_experts", true)] {

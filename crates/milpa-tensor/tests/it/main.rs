@@ -5,20 +5,19 @@
 
 mod autocast;
 mod behaviour;
+mod cuda;
 mod finite_differences;
 mod golden;
 mod threads;
 
-use std::sync::Arc;
-
 use milpa_base::Seed;
-use milpa_tensor::{CpuDevice, DType, Device, ParameterStore, Tape, Tensor, TensorError};
+use milpa_tensor::{DType, Device, ParameterStore, Tape, Tensor, TensorError};
 
 /// What a test runs on a tape: tensors in, tensors out.
 type Run<'a> = dyn Fn(&Tape, &[Tensor]) -> Result<Vec<Tensor>, TensorError> + 'a;
 
-fn device(threads: usize) -> Arc<dyn Device> {
-    Arc::new(CpuDevice::new(threads))
+fn device(threads: usize) -> Device {
+    Device::cpu(threads)
 }
 
 /// `count` normal values, each exact in single precision.
@@ -52,7 +51,7 @@ fn differentiate_in(
     run: &Run<'_>,
 ) -> Outcome {
     let device = device(threads);
-    let mut store = ParameterStore::new(Arc::clone(&device));
+    let mut store = ParameterStore::new(device.clone());
     for (index, (shape, values)) in inputs.iter().enumerate() {
         store.add(&index.to_string(), shape, values, true).unwrap();
     }

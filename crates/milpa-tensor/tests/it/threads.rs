@@ -45,7 +45,7 @@ fn threads_do_not_change_a_bit() {
         Ok(vec![sum, y])
     });
     check("rope and attention", &[&[2, 67, 4, 24], &[2, 67, 2, 24]], 1, &|tape, x| {
-        let table = RopeTable::new(&**tape.device(), 24, 1e4, 67);
+        let table = RopeTable::new(tape.device(), 24, 1e4, 67);
         let positions: Arc<[u32]> = (0..134).map(|i| i % 67).collect();
         let q = tape.rope(x[0].clone(), &table, &positions)?;
         let options = AttentionOptions::causal(0.2);

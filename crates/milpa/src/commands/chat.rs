@@ -4,13 +4,12 @@ use std::{
     io::{BufRead, IsTerminal, Write},
     ops::ControlFlow,
     path::Path,
-    sync::Arc,
     time::Instant,
 };
 
 use anyhow::{Result, bail};
 use milpa_base::{FinishReason, GenerateRequest, Sampling, TextModel};
-use milpa_model::{CpuDevice, Device, LocalModel};
+use milpa_model::{Device, LocalModel};
 use milpa_tokens::{ChatTemplate, Message, RenderOptions};
 
 use crate::{cli::SamplingArgs, context::Context};
@@ -33,7 +32,7 @@ pub fn open(context: &Context, paths: ModelPaths<'_>) -> Result<LocalModel> {
             path.display()
         );
     }
-    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(context.threads));
+    let device = Device::cpu(context.threads);
     let mut model = match paths.adapter {
         Some(adapter) => LocalModel::open_with_adapter(path, adapter, &device)?,
         None => LocalModel::open_on(path, &device)?,

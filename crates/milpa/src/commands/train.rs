@@ -1,11 +1,11 @@
 //! `milpa train`, and the plan that comes before it.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use anyhow::Result;
 use milpa_base::{Bytes, ConfigError, Kind, Tokens, manifest::Verify, open_artifact, units::si};
 use milpa_kernels::{Cpu, Isa, peak};
-use milpa_model::{CpuDevice, Device};
+use milpa_model::Device;
 use milpa_plan::{Machine, Plan, plan};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
 use milpa_train::{Job, Precision, Summary, model_shape, train_shape};
@@ -104,7 +104,7 @@ pub fn train(
         context.progress.say(&format!("  {line}"));
     }
     let model = recipe.recipe.model.with_vocab_size(tokenizer.vocab_size())?;
-    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(context.threads));
+    let device = Device::cpu(context.threads);
     let job = Job {
         config: &recipe.recipe.train,
         model: &model,
