@@ -460,9 +460,13 @@ fn block<S: Simd, M: Multiply<S>, C: Element>(
                             },
                         };
                         if packs_a {
-                            multiply_tile::<S, M, C, true>(simd, multiply, rows, columns, &tile);
+                            multiply_tile::<S, M, C, true>(
+                                simd, multiply, rows, columns, true, &tile,
+                            );
                         } else {
-                            multiply_tile::<S, M, C, false>(simd, multiply, rows, columns, &tile);
+                            multiply_tile::<S, M, C, false>(
+                                simd, multiply, rows, columns, true, &tile,
+                            );
                         }
                     }
                 }
@@ -748,46 +752,95 @@ impl<E, C> Copy for Tile<E, C> {}
 
 /// Multiplies a tile of at most `TILE.0` rows and `TILE.1` vectors.
 ///
+/// A function of its own, entered anew: inlined into each of its callers, its many loops took
+/// minutes to compile.
+///
 /// # Safety
 /// The pointers of `tile` are valid for `rows`, `columns` and `depth` with their strides, C does not
-/// overlap A or B, and nothing else writes C.
-#[inline(always)]
+/// overlap A or B, and nothing else writes C. B is readable to the end of the last vector, or
+/// `columns` are fewer than a vector.
+#[inline(never)]
 unsafe fn multiply_tile<S: Simd, M: Multiply<S>, C: Element, const A_COLUMNS: bool>(
     simd: S,
     multiply: M,
     rows: usize,
     columns: usize,
+    padded: bool,
     tile: &Tile<M::Element, C>,
 ) {
     let vectors = columns.div_ceil(S::LANES);
     let last = columns - (vectors - 1) * S::LANES;
+    let masked = !padded && last < S::LANES;
+    debug_assert!(!masked || vectors == 1, "a vector that is not readable is multiplied alone");
     macro_rules! cases {
-        ($(($rows:literal, $vectors:literal))*) => {
-            match (rows, vectors) {
-                $(($rows, $vectors) => {
-                    if $rows <= S::TILE.0 && $vectors <= S::TILE.1 {
-                        // SAFETY: passed on.
-                        unsafe {
-                            tile_kernel::<S, M, C, $rows, $vectors, A_COLUMNS>(
-                                simd, multiply, last, tile,
-                            );
+        ($(($rows:literal, $vectors:literal, $masked:literal))*) => {
+            multiply.enter(
+                simd,
+                #[inline(always)]
+                || {
+                    let mut tile = *tile;
+                    let mut left = rows;
+                    while left > 0 {
+                        // What is not a whole tile: by powers of two.
+                        let rows = if left >= S::TILE.0 { S::TILE.0 } else { 1 << left.ilog2() };
+                        match (rows, vectors, masked) {
+                            $(($rows, $vectors, $masked) => {
+                                let whole = $rows == S::TILE.0;
+                                let part = $rows < S::TILE.0 && ($rows as usize).is_power_of_two();
+                                if (whole || part) && $vectors <= S::TILE.1 {
+                                    // SAFETY: passed on.
+                                    unsafe {
+                                        tile_kernel::<S, M, C, $rows, $vectors, $masked, A_COLUMNS>(
+                                            simd, multiply, last, &tile,
+                                        );
+                                    }
+                                }
+                            })*
+                            _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+                        }
+                        left -= rows;
+                        if left > 0 {
+                            tile = tile.below::<S, M, A_COLUMNS>(rows);
+                            tile.ahead = Ahead::NONE;
                         }
                     }
-                })*
-                _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
-            }
+                },
+            );
         };
     }
     cases! {
-        (8, 3) (8, 2) (8, 1) (7, 3) (7, 2) (7, 1) (6, 3) (6, 2) (6, 1) (5, 3) (5, 2) (5, 1)
-        (4, 3) (4, 2) (4, 1) (3, 3) (3, 2) (3, 1) (2, 3) (2, 2) (2, 1) (1, 3) (1, 2) (1, 1)
+        (8, 3, false) (8, 2, false) (8, 1, false) (8, 1, true)
+        (6, 3, false) (6, 2, false) (6, 1, false) (6, 1, true)
+        (5, 3, false) (5, 2, false) (5, 1, false) (5, 1, true)
+        (4, 3, false) (4, 2, false) (4, 1, false) (4, 1, true)
+        (2, 3, false) (2, 2, false) (2, 1, false) (2, 1, true)
+        (1, 3, false) (1, 2, false) (1, 1, false) (1, 1, true)
+    }
+}
+
+impl<E: Element, C> Tile<E, C> {
+    /// The same tile `rows` further down.
+    #[inline(always)]
+    fn below<S: Simd, M: Multiply<S>, const A_COLUMNS: bool>(&self, rows: usize) -> Self {
+        let a_step = rows * if A_COLUMNS { M::PER_WORD } else { self.a_stride };
+        Self {
+            a: self.a.wrapping_add(a_step),
+            c: self.c.wrapping_add(rows * self.c_stride),
+            ..*self
+        }
+    }
+
+    /// The same tile `columns` further to the right.
+    #[inline(always)]
+    fn right(&self, columns: usize) -> Self {
+        Self { b: self.b.wrapping_add(columns), c: self.c.wrapping_add(columns), ..*self }
     }
 }
 
 /// Multiplies small row-major factors without packing: any number of rows and columns.
 ///
 /// # Safety
-/// As [`multiply_tile`] for all `rows` and `columns`.
+/// As [`multiply_tile`] for all `rows` and `columns`; B need not be readable beyond `columns`.
 #[inline(always)]
 pub(crate) unsafe fn multiply_small<S: Simd, M: Multiply<S>, C: Element, const A_COLUMNS: bool>(
     simd: S,
@@ -796,34 +849,34 @@ pub(crate) unsafe fn multiply_small<S: Simd, M: Multiply<S>, C: Element, const A
     columns: usize,
     whole: &Tile<M::Element, C>,
 ) {
-    if rows == 0 || columns == 0 {
-        return;
-    }
-    let panels = Panels::new::<S>(columns);
-    for panel in 0..panels.count {
-        let column = panels.start(panel) * S::LANES;
-        let width = (panels.start(panel + 1) * S::LANES).min(columns) - column;
+    let columns_of = |start: usize, width: usize| {
         for row in (0..rows).step_by(S::TILE.0) {
+            let tile = whole.right(start).below::<S, M, A_COLUMNS>(row);
+            let rows = S::TILE.0.min(rows - row);
             // SAFETY: the tile lies within the whole, whose pointers are valid by the contract.
             unsafe {
-                let a_at = row * if A_COLUMNS { M::PER_WORD } else { whole.a_stride };
-                let tile = Tile {
-                    a: whole.a.add(a_at),
-                    b: whole.b.add(column),
-                    c: whole.c.add(row * whole.c_stride + column),
-                    ..*whole
-                };
-                let rows = S::TILE.0.min(rows - row);
-                multiply_tile::<S, M, C, A_COLUMNS>(simd, multiply, rows, width, &tile);
+                multiply_tile::<S, M, C, A_COLUMNS>(simd, multiply, rows, width, false, &tile);
             }
         }
+    };
+    let readable = columns / S::LANES * S::LANES;
+    if readable > 0 {
+        let panels = Panels::new::<S>(readable);
+        for panel in 0..panels.count {
+            let start = panels.start(panel) * S::LANES;
+            columns_of(start, panels.start(panel + 1) * S::LANES - start);
+        }
+    }
+    if readable < columns {
+        columns_of(readable, columns - readable);
     }
 }
 
 /// The innermost kernel, with all of C in registers.
 ///
 /// # Safety
-/// As [`multiply_tile`] for `ROWS` rows and `VECTORS` vectors, of the last of which `last` lanes.
+/// As [`multiply_tile`] for `ROWS` rows and `VECTORS` vectors, of the last of which `last` lanes;
+/// `MASKED` reads those lanes of B alone.
 #[inline(always)]
 unsafe fn tile_kernel<
     S: Simd,
@@ -831,6 +884,7 @@ unsafe fn tile_kernel<
     C: Element,
     const ROWS: usize,
     const VECTORS: usize,
+    const MASKED: bool,
     const A_COLUMNS: bool,
 >(
     simd: S,
@@ -848,41 +902,33 @@ unsafe fn tile_kernel<
             }
         }
     }
-    macro_rules! steps {
-        ($load_last:expr) => {
-            for p in 0..depth {
-                if p.is_multiple_of(AHEAD_STEPS) {
-                    ahead.call(p);
-                }
-                let b = b.add(p * b_stride);
+    // SAFETY: every address is within the operands by the contract of `multiply_tile`.
+    unsafe {
+        let (mut a, mut b) = (a, b);
+        for first in (0..depth).step_by(AHEAD_STEPS) {
+            ahead.call(first);
+            for _ in first..depth.min(first + AHEAD_STEPS) {
                 let mut b_now = [simd.zero(); VECTORS];
-                for v in 0..VECTORS - 1 {
-                    b_now[v] = simd.load(b.add(v * S::LANES));
+                for v in 0..VECTORS {
+                    let from = b.add(v * S::LANES);
+                    b_now[v] = if MASKED { simd.load_masked(mask, from) } else { simd.load(from) };
                 }
-                b_now[VECTORS - 1] = $load_last(b.add((VECTORS - 1) * S::LANES));
                 for row in 0..ROWS {
                     let word = if A_COLUMNS {
-                        a.cast::<f32>().add(p * a_stride + row)
+                        a.cast::<f32>().add(row)
                     } else {
-                        a.add(row * a_stride + p * M::PER_WORD).cast::<f32>()
+                        a.add(row * a_stride).cast::<f32>()
                     };
                     let a_now = simd.splat(word.read_unaligned());
                     for v in 0..VECTORS {
                         sums[row][v] = multiply.step(simd, a_now, b_now[v], sums[row][v]);
                     }
                 }
+                a = a.wrapping_add(M::PER_WORD * if A_COLUMNS { a_stride } else { 1 });
+                b = b.wrapping_add(b_stride);
             }
-        };
-    }
-    // SAFETY: every address is within the operands by the contract of `multiply_tile`.
-    unsafe {
-        // Apart from the other case: a masked load takes a turn of the multipliers.
-        if last == S::LANES {
-            steps!(|from| simd.load(from));
-        } else {
-            steps!(|from| simd.load_masked(mask, from));
         }
-        if last == S::LANES && size_of::<C>() == size_of::<f32>() {
+        if !MASKED && last == S::LANES && size_of::<C>() == size_of::<f32>() {
             for row in 0..ROWS {
                 for v in 0..VECTORS {
                     let c = c.add(row * c_stride + v * S::LANES);
