@@ -100,13 +100,31 @@ fn rotate_head<S: Simd, E: Element>(
     head: &mut [E],
 ) {
     let direction = simd.splat(direction);
-    let (first, second) = head.split_at_mut(cos.len());
-    let chunks = first.chunks_mut(S::LANES).zip(second.chunks_mut(S::LANES));
-    for ((first, second), (cos, sin)) in chunks.zip(cos.chunks(S::LANES).zip(sin.chunks(S::LANES)))
-    {
-        let (a, b, cos) = (simd.read(first), simd.read(second), simd.read(cos));
-        let sin = simd.mul(simd.read(sin), direction);
-        simd.write(first, simd.sub(simd.mul(a, cos), simd.mul(b, sin)));
-        simd.write(second, simd.fma(b, cos, simd.mul(a, sin)));
+    let half = cos.len();
+    let (first, second) = head.split_at_mut(half);
+    let chunk = |at: usize| at..half.min(at + S::LANES);
+    // The last vector overlaps the one before where a half is no whole number of vectors, so it is
+    // turned first, while its elements are as they were.
+    let last = chunk(half.saturating_sub(S::LANES));
+    let turned = turn(
+        simd,
+        (simd.read(&first[last.clone()]), simd.read(&second[last.clone()])),
+        simd.read(&cos[last.clone()]),
+        simd.mul(simd.read(&sin[last.clone()]), direction),
+    );
+    for at in (0..last.start).step_by(S::LANES) {
+        let (first, second) = (&mut first[chunk(at)], &mut second[chunk(at)]);
+        let sin = simd.mul(simd.read(&sin[chunk(at)]), direction);
+        let pair = (simd.read(first), simd.read(second));
+        let pair = turn(simd, pair, simd.read(&cos[chunk(at)]), sin);
+        simd.write(first, pair.0);
+        simd.write(second, pair.1);
     }
+    simd.write(&mut first[last.clone()], turned.0);
+    simd.write(&mut second[last], turned.1);
+}
+
+#[inline(always)]
+fn turn<S: Simd>(simd: S, (a, b): (S::V, S::V), cos: S::V, sin: S::V) -> (S::V, S::V) {
+    (simd.sub(simd.mul(a, cos), simd.mul(b, sin)), simd.fma(b, cos, simd.mul(a, sin)))
 }
