@@ -30,6 +30,8 @@ const SMALL_PRODUCT: usize = 256 * 1024;
 const PACKED_GROUPS: usize = 8;
 /// Steps along `k` between two calls for the cache lines that the tiles to come will read.
 const AHEAD_STEPS: usize = 16;
+/// How many rows before it copies one packing calls for it.
+const ROWS_AHEAD: usize = 16;
 /// Rows below which a product streams B once instead of packing it.
 pub(crate) const FEW_ROWS: usize = 8;
 
@@ -590,6 +592,15 @@ fn prefetch_far<T>(address: *const T) {
     let _ = address;
 }
 
+/// Calls for `width` elements of a stored row, which may lie outside.
+#[inline(always)]
+fn call_row<E>(from: Mat<'_, E>, row: usize, column: usize, width: usize) {
+    let start = from.data.as_ptr().wrapping_add(row * from.stride + column);
+    for at in (0..width).step_by(64 / size_of::<E>()) {
+        prefetch_far(start.wrapping_add(at));
+    }
+}
+
 /// Copies columns of a row-major factor into a panel of words, `width` in a row, zero beyond them.
 #[inline(always)]
 pub(crate) fn pack_rows<S: Simd, M: Multiply<S>>(
@@ -603,6 +614,11 @@ pub(crate) fn pack_rows<S: Simd, M: Multiply<S>>(
 ) {
     let whole = (end - start) / S::LANES * S::LANES;
     for (p, out) in (0..depth).step_by(M::PER_WORD).zip(to.chunks_exact_mut(width)) {
+        for row in p + ROWS_AHEAD..p + ROWS_AHEAD + M::PER_WORD {
+            // At the end the rows of the panel to the right.
+            let (row, column) = if row < depth { (row, start) } else { (row - depth, end) };
+            call_row(from, first + row, column, width);
+        }
         let (low, high) = word_rows::<S, M>(from, (first, depth), p, (start, end));
         let (out, rest) = out.split_at_mut(whole);
         let vectors = || low.chunks_exact(S::LANES).zip(high.chunks_exact(S::LANES));
@@ -650,6 +666,9 @@ fn pack_groups<S: Simd, M: Multiply<S>>(
 ) {
     let words = depth.div_ceil(M::PER_WORD);
     for word in 0..words {
+        for row in word * M::PER_WORD..(word + 1) * M::PER_WORD {
+            call_row(from, first + row + ROWS_AHEAD, start, end - start);
+        }
         let (low, high) = word_rows::<S, M>(from, (first, depth), word * M::PER_WORD, (start, end));
         if group == S::LANES && low.len().is_multiple_of(S::LANES) {
             let outs = to[word * group..].chunks_mut(words * group);
@@ -705,7 +724,11 @@ pub(crate) fn pack_columns<S: Simd, M: Multiply<S>>(
                 // columns from `column` are written.
                 unsafe {
                     let to = to[word * width + column..].as_mut_ptr();
-                    let from = rows.as_ptr().add(word * M::PER_WORD).cast();
+                    let from = rows.as_ptr().add(word * M::PER_WORD).cast::<f32>();
+                    // The same words of the rows that come next.
+                    for lane in lanes..2 * lanes {
+                        prefetch_far(from.wrapping_add(lane * stride));
+                    }
                     simd.transpose(from, stride, to, width);
                 }
                 word += lanes;
