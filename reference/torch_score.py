@@ -57,7 +57,7 @@ def score(tokens, targets):
         h = F.rms_norm(x, (d,), layer["norm2"], 1e-5)
         x = x + (F.silu(h @ layer["gate"].T) * (h @ layer["up"].T)) @ layer["down"].T
     logits = (F.rms_norm(x, (d,), last_norm, 1e-5) @ embedding.T).float().view(-1, args.vocab)
-    return F.cross_entropy(logits, targets.view(-1), reduction="none")
+    return F.cross_entropy(logits, targets.reshape(-1), reduction="none")
 
 
 run = torch.compile(score) if args.compile else score
