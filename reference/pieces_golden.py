@@ -160,6 +160,7 @@ def golden(data, folder):
     (folder / "pieces.json").write_text(
         json.dumps(result, ensure_ascii=False, separators=(",", ":")) + "\n"
     )
+    print(f"{len(made)} texts under {len(result) - 1} tokenizers")
 
 
 def our_ids(program, tokenizer, made, scratch):
@@ -199,31 +200,35 @@ def train_large(scratch, sentences):
         yield pathlib.Path(f"{scratch}/{name}.model")
 
 
-def hugging_face_unigram(scratch, data):
+def unigram_json(model, scheme):
     """A Unigram tokenizer.json as converters write it: map on graphemes, ▁ before each word."""
     from sentencepiece import sentencepiece_model_pb2
     import base64
 
     proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString((pathlib.Path(scratch) / "unigram_nmt_nfkc.model").read_bytes())
+    proto.ParseFromString(model)
     special = [(i, p.piece) for i, p in enumerate(proto.pieces) if p.type in (2, 3)]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": t, **flags} for i, t in special],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Precompiled", "precompiled_charsmap":
+                base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()},
+            {"type": "Strip", "strip_left": False, "strip_right": True},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}]},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": True},
+        "post_processor": None, "decoder": None,
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": False,
+                  "vocab": [[p.piece, p.score] for p in proto.pieces]},
+    }  # fmt: skip
+
+
+def hugging_face_unigram(scratch):
+    model = (pathlib.Path(scratch) / "unigram_nmt_nfkc.model").read_bytes()
     for scheme in ("always", "first"):
         path = pathlib.Path(scratch) / f"hf_{scheme}.json"
-        file = {
-            "version": "1.0",
-            "added_tokens": [{"id": i, "content": t, **flags} for i, t in special],
-            "normalizer": {"type": "Sequence", "normalizers": [
-                {"type": "Precompiled", "precompiled_charsmap":
-                    base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()},
-                {"type": "Strip", "strip_left": False, "strip_right": True},
-                {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}]},
-            "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": True},
-            "post_processor": None, "decoder": None,
-            "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": False,
-                      "vocab": [[p.piece, p.score] for p in proto.pieces]},
-        }  # fmt: skip
-        path.write_text(json.dumps(file))
+        path.write_text(json.dumps(unigram_json(model, scheme)))
         yield path
 
 
@@ -232,21 +237,24 @@ def check(data, program, files):
     for file in files:
         with open(file, encoding="utf-8") as lines:
             made += [json.loads(line)["text"] for line in lines]
-    wrong = 0
+    wrong = tokenizers = 0
     with tempfile.TemporaryDirectory() as scratch:
         models = sorted((data / "tokenizers/mistral").glob("*.model*"))
         models += train_large(scratch, SENTENCES * 20 + texts(1000, 9)[:1000])
         for path in models:
+            tokenizers += 1
             theirs = peer_ids("sentencepiece", path, made)
             wrong += compare(f"{path.name} against sentencepiece", made, theirs, our_ids(program, path, made, scratch))
         plain = [t for t in made if not any(s in t for s in ("<s>", "</s>", "<unk>"))]
-        for path in hugging_face_unigram(scratch, data):
+        for path in hugging_face_unigram(scratch):
+            tokenizers += 1
             theirs = peer_ids("tokenizers", path, plain)
             wrong += compare(f"{path.name} against tokenizers", plain, theirs, our_ids(program, path, plain, scratch))
         path = pathlib.Path(scratch) / "tokenizer.json"
         path.write_text(json.dumps(bert(data)))
         theirs = peer_ids("tokenizers", path, made)
         wrong += compare("BERT against tokenizers", made, theirs, our_ids(program, path, made, scratch))
+    print(f"{len(made)} texts under {tokenizers + 1} tokenizers: {wrong} with other ids")
     sys.exit(1 if wrong else 0)
 
 

@@ -3,7 +3,9 @@
 //! - `tokens train OUT VOCAB_SIZE MIN_COUNT TEXTS…` trains on JSONL files with a `text` field
 //! - `tokens ids TOKENIZER TEXTS` prints the ids of each text as JSONL
 //! - `tokens special-ids TOKENIZER TEXTS` the same, reading special tokens as such
-//! - `tokens speed TOKENIZER TEXTS…` measures one thread
+//! - `tokens speed TOKENIZER TEXTS…` encodes the texts on one thread, once for each line of standard
+//!   input, and prints a JSON line with the seconds
+//! - `tokens json TOKENIZER OUT` writes its `tokenizer.json`
 //! - `tokens inspect TOKENIZER TEXTS…` prints the report
 //! - `tokens render CASES` renders JSONL of `template`, `messages`, `tools`, `documents`,
 //!   `variables`, `add_generation_prompt` and `now` (`[year, month, day, hour, minute, second]`), and
@@ -60,7 +62,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let tokenizer = Tokenizer::open(Path::new(tokenizer))?;
             let records = read_all(texts)?;
             let bytes: usize = records.iter().map(|record| record.text.len()).sum();
-            for _ in 0..5 {
+            for line in io::stdin().lines() {
+                line?;
                 let (start, mut tokens) = (Instant::now(), 0);
                 let mut ids = Vec::new();
                 for record in &records {
@@ -69,11 +72,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     tokens += ids.len();
                 }
                 let seconds = start.elapsed().as_secs_f64();
-                println!(
-                    "{:.1} MB/s, {bytes} bytes, {tokens} tokens",
-                    bytes as f64 / seconds / 1e6
-                );
+                println!("{}", json!({ "seconds": seconds, "bytes": bytes, "tokens": tokens }));
             }
+        }
+        ["json", tokenizer, out] => {
+            std::fs::write(out, Tokenizer::open(Path::new(tokenizer))?.json())?;
         }
         ["inspect", tokenizer, texts @ ..] => {
             let tokenizer = Tokenizer::open(Path::new(tokenizer))?;
@@ -89,7 +92,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         _ => {
             return Err(
-                "train, ids, special-ids, speed, inspect or render; see the head of the file"
+                "train, ids, special-ids, speed, json, inspect or render; see the head of the file"
                     .into(),
             );
         }

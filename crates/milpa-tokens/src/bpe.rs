@@ -168,7 +168,7 @@ fn pack(left: u32, right: u32) -> u64 {
 }
 
 /// Longest word in bytes that is kept, and most tokens of a kept word.
-const KEPT_BYTES: usize = 24;
+pub(crate) const KEPT_BYTES: usize = 24;
 const KEPT_IDS: usize = 6;
 const CACHE_PLACES: usize = 1 << 15;
 
@@ -176,6 +176,8 @@ const CACHE_PLACES: usize = 1 << 15;
 struct CachedWord {
     bytes: [u8; KEPT_BYTES],
     ids: [u32; KEPT_IDS],
+    /// By how much these tokens beat any other; for Unigram, whose sums are rounded.
+    margin: f32,
     /// 0 marks a free place: no word is empty.
     length: u8,
     count: u8,
@@ -186,7 +188,13 @@ pub(crate) struct WordCache(Vec<CachedWord>);
 
 impl WordCache {
     pub(crate) fn new() -> Self {
-        let free = CachedWord { bytes: [0; KEPT_BYTES], ids: [0; KEPT_IDS], length: 0, count: 0 };
+        let free = CachedWord {
+            bytes: [0; KEPT_BYTES],
+            ids: [0; KEPT_IDS],
+            margin: 0.0,
+            length: 0,
+            count: 0,
+        };
         Self(vec![free; CACHE_PLACES])
     }
 
@@ -201,9 +209,8 @@ impl WordCache {
         if word.len() > KEPT_BYTES {
             return encode(word, ids);
         }
-        let place = (hash_bytes(word) >> 32) as usize & (CACHE_PLACES - 1);
-        let cached = &mut self.0[place];
-        if usize::from(cached.length) == word.len() && cached.bytes[..word.len()] == *word {
+        let cached = &mut self.0[place_of(word)];
+        if cached.holds(word) {
             // Copying all places and cutting is faster than a copy of variable length.
             let end = ids.len() + usize::from(cached.count);
             ids.extend_from_slice(&cached.ids);
@@ -212,12 +219,43 @@ impl WordCache {
         }
         let start = ids.len();
         encode(word, ids);
-        let made = &ids[start..];
-        if made.len() <= KEPT_IDS {
-            cached.bytes[..word.len()].copy_from_slice(word);
-            cached.ids[..made.len()].copy_from_slice(made);
-            cached.length = word.len() as u8;
-            cached.count = made.len() as u8;
+        cached.put(word, &ids[start..], f32::INFINITY);
+    }
+
+    /// The tokens of `word` and the margin they were kept with.
+    #[inline]
+    pub(crate) fn get(&self, word: &[u8]) -> Option<(&[u32], f32)> {
+        if word.len() > KEPT_BYTES {
+            return None;
+        }
+        let cached = &self.0[place_of(word)];
+        cached.holds(word).then(|| (&cached.ids[..usize::from(cached.count)], cached.margin))
+    }
+
+    /// Keeps the tokens of `word`, of at most [`KEPT_BYTES`], unless they are many.
+    pub(crate) fn put(&mut self, word: &[u8], ids: &[u32], margin: f32) {
+        self.0[place_of(word)].put(word, ids, margin);
+    }
+}
+
+#[inline]
+fn place_of(word: &[u8]) -> usize {
+    (hash_bytes(word) >> 32) as usize & (CACHE_PLACES - 1)
+}
+
+impl CachedWord {
+    #[inline]
+    fn holds(&self, word: &[u8]) -> bool {
+        usize::from(self.length) == word.len() && self.bytes[..word.len()] == *word
+    }
+
+    fn put(&mut self, word: &[u8], ids: &[u32], margin: f32) {
+        if ids.len() <= KEPT_IDS {
+            self.bytes[..word.len()].copy_from_slice(word);
+            self.ids[..ids.len()].copy_from_slice(ids);
+            self.length = word.len() as u8;
+            self.count = ids.len() as u8;
+            self.margin = margin;
         }
     }
 }

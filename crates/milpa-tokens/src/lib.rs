@@ -40,6 +40,7 @@ mod trie;
 mod unicode_classes;
 mod unigram;
 mod word_piece;
+mod words;
 
 pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use config::{MAX_VOCAB_SIZE, TokenizerConfig, TokensConfig};

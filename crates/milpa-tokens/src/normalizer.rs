@@ -13,10 +13,9 @@ use crate::{
     bert_classes::{ACCENTS, REMOVED},
     charsmap::CharsMap,
     trie::Trie,
+    words::META_SPACE,
 };
 
-/// How SentencePiece and its heirs write a space.
-pub(crate) const META_SPACE: &str = "▁";
 /// Longest text that is put in the place of another or before a text.
 const MAX_REPLACEMENT: usize = 64;
 
@@ -128,8 +127,12 @@ impl Step {
             Self::Lowercase => lowercase(text),
             Self::StripAccents => text.chars().filter(|&c| !is_combining_mark(c)).collect(),
             Self::Strip { left, right } => {
-                let text = if *left { text.trim_start() } else { text };
-                (if *right { text.trim_end() } else { text }).to_owned()
+                let stripped = if *left { text.trim_start() } else { text };
+                let stripped = if *right { stripped.trim_end() } else { stripped };
+                if stripped.len() == text.len() {
+                    return None;
+                }
+                stripped.to_owned()
             }
             Self::Replace { from, to } => {
                 if !text.contains(from.as_str()) {
@@ -137,6 +140,7 @@ impl Step {
                 }
                 text.replace(from.as_str(), to)
             }
+            Self::ReplaceSpaces { .. } if !text.contains("  ") => return None,
             Self::ReplaceSpaces { to } => replace_spaces(text, to),
             Self::Prepend(_) if text.is_empty() => return None,
             Self::Prepend(before) => format!("{before}{text}"),
@@ -200,9 +204,59 @@ fn is_chinese(character: char) -> bool {
         | 0x2_B740..=0x2_B81F | 0x2_B920..=0x2_CEAF | 0xF900..=0xFAFF | 0x2_F800..=0x2_FA1F)
 }
 
-/// Short graphemes are replaced whole, others character by character.
+/// The map on graphemes; those of one character that stays as it is are copied together.
 fn precompiled(map: &CharsMap, text: &str) -> String {
     let mut mapped = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut kept = 0;
+        while kept < rest.len() && map.untouched_alone(rest, kept) > 0 {
+            match grapheme_alone(rest, kept) {
+                0 => break,
+                length => kept += length,
+            }
+        }
+        mapped.push_str(&rest[..kept]);
+        rest = &rest[kept..];
+        let mut end = 0;
+        while end < rest.len() {
+            let alone = grapheme_alone(rest, end);
+            end = rest.ceil_char_boundary(end + 1);
+            if alone > 0 {
+                break;
+            }
+        }
+        precompiled_graphemes(map, &rest[..end], &mut mapped);
+        rest = &rest[end..];
+    }
+    mapped
+}
+
+/// The length of the character at `at` if no grapheme goes on behind it, and none can begin before
+/// it and go on with it but for the one that it begins; 0 if that is not plain to see.
+#[inline]
+fn grapheme_alone(text: &str, at: usize) -> usize {
+    let length = letter_length(text, at);
+    let last = at + length == text.len();
+    if length > 0 && (last || letter_length(text, at + length) > 0) { length } else { 0 }
+}
+
+/// The length of a character of one or two bytes that neither controls nor combines (UAX 29: all
+/// these are of the class Other); 0 for any other.
+#[inline]
+fn letter_length(text: &str, at: usize) -> usize {
+    match text.as_bytes()[at..] {
+        [0x20..=0x7E, ..] => 1,
+        // Latin but for the soft hyphen, and Greek and Cyrillic before their combining marks.
+        [0xC2, 0xA1..=0xAC | 0xAE..=0xBF, ..]
+        | [0xC3..=0xCB | 0xCE..=0xD1, ..]
+        | [0xCD, 0xB0..=0xBF, ..] => 2,
+        _ => 0,
+    }
+}
+
+/// Short graphemes are replaced whole, others character by character.
+fn precompiled_graphemes(map: &CharsMap, text: &str, mapped: &mut String) {
     for grapheme in text.graphemes(true) {
         if grapheme.len() < 6
             && let Some((_, replacement)) = map.shortest(grapheme)
@@ -217,7 +271,6 @@ fn precompiled(map: &CharsMap, text: &str) -> String {
             }
         }
     }
-    mapped
 }
 
 impl SentencePieceSteps {
@@ -230,6 +283,19 @@ impl SentencePieceSteps {
             let length = text.chars().next().map_or(0, char::len_utf8);
             (length, &text[..length])
         })
+    }
+
+    /// The length of a beginning without a space that stays as it is.
+    fn unchanged(&self, text: &str) -> usize {
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() && bytes[at] != b' ' && !self.kept.begins_with(bytes[at]) {
+            match self.map.untouched(text, at) {
+                0 => break,
+                length => at += length,
+            }
+        }
+        at
     }
 
     /// The normalisation of sentencepiece's `normalizer.cc`.
@@ -254,6 +320,13 @@ impl SentencePieceSteps {
         }
         let mut after_space = self.remove_extra_spaces;
         while !rest.is_empty() {
+            let unchanged = self.unchanged(rest);
+            if unchanged > 0 {
+                normalized.push_str(&rest[..unchanged]);
+                rest = &rest[unchanged..];
+                after_space = false;
+                continue;
+            }
             let (length, mut becomes) = self.prefix(rest);
             rest = &rest[length..];
             if after_space {

@@ -13,13 +13,14 @@ use crate::{
     base64,
     charsmap::CharsMap,
     fast_hash::FastMap,
-    normalizer::{BertSteps, META_SPACE, Normalizer, Step},
+    normalizer::{BertSteps, Normalizer, Step},
     pieces::{Algorithm, CharacterMerges, Cutter, Joining, PieceModel, Prepend},
     sentencepiece::SentencePieceModel,
     tokenizer::{AddedToken, Model, Names, Spec},
     tokenizer_file::{FileMerge, MAX_TOKENS, Reason, cut, split_merge},
     unigram::{Piece, Precision, Unigram},
     word_piece::WordPiece,
+    words::META_SPACE,
 };
 
 #[derive(Deserialize)]
@@ -321,7 +322,7 @@ fn read_normalizer(value: Option<&Value>) -> Result<Vec<Step>, Reason> {
                 let map = step["precompiled_charsmap"].as_str().and_then(base64::decode);
                 let map =
                     map.ok_or_else(|| Reason::Bad("a character map is no base64".to_owned()))?;
-                Step::Precompiled(CharsMap::read(map)?)
+                Step::Precompiled(CharsMap::read(&map)?)
             }
             _ => return unknown(),
         });

@@ -7,10 +7,11 @@ use crate::{
     bert_classes::PUNCTUATION,
     bpe::{MergeTable, WordCache},
     fast_hash::FastMap,
-    normalizer::{META_SPACE, Normalizer, is_in},
+    normalizer::{Normalizer, is_in},
     trie::Trie,
-    unigram::Unigram,
+    unigram::{Part, Unigram},
     word_piece::WordPiece,
+    words::{META_SPACE, is_one_word, words},
 };
 
 /// How text is cut into words before it is segmented.
@@ -107,11 +108,10 @@ impl CharacterMerges {
             .collect::<FastMap<_, _>>();
         fixed.sort();
         fixed.dedup_by(|a, b| a.0 == b.0);
-        let apart = |text: &String| !text.trim_start_matches(META_SPACE).contains(META_SPACE);
         let meta = META_SPACE.chars().next().expect("it is one character");
         Self {
             table: MergeTable::new(merges.iter().copied()),
-            words_are_apart: pieces.keys().all(apart)
+            words_are_apart: pieces.keys().all(|text| is_one_word(text))
                 && symbols.contains_key(&meta)
                 && !ignore_merges,
             fixed: Trie::new(&fixed.iter().map(|(text, _)| text.as_bytes()).collect::<Vec<_>>()),
@@ -152,17 +152,7 @@ impl CharacterMerges {
             }
             return;
         }
-        let (mut start, mut after_space) = (0, 0);
-        for (at, space) in text.match_indices(META_SPACE) {
-            if at > after_space {
-                word(&text[start..at], ids);
-                start = at;
-            }
-            after_space = at + space.len();
-        }
-        if start < text.len() {
-            word(&text[start..], ids);
-        }
+        words(text, &mut |part| word(part, ids));
     }
 }
 
@@ -185,13 +175,13 @@ impl PieceModel {
             }),
             Algorithm::Unigram(unigram) => {
                 let mut after_unknown = false;
-                for part in unigram.segment(word) {
-                    match part.id {
-                        Some(id) => ids.push(id),
-                        None => self.push_unknown(part.text, after_unknown, ids),
+                unigram.encode(word, cache, &mut |part| {
+                    match part {
+                        Part::Pieces(pieces) => ids.extend_from_slice(pieces),
+                        Part::Unknown(text) => self.push_unknown(text, after_unknown, ids),
                     }
-                    after_unknown = part.id.is_none();
-                }
+                    after_unknown = matches!(part, Part::Unknown(_));
+                });
             }
             Algorithm::WordPiece(pieces) => {
                 if !pieces.encode_word(word, ids) {

@@ -16,12 +16,13 @@ use crate::{
     charsmap::CharsMap,
     error::TokensError,
     fast_hash::FastMap,
-    normalizer::{META_SPACE, Normalizer, SentencePieceSteps, Step},
+    normalizer::{Normalizer, SentencePieceSteps, Step},
     pieces::{Algorithm, CharacterMerges, Joining, PieceModel, unknown_symbol},
     tokenizer::{AddedToken, Model, Names, Spec, Tokenizer},
     tokenizer_file::{MAX_TOKENS, Reason, cut},
     trie::Trie,
     unigram::{Piece, Precision, Unigram},
+    words::META_SPACE,
 };
 
 /// Longest piece: sixteen times what the trainer makes. Splitting a piece costs its length squared.
@@ -359,7 +360,7 @@ impl SentencePieceModel {
         };
         let steps = SentencePieceSteps {
             map: CharsMap::read(
-                base64::decode(&self.map).ok_or_else(|| bad("its map is no base64"))?,
+                &base64::decode(&self.map).ok_or_else(|| bad("its map is no base64"))?,
             )?,
             dummy_prefix: self.dummy_prefix,
             remove_extra_spaces: self.remove_extra_spaces,

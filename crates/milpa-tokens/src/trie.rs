@@ -59,6 +59,13 @@ impl Trie {
         }
     }
 
+    /// Whether a key begins with this byte.
+    #[inline]
+    pub(crate) fn begins_with(&self, byte: u8) -> bool {
+        let children = usize::from(self.nodes[0].children);
+        self.labels[1..=children].binary_search(&byte).is_ok()
+    }
+
     /// The length of the longest key that `text` begins with.
     pub(crate) fn longest(&self, text: &[u8]) -> Option<usize> {
         let mut longest = None;

@@ -1,10 +1,18 @@
 //! Unigram segmentation: of all ways to write a text as pieces, the one of highest score.
 //!
 //! Viterbi over byte positions with a trie of pieces (Kudo 2018, arXiv 1804.10959). Time is the
-//! text's length times the longest piece; memory is 16 bytes a byte. Rounding and ties follow the
-//! peer: sentencepiece adds in f32, Hugging Face in f64, the first of two equal paths stays.
+//! text's length times the longest piece; memory is 16 bytes a byte of a word. Where no piece spans
+//! two words, words are looked up in the cache first. Rounding and ties follow the peer, Hugging
+//! Face in f64, sentencepiece in f32 summed from the text's beginning: so a cached word counts only
+//! where its pieces win by more than rounding could turn.
 
-use crate::trie::Trie;
+use std::ops::Range;
+
+use crate::{
+    bpe::{KEPT_BYTES, WordCache},
+    trie::Trie,
+    words::{META_SPACE, is_one_word, words},
+};
 
 /// A piece as the segmentation sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,16 +44,24 @@ pub(crate) struct Unigram {
     /// By the trie's values.
     ids: Vec<u32>,
     scores: Vec<f64>,
+    scores_by_id: Vec<f64>,
+    /// The largest of all scores by amount.
+    bound: f64,
     unknown_score: f64,
     precision: Precision,
+    /// No piece spans two words, so that the best segmentation is that of each word.
+    words_are_apart: bool,
 }
 
-/// A part of a segmented text.
-pub(crate) struct Part<'a> {
-    pub(crate) text: &'a str,
-    /// `None` for a character without a piece.
-    pub(crate) id: Option<u32>,
+/// A part of an encoded text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part<'a> {
+    Pieces(&'a [u32]),
+    /// A character without a piece.
+    Unknown(&'a str),
 }
+
+const UNREACHED: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
 struct Best {
@@ -53,6 +69,33 @@ struct Best {
     /// Index of the piece that ends here; `NO_PIECE` for an unknown character.
     piece: u32,
     start: u32,
+}
+
+/// Buffers of a segmentation, and the path that was found.
+#[derive(Default)]
+struct Lattice {
+    /// By the byte at which a path ends.
+    best: Vec<Best>,
+    /// `NO_PIECE` for an unknown character.
+    ids: Vec<u32>,
+    /// Places among the ids, and in the text.
+    unknown: Vec<(usize, Range<usize>)>,
+}
+
+impl Lattice {
+    fn take(&self, text: &str, take: &mut dyn FnMut(Part<'_>)) {
+        let mut start = 0;
+        for (at, range) in &self.unknown {
+            if start < *at {
+                take(Part::Pieces(&self.ids[start..*at]));
+            }
+            take(Part::Unknown(&text[range.clone()]));
+            start = at + 1;
+        }
+        if start < self.ids.len() {
+            take(Part::Pieces(&self.ids[start..]));
+        }
+    }
 }
 
 impl Unigram {
@@ -77,27 +120,103 @@ impl Unigram {
                 piece.score
             }
         };
+        let scores: Vec<f64> = sorted.iter().map(score).collect();
+        let unknown_score = match precision {
+            Precision::Single => f64::from((lowest - UNKNOWN_PENALTY) as f32),
+            Precision::Double => lowest - UNKNOWN_PENALTY,
+        };
+        let last = sorted.iter().map(|piece| piece.id as usize + 1).max().unwrap_or(0);
+        let mut scores_by_id = vec![0.0; last];
+        for (piece, &score) in sorted.iter().zip(&scores) {
+            scores_by_id[piece.id as usize] = score;
+        }
         Self {
             trie: Trie::new(&sorted.iter().map(|piece| piece.text.as_bytes()).collect::<Vec<_>>()),
             ids: sorted.iter().map(|piece| piece.id).collect(),
-            scores: sorted.iter().map(score).collect(),
-            unknown_score: lowest - UNKNOWN_PENALTY,
+            scores_by_id,
+            bound: scores.iter().fold(unknown_score.abs(), |bound, score| bound.max(score.abs())),
+            scores,
+            unknown_score,
             precision,
+            words_are_apart: sorted.iter().all(|piece| is_one_word(piece.text))
+                && sorted.iter().any(|piece| piece.text == META_SPACE),
         }
     }
 
-    /// The best segmentation of `text`, which must be shorter than 4 GiB.
-    pub(crate) fn segment<'a>(&self, text: &'a str) -> Vec<Part<'a>> {
-        let bytes = text.as_bytes();
-        let unreached = Best { score: 0.0, piece: NO_PIECE, start: u32::MAX };
-        let mut best = vec![unreached; bytes.len() + 1];
-        let round = |score: f64| match self.precision {
+    /// Calls `take` with the ids of the best segmentation of `text`, which must be shorter than
+    /// 4 GiB, and with the characters that have no piece.
+    pub(crate) fn encode(&self, text: &str, cache: &mut WordCache, take: &mut dyn FnMut(Part<'_>)) {
+        let mut lattice = Lattice::default();
+        let mut total = 0.0;
+        let mut encode_word =
+            |word: &str| total = self.encode_word(word, total, &mut lattice, cache, take);
+        if self.words_are_apart {
+            words(text, &mut encode_word);
+        } else {
+            encode_word(text);
+        }
+    }
+
+    /// Encodes a word after pieces that score `total` together; returns the new total.
+    fn encode_word(
+        &self,
+        word: &str,
+        mut total: f64,
+        lattice: &mut Lattice,
+        cache: &mut WordCache,
+        take: &mut dyn FnMut(Part<'_>),
+    ) -> f64 {
+        let safe = self.safe_margin(word.len(), total);
+        if let Some((ids, margin)) = cache.get(word.as_bytes())
+            && f64::from(margin) > safe
+        {
+            for &id in ids {
+                total = self.round(total + self.scores_by_id[id as usize]);
+            }
+            take(Part::Pieces(ids));
+            return total;
+        }
+        let end = self.segment(word, total, lattice);
+        if word.len() <= KEPT_BYTES && lattice.unknown.is_empty() {
+            let margin = self.margin(word);
+            if margin > safe {
+                cache.put(word.as_bytes(), &lattice.ids, margin as f32);
+            }
+        }
+        lattice.take(word, take);
+        end
+    }
+
+    /// The margin by which the best segmentation of a word must win in exact arithmetic so that
+    /// rounding cannot make the peer choose another: each sum along a path is off by half a unit in
+    /// the last place at most, here counted four times.
+    fn safe_margin(&self, bytes: usize, total: f64) -> f64 {
+        let unit = match self.precision {
+            Precision::Single => f64::from(f32::EPSILON),
+            Precision::Double => f64::EPSILON,
+        };
+        let pieces = bytes as f64;
+        2.0 * unit * pieces * (total.abs() + pieces * self.bound)
+    }
+
+    fn round(&self, score: f64) -> f64 {
+        match self.precision {
             Precision::Single => f64::from(score as f32),
             Precision::Double => score,
-        };
-        let improve = |place: &mut Best, candidate: f64, piece: u32, start: usize| {
-            let score = round(candidate);
-            if place.start == u32::MAX || score > place.score {
+        }
+    }
+
+    /// Fills the lattice's path with the best segmentation of `text` as the peer finds it when the
+    /// score before it is `total`; returns the score after it.
+    fn segment(&self, text: &str, total: f64, lattice: &mut Lattice) -> f64 {
+        let bytes = text.as_bytes();
+        let best = &mut lattice.best;
+        best.clear();
+        best.resize(bytes.len() + 1, Best { score: 0.0, piece: NO_PIECE, start: UNREACHED });
+        best[0].score = total;
+        let improve = |place: &mut Best, score: f64, piece: u32, start: usize| {
+            let score = self.round(score);
+            if place.start == UNREACHED || score > place.score {
                 *place = Best { score, piece, start: start as u32 };
             }
         };
@@ -115,16 +234,61 @@ impl Unigram {
                 improve(&mut best[character_end], score, NO_PIECE, start);
             }
         }
-        let mut parts = Vec::new();
+        lattice.ids.clear();
+        lattice.unknown.clear();
         let mut end = bytes.len();
         while end > 0 {
-            let Best { piece, start, .. } = best[end];
+            let Best { piece, start, .. } = lattice.best[end];
+            let start = start as usize;
             let id = self.ids.get(piece as usize).copied();
-            parts.push(Part { text: &text[start as usize..end], id });
-            end = start as usize;
+            if id.is_none() {
+                lattice.unknown.push((lattice.ids.len(), start..end));
+            }
+            lattice.ids.push(id.unwrap_or(NO_PIECE));
+            end = start;
         }
-        parts.reverse();
-        parts
+        lattice.ids.reverse();
+        let last = lattice.ids.len().wrapping_sub(1);
+        lattice.unknown.reverse();
+        for (at, _) in &mut lattice.unknown {
+            *at = last - *at;
+        }
+        lattice.best[bytes.len()].score
+    }
+
+    /// By how much the best segmentation of a short word that can be written whole scores more than
+    /// the next one, in exact arithmetic (but for f64); infinite if there is no other.
+    fn margin(&self, word: &str) -> f64 {
+        let bytes = word.as_bytes();
+        let mut two = [[f64::NEG_INFINITY; 2]; KEPT_BYTES + 1];
+        two[0][0] = 0.0;
+        let improve = |place: &mut [f64; 2], score: f64| {
+            if score > place[0] {
+                *place = [score, place[0]];
+            } else if score > place[1] {
+                place[1] = score;
+            }
+        };
+        for (start, character) in word.char_indices() {
+            let till_here = two[start];
+            let character_end = start + character.len_utf8();
+            let mut single = false;
+            self.trie.prefixes(&bytes[start..], |length, piece| {
+                single |= start + length == character_end;
+                let score = self.scores[piece as usize];
+                let place = &mut two[start + length];
+                for before in till_here {
+                    improve(place, before + score);
+                }
+            });
+            if !single {
+                let place = &mut two[character_end];
+                for before in till_here {
+                    improve(place, before + self.unknown_score);
+                }
+            }
+        }
+        two[bytes.len()][0] - two[bytes.len()][1]
     }
 }
 
@@ -133,19 +297,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn unigram(pieces: &[(&str, f64)]) -> Unigram {
+    fn unigram(pieces: &[(&str, f64)], precision: Precision) -> Unigram {
         let pieces: Vec<Piece<'_>> = pieces
             .iter()
             .enumerate()
             .map(|(id, &(text, score))| Piece { id: id as u32, text, score, preferred: false })
             .collect();
         let lowest = pieces.iter().map(|piece| piece.score).fold(0.0, f64::min);
-        Unigram::new(&pieces, lowest, 0.0, Precision::Double)
+        Unigram::new(&pieces, lowest, 0.0, precision)
+    }
+
+    fn encoded(unigram: &Unigram, text: &str, cache: &mut WordCache) -> Vec<Option<u32>> {
+        let mut found = Vec::new();
+        unigram.encode(text, cache, &mut |part| match part {
+            Part::Pieces(ids) => found.extend(ids.iter().map(|&id| Some(id))),
+            Part::Unknown(_) => found.push(None),
+        });
+        found
     }
 
     fn check(pieces: &[(&str, f64)], text: &str, expect: &[Option<u32>]) {
-        let ids: Vec<_> = unigram(pieces).segment(text).iter().map(|part| part.id).collect();
-        assert_eq!(ids, expect, "{text}");
+        let unigram = unigram(pieces, Precision::Double);
+        assert_eq!(encoded(&unigram, text, &mut WordCache::new()), expect, "{text}");
     }
 
     #[test]
@@ -166,11 +339,12 @@ mod tests {
         ) {
             let texts = ["a", "b", "ab", "ba", "añ", "bab"];
             let pieces: Vec<_> = texts.into_iter().zip(scores.iter().copied()).collect();
-            let unigram = unigram(&pieces);
+            let unigram = unigram(&pieces, Precision::Double);
             let value = |part: Option<u32>| {
                 part.map_or(unigram.unknown_score, |id| scores[id as usize])
             };
-            let found: f64 = unigram.segment(&text).iter().map(|part| value(part.id)).sum();
+            let ids = encoded(&unigram, &text, &mut WordCache::new());
+            let found: f64 = ids.into_iter().map(value).sum();
             // All segmentations, by recursion over the rest of the text.
             fn best(pieces: &[(&str, f64)], unknown: f64, rest: &str) -> f64 {
                 let Some(first) = rest.chars().next() else { return 0.0 };
@@ -180,6 +354,28 @@ mod tests {
                     .max(unknown + best(pieces, unknown, &rest[first.len_utf8()..]))
             }
             prop_assert!((found - best(&pieces, unigram.unknown_score, &text)).abs() < 1e-9);
+        }
+
+        #[test]
+        fn the_cache_changes_nothing(
+            scores in prop::collection::vec((-8i32..0).prop_map(|n| f64::from(n) * 0.37), 9),
+            words in prop::collection::vec("▁{0,2}[abñ日]{0,5}", 0..60),
+            single in any::<bool>(),
+        ) {
+            // Scores of few values, so that many segmentations tie but for rounding.
+            let texts = ["▁", "a", "b", "ab", "ba", "▁a", "▁ab", "añ", "aa"];
+            let pieces: Vec<_> = texts.into_iter().zip(scores.iter().copied()).collect();
+            let precision = if single { Precision::Single } else { Precision::Double };
+            let unigram = unigram(&pieces, precision);
+            prop_assert!(unigram.words_are_apart);
+            let text = words.concat();
+            let mut whole = unigram.clone();
+            whole.words_are_apart = false;
+            let mut cache = WordCache::new();
+            let expect = encoded(&whole, &text, &mut WordCache::new());
+            for _ in 0..2 {
+                prop_assert_eq!(&encoded(&unigram, &text, &mut cache), &expect);
+            }
         }
     }
 }
