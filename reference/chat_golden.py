@@ -164,6 +164,7 @@ def golden(folder):
             made.append({"name": f"{name}, {conversation}", **case, "expect": result})
     text = json.dumps(made, ensure_ascii=False, indent=0)
     (folder / "chat_cases.json").write_text(text + "\n")
+    print(f"{len(OWN_TEMPLATES)} templates of our own, {len(made)} cases")
 
 
 def ours(program, made, *tokenizer):
@@ -190,6 +191,8 @@ def masks(tokenizer, case):
 def check(program, data, folders):
     files = sorted(f for folder in folders for f in pathlib.Path(folder).rglob("*.jinja"))
     templates = {f"{file.parent.parent.name}/{file.name}": file.read_text() for file in files}
+    for folder in folders:
+        print(f"{len([f for f in files if f.is_relative_to(folder)])} templates in {pathlib.Path(folder).parent.name}")
     listed = list(cases({**templates, **OWN_TEMPLATES}))
     made = [case for *_, case in listed]
     results = ours(program, made)
@@ -212,7 +215,7 @@ def check(program, data, folders):
                 print("differs:", name, "|", conversation, case["add_generation_prompt"])
                 print("    ", a[max(0, at - 60) : at + 100])
                 print("    ", b[max(0, at - 60) : at + 100])
-    print(
+    summary = (
         f"{len(templates)} templates and {len(OWN_TEMPLATES)} of our own, {len(CONVERSATIONS)} conversations, "
         f"with and without prompt: {len(made) - wrong} of {len(made)} equal "
         f"({failing} of them fail in both, {spans} have assistant's spans)"
@@ -232,8 +235,9 @@ def check(program, data, folders):
                     bad += 1
                     if bad <= 5:
                         print("mask differs:", case["template"][:80], case["messages"][-1:], mine.get("error"))
-            print(f"masks under {name}: {count - bad} of {count} equal")
+            summary += f"; {count - bad} of {count} masks of tokens equal"
             wrong += bad
+    print(summary)
     sys.exit(1 if wrong else 0)
 
 

@@ -104,10 +104,10 @@ def main():
               "bf16_losses": curve(dtype=torch.bfloat16)[0], "compiled_bf16_losses": curve(compiled=True, dtype=torch.bfloat16)[0]}
     path = Path(__file__).resolve().parent.parent / "crates/milpa-model/tests/golden/curve.json"
     path.write_text(json.dumps(golden, indent=1) + "\n")
-    print(f"{STEPS} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}")
     for key in ("compiled_losses", "bf16_losses", "compiled_bf16_losses"):
         distances = np.abs(np.array(losses) - np.array(golden[key]))
         print(f"{key}: largest distance {distances.max():.1e}, root mean square {np.sqrt((distances**2).mean()):.1e}")
+    print(f"4 curves of {STEPS} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}")
 
 
 if __name__ == "__main__":

@@ -187,3 +187,4 @@ if __name__ == "__main__":
     save_file(stored, ROOT / "crates/milpa-tensor/tests/golden/operations.safetensors")
     for qk_norm in (True, False):
         decoder(qk_norm)
+    print(f"{len({name.split('.')[0] for name in stored})} operations, {len(stored)} tensors; 2 decoders; torch {torch.__version__}")

@@ -124,3 +124,4 @@ def check(folder):
 if __name__ == "__main__":
     for name in ("qwen3", "llama"):
         check(Path(sys.argv[1]) / name)
+    print("2 exported models: folder, tokenizer, template and GGUF")

@@ -51,7 +51,7 @@ def main():
     text = "".join(f"{name} {np.ascontiguousarray(values).tobytes().hex()}\n" for name, values in lines)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(text)
-    print(f"{OUT}: {len(text)} bytes")
+    print(f"{len(BLOCKS)} formats, {len(lines)} arrays, {len(text)} bytes")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def main():
         cases.append(dict(settings=settings, probabilities=torch.softmax(left, -1).tolist()))
     path = ROOT / "crates/milpa-model/tests/golden/sampling.json"
     path.write_text(json.dumps(dict(logits=logits.tolist(), seen=seen, cases=cases)) + "\n")
+    print(f"{len(cases)} settings")
 
 
 main()

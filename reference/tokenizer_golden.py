@@ -91,6 +91,7 @@ def main():
     for name, value in (("ids", golden_ids(data)), ("chat_templates", golden_templates(data))):
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         (out / f"{name}.json").write_text(text + "\n")
+    print(f"{len(texts())} texts under {len(TOKENIZERS)} tokenizers, templates with {len(CONVERSATIONS)} conversations")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def main():
         for i in differing[:5]:
             print("  ", i, x[i], y[i])
         wrong += count
+    print(f"a vocabulary of {len(by_id[0])} tokens and {len(merges[0])} merges: {wrong} differ")
     sys.exit(1 if wrong else 0)
 
 

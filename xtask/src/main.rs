@@ -7,6 +7,7 @@
 
 mod bench;
 mod dependencies;
+mod golden;
 mod kernels;
 mod sanitize;
 
@@ -21,8 +22,10 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   check                 formatting, lints, docs, dependency directions, licences, duplicates
-  golden --python PATH  make the golden values again with the real peers and compare
-  gguf --python PATH    the last part of golden: GGUF files against llama.cpp, where it is installed
+  golden                make the golden values again with the real peers, run all checks against
+                        them, and print what each compared; in an environment under target/ (or
+                        that of --python PATH) with the packages of reference/requirements.txt
+  gguf                  the last part of golden: GGUF files against llama.cpp
   sanitize              the kernels' tests under AddressSanitizer (about ten minutes on 2 cores)
   kernels               compile the CUDA sources to cubins with the toolchain from PyPI, in an
                         environment under target/ (or that of --python PATH), then as --on-host
@@ -39,8 +42,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
         ["check"] => check(),
-        ["golden", "--python", python] => golden(python),
-        ["gguf", "--python", python] => gguf(python),
+        ["golden"] => golden::golden(None),
+        ["golden", "--python", python] => golden::golden(Some(python)),
+        ["gguf"] => golden::gguf(None),
+        ["gguf", "--python", python] => golden::gguf(Some(python)),
         ["sanitize"] => sanitize::sanitize(),
         ["kernels"] => kernels::compile(None),
         ["kernels", "--python", python] => kernels::compile(Some(python)),
@@ -98,86 +103,4 @@ fn check() -> Result<()> {
     kernels::on_host()?;
     eprintln!("check: all good");
     Ok(())
-}
-
-/// Makes the golden values again with the real peers (PyTorch, transformers, peft, tokenizers, gguf in
-/// the environment of `python`), fails if they differ from the committed ones, and holds exported
-/// models against the ecosystem.
-fn golden(python: &str) -> Result<()> {
-    for script in [
-        "reference/quantised_golden.py",
-        "reference/engine_golden.py",
-        "reference/variants_golden.py",
-        "reference/engine_curve.py",
-        "reference/sampling_golden.py",
-        "reference/lora_golden.py",
-        "reference/heads_golden.py",
-    ] {
-        run(Command::new(python).arg(script))?;
-    }
-    run(Command::new(python).args(["reference/model_families.py", "golden"]))?;
-    let tokens = "crates/milpa-tokens/tests/it/golden";
-    run(Command::new(python).args(["reference/chat_golden.py", "golden", tokens]))?;
-    let golden = vec![
-        "crates/milpa-kernels/tests/golden",
-        "crates/milpa-tensor/tests/golden",
-        "crates/milpa-model/tests/golden",
-        tokens,
-    ];
-    match std::env::var("MILPA_DATA") {
-        Ok(data) => {
-            run(Command::new(python).args(["reference/tokenizer_golden.py", &data, tokens]))?;
-            run(Command::new(python).args([
-                "reference/pieces_golden.py",
-                "golden",
-                &data,
-                tokens,
-            ]))?;
-        }
-        Err(_) => {
-            eprintln!("MILPA_DATA is not set: the tokenizers' golden values are not made again");
-        }
-    }
-    run(Command::new("git").args(["diff", "--exit-code", "--stat", "--"]).args(golden))?;
-    let exported = target("export_check");
-    model_example("export_check", &[&exported])?;
-    run(Command::new(python).args(["reference/model_export_check.py", &exported]))?;
-    let families = target("families_check");
-    run(Command::new(python).args(["reference/model_families.py", "make", &families]))?;
-    model_example("families_check", &[&families])?;
-    run(Command::new(python).args(["reference/model_families.py", "check", &families]))?;
-    let heads = target("heads_check");
-    let test = ["test", "--quiet", "-p", "milpa-model", "--test", "it", "heads"];
-    run(Command::new(env!("CARGO")).args(test).env("MILPA_HEADS", &heads))?;
-    run(Command::new(python).args(["reference/heads_golden.py", "check", &heads]))?;
-    if run(Command::new(python).args(["-c", "import llama_cpp, gguf"])).is_ok() {
-        return gguf(python);
-    }
-    eprintln!(
-        "llama_cpp is not installed for {python}: GGUF files were not held against llama.cpp; \
-         `pip install llama-cpp-python gguf`, then `cargo xtask gguf --python PATH`"
-    );
-    Ok(())
-}
-
-/// Holds GGUF files against llama.cpp, in both directions.
-fn gguf(python: &str) -> Result<()> {
-    let folder = &target("gguf_check");
-    let script =
-        |action| run(Command::new(python).args(["reference/gguf_check.py", action, folder]));
-    model_example("gguf_check", &["write", folder])?;
-    script("quantise")?;
-    model_example("gguf_check", &["read", folder])?;
-    script("check")
-}
-
-/// A folder for what a chore makes.
-fn target(name: &str) -> String {
-    root().join("target").join(name).to_string_lossy().into_owned()
-}
-
-/// Runs an example of `milpa-model`.
-fn model_example(name: &str, rest: &[&str]) -> Result<()> {
-    let arguments = ["run", "--release", "--quiet", "-p", "milpa-model", "--example", name, "--"];
-    cargo(&[&arguments[..], rest].concat())
 }

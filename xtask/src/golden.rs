@@ -1,0 +1,306 @@
+//! Golden values and checks: runs every script of `reference/` that holds Milpa against its peers,
+//! and prints a table of what each of them compared.
+//!
+//! The peers live in one Python environment, whose packages `reference/requirements.txt` fixes. A
+//! script that makes golden values must leave the committed files as they are; a script that checks
+//! must end well. All of them run, whatever fails before.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{cargo, root, run};
+
+const REQUIREMENTS: &str = "reference/requirements.txt";
+/// Its wheel has chat templates; the one of the requirements is older and has value heads.
+const TEMPLATES: &str = "trl==1.16.0";
+/// Packages whose versions stand above the table.
+const PEERS: [&str; 10] = [
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "tokenizers",
+    "sentencepiece",
+    "gguf",
+    "llama-cpp-python",
+    "jinja2",
+];
+
+const KERNELS: &str = "crates/milpa-kernels/tests/golden";
+const TENSOR: &str = "crates/milpa-tensor/tests/golden";
+const MODEL: &str = "crates/milpa-model/tests/golden";
+const TOKENS: &str = "crates/milpa-tokens/tests/it/golden";
+
+/// Makes the golden values again, fails if they differ from the committed ones, and runs all checks.
+/// `python` has the peers; without it they are installed under `target`.
+pub(crate) fn golden(python: Option<&str>) -> Result<()> {
+    let mut session = Session::new(python)?;
+    session.make("quantised_golden.py", &[], &[KERNELS]);
+    session.make("engine_golden.py", &[], &[TENSOR, MODEL]);
+    session.make("variants_golden.py", &[], &[TENSOR]);
+    session.make("engine_curve.py", &[], &[MODEL]);
+    session.make("sampling_golden.py", &[], &[MODEL]);
+    session.make("lora_golden.py", &[], &[MODEL]);
+    session.make("heads_golden.py", &[], &[MODEL]);
+    session.make("model_families.py", &["golden"], &[MODEL]);
+    session.make("chat_golden.py", &["golden", TOKENS], &[TOKENS]);
+    session.make_bert_classes();
+    let data = std::env::var("MILPA_DATA").ok();
+    match &data {
+        Some(data) => {
+            session.make("tokenizer_golden.py", &[data, TOKENS], &[TOKENS]);
+            session.make("pieces_golden.py", &["golden", data, TOKENS], &[TOKENS]);
+            session.check_tokens(data);
+        }
+        None => {
+            for script in [
+                "tokenizer_golden.py",
+                "pieces_golden.py",
+                "tokenizer_check.py",
+                "tokenizer_train.py",
+                "chat_golden.py check",
+            ] {
+                session.skip(script, "MILPA_DATA is not set");
+            }
+        }
+    }
+    session.check_models();
+    session.check_gguf();
+    session.finish()
+}
+
+/// Holds GGUF files against llama.cpp, in both directions.
+pub(crate) fn gguf(python: Option<&str>) -> Result<()> {
+    let mut session = Session::new(python)?;
+    session.check_gguf();
+    session.finish()
+}
+
+/// A line of the table.
+struct Row {
+    script: String,
+    compared: String,
+    result: String,
+    minutes: f64,
+}
+
+/// The environment, and what has been done in it.
+struct Session {
+    python: String,
+    rows: Vec<Row>,
+}
+
+impl Session {
+    fn new(python: Option<&str>) -> Result<Self> {
+        let python = python.map_or_else(install, |python| Ok(python.to_owned()))?;
+        Ok(Self { python, rows: Vec::new() })
+    }
+
+    /// Runs a step and keeps what it says of itself.
+    fn step(&mut self, script: &str, work: impl FnOnce(&Self) -> Result<String>) {
+        let start = Instant::now();
+        let (compared, result) = match work(self) {
+            Ok(compared) => (compared, "equal".to_owned()),
+            Err(error) => {
+                eprintln!("error: {script}: {error:#}");
+                (error.to_string(), "FAILED".to_owned())
+            }
+        };
+        let minutes = start.elapsed().as_secs_f64() / 60.0;
+        self.rows.push(Row { script: script.to_owned(), compared, result, minutes });
+    }
+
+    fn skip(&mut self, script: &str, why: &str) {
+        let (compared, result) = (why.to_owned(), "skipped".to_owned());
+        self.rows.push(Row { script: script.to_owned(), compared, result, minutes: 0.0 });
+    }
+
+    /// A script that writes golden files into `folders`.
+    fn make(&mut self, script: &str, arguments: &[&str], folders: &[&str]) {
+        let name = match arguments {
+            ["golden", ..] => format!("{script} golden"),
+            _ => script.to_owned(),
+        };
+        self.step(&name, |session| {
+            let said = session.script(script, arguments)?;
+            as_committed(folders)?;
+            Ok(format!("{said}; files as committed"))
+        });
+    }
+
+    /// The classes of characters are printed instead of written.
+    fn make_bert_classes(&mut self) {
+        self.step("bert_classes.py", |session| {
+            let path = "crates/milpa-tokens/src/bert_classes.rs";
+            let mut command = session.command("bert_classes.py", &[]);
+            let output = command.stderr(Stdio::inherit()).output()?;
+            ensure!(output.status.success(), "bert_classes.py: {}", output.status);
+            std::fs::write(root().join(path), &output.stdout)?;
+            as_committed(&[path])?;
+            Ok("every character's class; file as committed".to_owned())
+        });
+    }
+
+    /// Checks of tokenizers and chat templates on the texts of `data`.
+    fn check_tokens(&mut self, data: &str) {
+        let example =
+            ["build", "--release", "--quiet", "-p", "milpa-tokens", "--example", "tokens"];
+        let program = target("release/examples/tokens");
+        let program = program.as_str();
+        self.step("pieces_golden.py check", |session| {
+            cargo(&example)?;
+            session.script("pieces_golden.py", &["check", data, program])
+        });
+        for (tokenizer, texts) in [
+            ("gpt2", "indigenous"),
+            ("olmo/allenai_dolma2.json", "es_law_peru"),
+            ("olmo/allenai_eleuther-ai-gpt-neox-20b-pii-special.json", "pt_br_news_sentences"),
+        ] {
+            self.step(&format!("tokenizer_check.py {tokenizer}"), |session| {
+                let tokenizer = format!("{data}/tokenizers/{tokenizer}");
+                let texts = format!("{data}/text/{texts}.jsonl.zst");
+                session.script("tokenizer_check.py", &[program, &tokenizer, &texts])
+            });
+        }
+        self.step("tokenizer_train.py", |session| {
+            let texts = format!("{data}/text/es_law_peru.jsonl.zst");
+            session.script("tokenizer_train.py", &[program, "8000", &texts])
+        });
+        self.step("chat_golden.py check", |session| {
+            let published = format!("{data}/tokenizers/chat_templates");
+            let of_trl = session.templates_of_trl()?;
+            session.script("chat_golden.py", &["check", program, data, &published, &of_trl])
+        });
+    }
+
+    /// Checks of models that are exported and read.
+    fn check_models(&mut self) {
+        self.step("model_export_check.py", |session| {
+            let folder = &target("export_check");
+            model_example("export_check", &[folder])?;
+            session.script("model_export_check.py", &[folder])
+        });
+        self.step("model_families.py check", |session| {
+            let folder = &target("families_check");
+            session.script("model_families.py", &["make", folder])?;
+            model_example("families_check", &[folder])?;
+            session.script("model_families.py", &["check", folder])
+        });
+        self.step("heads_golden.py check", |session| {
+            let folder = &target("heads_check");
+            let test = ["test", "--quiet", "-p", "milpa-model", "--test", "it", "heads"];
+            run(Command::new(env!("CARGO")).args(test).env("MILPA_HEADS", folder))?;
+            session.script("heads_golden.py", &["check", folder])
+        });
+    }
+
+    fn check_gguf(&mut self) {
+        self.step("gguf_check.py", |session| {
+            let folder = &target("gguf_check");
+            model_example("gguf_check", &["write", folder])?;
+            session.script("gguf_check.py", &["quantise", folder])?;
+            model_example("gguf_check", &["read", folder])?;
+            session.script("gguf_check.py", &["check", folder])
+        });
+    }
+
+    /// The templates of trl's wheel, which is unpacked beside the environment.
+    fn templates_of_trl(&self) -> Result<String> {
+        let folder = target("golden-templates");
+        let templates = format!("{folder}/trl/chat_templates");
+        if !Path::new(&templates).exists() {
+            run(Command::new(&self.python)
+                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+                .args(["--no-deps", "--target", &folder, TEMPLATES]))?;
+        }
+        Ok(templates)
+    }
+
+    fn command(&self, script: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg(format!("reference/{script}")).args(arguments).current_dir(root());
+        // Nothing is fetched, and threads do not fork.
+        command.env("HF_HUB_OFFLINE", "1").env("TOKENIZERS_PARALLELISM", "false");
+        command
+    }
+
+    /// Runs a script, shows what it prints, and returns the last line.
+    fn script(&self, script: &str, arguments: &[&str]) -> Result<String> {
+        eprintln!("$ {} reference/{script} {}", self.python, arguments.join(" "));
+        let mut child = self
+            .command(script, arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.python))?;
+        let mut last = String::new();
+        for line in BufReader::new(child.stdout.take().expect("it is piped")).lines() {
+            let line = line?;
+            eprintln!("{line}");
+            if !line.trim().is_empty() {
+                last = line;
+            }
+        }
+        let status = child.wait()?;
+        ensure!(status.success(), "{status}; its last line: {last}");
+        Ok(last)
+    }
+
+    /// Prints versions and table; fails if a row did.
+    fn finish(self) -> Result<()> {
+        let versions = "import importlib.metadata as m, sys\n\
+                        print('Python', sys.version.split()[0], *(p + ' ' + m.version(p) for p in sys.argv[1:]))";
+        let output = Command::new(&self.python).args(["-c", versions]).args(PEERS).output()?;
+        println!("{}", String::from_utf8_lossy(&output.stdout).trim());
+        let width = self.rows.iter().map(|row| row.script.len()).max().unwrap_or(0);
+        println!("{:<width$}  {:<7} {:>7}  compared", "script", "result", "minutes");
+        for Row { script, compared, result, minutes } in &self.rows {
+            println!("{script:<width$}  {result:<7} {minutes:>7.1}  {compared}");
+        }
+        let failed = self.rows.iter().filter(|row| row.result == "FAILED").count();
+        if failed > 0 {
+            bail!("{failed} of {} scripts failed", self.rows.len());
+        }
+        Ok(())
+    }
+}
+
+/// Installs the peers in an environment of their own and returns its Python.
+fn install() -> Result<String> {
+    let environment = PathBuf::from(target("golden-peers"));
+    let python = environment.join("bin/python");
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+    }
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(["-r", REQUIREMENTS]))?;
+    Ok(python.to_string_lossy().into_owned())
+}
+
+/// Fails if a file in `paths` is another than the committed one.
+fn as_committed(paths: &[&str]) -> Result<()> {
+    let mut command = Command::new("git");
+    command.args(["status", "--porcelain", "--"]).args(paths).current_dir(root());
+    let output = command.output().context("cannot start git")?;
+    let changed = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && changed.is_empty(), "it changed\n{}", changed.trim_end());
+    Ok(())
+}
+
+/// A folder for what a chore makes.
+fn target(name: &str) -> String {
+    root().join("target").join(name).to_string_lossy().into_owned()
+}
+
+/// Runs an example of `milpa-model`.
+fn model_example(name: &str, rest: &[&str]) -> Result<()> {
+    let arguments = ["run", "--release", "--quiet", "-p", "milpa-model", "--example", name, "--"];
+    cargo(&[&arguments[..], rest].concat())
+}
