@@ -71,11 +71,21 @@ struct Best {
     start: u32,
 }
 
+/// A piece, or an unknown character, in its place.
+#[derive(Clone, Copy)]
+struct PieceStep {
+    start: usize,
+    end: usize,
+    score: f64,
+}
+
 /// Buffers of a segmentation, and the path that was found.
 #[derive(Default)]
 struct Lattice {
     /// By the byte at which a path ends.
     best: Vec<Best>,
+    /// The pieces that fit somewhere, by where they begin.
+    steps: Vec<PieceStep>,
     /// `NO_PIECE` for an unknown character.
     ids: Vec<u32>,
     /// Places among the ids, and in the text.
@@ -83,6 +93,24 @@ struct Lattice {
 }
 
 impl Lattice {
+    /// By how much the best segmentation of a word of at most [`KEPT_BYTES`] scores more than the
+    /// next one, in exact arithmetic (but for f64); infinite if there is no other.
+    fn margin(&self, bytes: usize) -> f64 {
+        let mut two = [[f64::NEG_INFINITY; 2]; KEPT_BYTES + 1];
+        two[0][0] = 0.0;
+        for &PieceStep { start, end, score } in &self.steps {
+            for before in two[start] {
+                let (score, place) = (before + score, &mut two[end]);
+                if score > place[0] {
+                    *place = [score, place[0]];
+                } else if score > place[1] {
+                    place[1] = score;
+                }
+            }
+        }
+        two[bytes][0] - two[bytes][1]
+    }
+
     fn take(&self, text: &str, take: &mut dyn FnMut(Part<'_>)) {
         let mut start = 0;
         for (at, range) in &self.unknown {
@@ -178,7 +206,7 @@ impl Unigram {
         }
         let end = self.segment(word, total, lattice);
         if word.len() <= KEPT_BYTES && lattice.unknown.is_empty() {
-            let margin = self.margin(word);
+            let margin = lattice.margin(word.len());
             if margin > safe {
                 cache.put(word.as_bytes(), &lattice.ids, margin as f32);
             }
@@ -210,12 +238,22 @@ impl Unigram {
     /// score before it is `total`; returns the score after it.
     fn segment(&self, text: &str, total: f64, lattice: &mut Lattice) -> f64 {
         let bytes = text.as_bytes();
-        let best = &mut lattice.best;
+        let keeps_steps = bytes.len() <= KEPT_BYTES;
+        let Lattice { best, steps, .. } = lattice;
+        steps.clear();
         best.clear();
         best.resize(bytes.len() + 1, Best { score: 0.0, piece: NO_PIECE, start: UNREACHED });
         best[0].score = total;
-        let improve = |place: &mut Best, score: f64, piece: u32, start: usize| {
-            let score = self.round(score);
+        let mut step = |start: usize,
+                        end: usize,
+                        score: f64,
+                        piece: u32,
+                        till_here: f64,
+                        best: &mut [Best]| {
+            if keeps_steps {
+                steps.push(PieceStep { start, end, score });
+            }
+            let (score, place) = (self.round(score + till_here), &mut best[end]);
             if place.start == UNREACHED || score > place.score {
                 *place = Best { score, piece, start: start as u32 };
             }
@@ -226,12 +264,11 @@ impl Unigram {
             let mut single = false;
             self.trie.prefixes(&bytes[start..], |length, piece| {
                 single |= start + length == character_end;
-                let score = self.scores[piece as usize] + till_here;
-                improve(&mut best[start + length], score, piece, start);
+                let score = self.scores[piece as usize];
+                step(start, start + length, score, piece, till_here, best);
             });
             if !single {
-                let score = self.unknown_score + till_here;
-                improve(&mut best[character_end], score, NO_PIECE, start);
+                step(start, character_end, self.unknown_score, NO_PIECE, till_here, best);
             }
         }
         lattice.ids.clear();
@@ -254,41 +291,6 @@ impl Unigram {
             *at = last - *at;
         }
         lattice.best[bytes.len()].score
-    }
-
-    /// By how much the best segmentation of a short word that can be written whole scores more than
-    /// the next one, in exact arithmetic (but for f64); infinite if there is no other.
-    fn margin(&self, word: &str) -> f64 {
-        let bytes = word.as_bytes();
-        let mut two = [[f64::NEG_INFINITY; 2]; KEPT_BYTES + 1];
-        two[0][0] = 0.0;
-        let improve = |place: &mut [f64; 2], score: f64| {
-            if score > place[0] {
-                *place = [score, place[0]];
-            } else if score > place[1] {
-                place[1] = score;
-            }
-        };
-        for (start, character) in word.char_indices() {
-            let till_here = two[start];
-            let character_end = start + character.len_utf8();
-            let mut single = false;
-            self.trie.prefixes(&bytes[start..], |length, piece| {
-                single |= start + length == character_end;
-                let score = self.scores[piece as usize];
-                let place = &mut two[start + length];
-                for before in till_here {
-                    improve(place, before + score);
-                }
-            });
-            if !single {
-                let place = &mut two[character_end];
-                for before in till_here {
-                    improve(place, before + self.unknown_score);
-                }
-            }
-        }
-        two[bytes.len()][0] - two[bytes.len()][1]
     }
 }
 
@@ -329,6 +331,21 @@ mod tests {
         check(&pieces, "añ日b", &[Some(0), Some(4), None, Some(1)]);
         check(&pieces, "", &[]);
         check(&[], "ab", &[None, None]);
+    }
+
+    #[test]
+    fn sums_are_those_of_f32() {
+        let lowest = -15.3f32;
+        let unigram = unigram(&[("a", f64::from(lowest)), ("▁", -1.0)], Precision::Single);
+        for count in 0..200 {
+            let total = -0.37 * count as f32;
+            let check = |text: &str, score: f32| {
+                let found = unigram.segment(text, total.into(), &mut Lattice::default());
+                assert_eq!(found as f32, total + score, "{text} after {total}");
+            };
+            check("日", lowest - 10.0);
+            check("a", lowest);
+        }
     }
 
     proptest! {
