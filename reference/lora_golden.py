@@ -56,6 +56,9 @@ def main():
         names = sorted(adapter)
         config = json.loads((folder / "adapter_config.json").read_text())
         config.update(base_model_name_or_path=case, target_modules=sorted(config["target_modules"]))
+        # peft keeps a set of them.
+        if config.get("target_parameters"):
+            config["target_parameters"].sort()
         description[case] = dict(config=config, tensors={n: list(adapter[n].shape) for n in names},
                                  loss=float(loss.detach()))
         stored[f"{case}.logits"] = logits.detach().contiguous()

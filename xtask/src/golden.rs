@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{cargo, root, run};
+use crate::{root, run};
 
 const REQUIREMENTS: &str = "reference/requirements.txt";
 /// Its wheel has chat templates; the one of the requirements is older and has value heads.
@@ -33,30 +33,31 @@ const PEERS: [&str; 10] = [
     "jinja2",
 ];
 
-const KERNELS: &str = "crates/milpa-kernels/tests/golden";
-const TENSOR: &str = "crates/milpa-tensor/tests/golden";
-const MODEL: &str = "crates/milpa-model/tests/golden";
 const TOKENS: &str = "crates/milpa-tokens/tests/it/golden";
 
 /// Makes the golden values again, fails if they differ from the committed ones, and runs all checks.
 /// `python` has the peers; without it they are installed under `target`.
 pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     let mut session = Session::new(python)?;
-    session.make("quantised_golden.py", &[], &[KERNELS]);
-    session.make("engine_golden.py", &[], &[TENSOR, MODEL]);
-    session.make("variants_golden.py", &[], &[TENSOR]);
-    session.make("engine_curve.py", &[], &[MODEL]);
-    session.make("sampling_golden.py", &[], &[MODEL]);
-    session.make("lora_golden.py", &[], &[MODEL]);
-    session.make("heads_golden.py", &[], &[MODEL]);
-    session.make("model_families.py", &["golden"], &[MODEL]);
-    session.make("chat_golden.py", &["golden", TOKENS], &[TOKENS]);
+    session.make("quantised_golden.py", &[], &[&of("kernels", "quantised.txt")]);
+    let made = [of("tensor", "operations.*"), of("model", "decoder_*")];
+    session.make("engine_golden.py", &[], &made.each_ref().map(String::as_str));
+    session.make("variants_golden.py", &[], &[&of("tensor", "variants.*")]);
+    session.make("engine_curve.py", &[], &[&of("model", "curve.json")]);
+    session.make("sampling_golden.py", &[], &[&of("model", "sampling.json")]);
+    session.make("lora_golden.py", &[], &[&of("model", "lora.*")]);
+    session.make("heads_golden.py", &[], &[&of("model", "heads.*")]);
+    session.make("model_families.py", &["golden"], &[&of("model", "families.*")]);
+    session.make("chat_golden.py", &["golden", TOKENS], &[&format!("{TOKENS}/chat_cases.json")]);
     session.make_bert_classes();
     let data = std::env::var("MILPA_DATA").ok();
     match &data {
         Some(data) => {
-            session.make("tokenizer_golden.py", &[data, TOKENS], &[TOKENS]);
-            session.make("pieces_golden.py", &["golden", data, TOKENS], &[TOKENS]);
+            let made = [format!("{TOKENS}/ids.json"), format!("{TOKENS}/chat_templates.json")];
+            let made = made.each_ref().map(String::as_str);
+            session.make("tokenizer_golden.py", &[data, TOKENS], &made);
+            let made = format!("{TOKENS}/pieces.json");
+            session.make("pieces_golden.py", &["golden", data, TOKENS], &[&made]);
             session.check_tokens(data);
         }
         None => {
@@ -74,6 +75,11 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.check_models();
     session.check_gguf();
     session.finish()
+}
+
+/// Golden files of a crate.
+fn of(name: &str, file: &str) -> String {
+    format!("crates/milpa-{name}/tests/golden/{file}")
 }
 
 /// Holds GGUF files against llama.cpp, in both directions.
@@ -122,16 +128,15 @@ impl Session {
         self.rows.push(Row { script: script.to_owned(), compared, result, minutes: 0.0 });
     }
 
-    /// A script that writes golden files into `folders`.
-    fn make(&mut self, script: &str, arguments: &[&str], folders: &[&str]) {
+    /// A script that writes the golden files `made`.
+    fn make(&mut self, script: &str, arguments: &[&str], made: &[&str]) {
         let name = match arguments {
             ["golden", ..] => format!("{script} golden"),
             _ => script.to_owned(),
         };
         self.step(&name, |session| {
             let said = session.script(script, arguments)?;
-            as_committed(folders)?;
-            Ok(format!("{said}; files as committed"))
+            Ok(format!("{said}; {}", session.script("golden_difference.py", made)?))
         });
     }
 
@@ -143,8 +148,8 @@ impl Session {
             let output = command.stderr(Stdio::inherit()).output()?;
             ensure!(output.status.success(), "bert_classes.py: {}", output.status);
             std::fs::write(root().join(path), &output.stdout)?;
-            as_committed(&[path])?;
-            Ok("every character's class; file as committed".to_owned())
+            let same = session.script("golden_difference.py", &[path])?;
+            Ok(format!("every character's class; {same}"))
         });
     }
 
@@ -196,7 +201,8 @@ impl Session {
         self.step("heads_golden.py check", |session| {
             let folder = &target("heads_check");
             let test = ["test", "--quiet", "-p", "milpa-model", "--test", "it", "heads"];
-            run(Command::new(env!("CARGO")).args(test).env("MILPA_HEADS", folder))?;
+            let mut command = Command::new(env!("CARGO"));
+            run(command.args(test).env("MILPA_HEADS", folder).stdout(std::io::stderr()))?;
             session.script("heads_golden.py", &["check", folder])
         });
     }
@@ -284,16 +290,6 @@ fn install() -> Result<String> {
     Ok(python.to_string_lossy().into_owned())
 }
 
-/// Fails if a file in `paths` is another than the committed one.
-fn as_committed(paths: &[&str]) -> Result<()> {
-    let mut command = Command::new("git");
-    command.args(["status", "--porcelain", "--"]).args(paths).current_dir(root());
-    let output = command.output().context("cannot start git")?;
-    let changed = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success() && changed.is_empty(), "it changed\n{}", changed.trim_end());
-    Ok(())
-}
-
 /// A folder for what a chore makes.
 fn target(name: &str) -> String {
     root().join("target").join(name).to_string_lossy().into_owned()
@@ -303,4 +299,9 @@ fn target(name: &str) -> String {
 fn model_example(name: &str, rest: &[&str]) -> Result<()> {
     let arguments = ["run", "--release", "--quiet", "-p", "milpa-model", "--example", name, "--"];
     cargo(&[&arguments[..], rest].concat())
+}
+
+/// Runs cargo with what it prints beside the table, not in it.
+fn cargo(arguments: &[&str]) -> Result<()> {
+    run(Command::new(env!("CARGO")).args(arguments).stdout(std::io::stderr()))
 }
