@@ -191,8 +191,7 @@ def masks(tokenizer, case):
 def check(program, data, folders):
     files = sorted(f for folder in folders for f in pathlib.Path(folder).rglob("*.jinja"))
     templates = {f"{file.parent.parent.name}/{file.name}": file.read_text() for file in files}
-    for folder in folders:
-        print(f"{len([f for f in files if f.is_relative_to(folder)])} templates in {pathlib.Path(folder).parent.name}")
+    counts = [f"{sum(f.is_relative_to(folder) for f in files)} templates of {pathlib.Path(folder).parent.name}" for folder in folders]
     listed = list(cases({**templates, **OWN_TEMPLATES}))
     made = [case for *_, case in listed]
     results = ours(program, made)
@@ -216,7 +215,7 @@ def check(program, data, folders):
                 print("    ", a[max(0, at - 60) : at + 100])
                 print("    ", b[max(0, at - 60) : at + 100])
     summary = (
-        f"{len(templates)} templates and {len(OWN_TEMPLATES)} of our own, {len(CONVERSATIONS)} conversations, "
+        f"{', '.join(counts)} and {len(OWN_TEMPLATES)} of our own, {len(CONVERSATIONS)} conversations, "
         f"with and without prompt: {len(made) - wrong} of {len(made)} equal "
         f"({failing} of them fail in both, {spans} have assistant's spans)"
     )

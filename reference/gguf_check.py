@@ -118,6 +118,7 @@ def check(folder):
         values = check_values(path)
         check_llama(path, expected, any("_exps" in name for name in exact))
     print(f"{folder.name}: {len(files)} files, the {values} values of each equal to the gguf package's bit for bit")
+    return len(files)
 
 
 def main():
@@ -128,13 +129,12 @@ def main():
         for folder in formats:
             quantise(folder)
         return
-    for folder in formats + families:
-        check(folder)
+    files = sum(check(folder) for folder in formats + families)
     for folder in formats:
         exact = tensors(folder / "milpa-F32.gguf")
         for name in FORMATS:
             compare_quantisers(folder, name, exact)
-    print(f"llama.cpp (llama-cpp-python {llama_cpp.__version__}) agrees on {len(formats + families)} models")
+    print(f"{files} GGUF files of {len(formats + families)} models: values, ids and next tokens; {len(FORMATS)} formats quantised by both")
 
 
 if __name__ == "__main__":
