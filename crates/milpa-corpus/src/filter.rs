@@ -1,27 +1,35 @@
-//! Filters: each looks at one document and keeps it, or drops it with a reason and the numbers.
+//! Filters: each looks at one document and keeps it, or drops it with the rule and the numbers.
 //!
-//! Thresholds depend on the language ([`thresholds`]), the list of filters on the kind of source
-//! ([`filters_of`]). To add a filter: implement [`Filter`] in a file of its own, put it on the list,
-//! and give its thresholds a default in [`Thresholds`].
+//! The rules are those of Gopher ([`gopher_quality`], [`gopher_repetition`]), [`c4`] and
+//! [`fineweb`], defined exactly as datatrove computes them, so that published thresholds keep their
+//! meaning; a rule has the name that datatrove gives it. Limits depend on the language and the kind
+//! of source and are data (`data/thresholds.toml`, read by [`thresholds`]); which filters a kind of
+//! source passes is said in [`filters_of`]. To add a filter: implement [`Filter`] in a file of its
+//! own, put it on the list, and give its limits a value in the data.
 
-use milpa_base::seed::splitmix64;
-use milpa_text::{minhash::word_hash, normalise::fold_word, segment};
+use milpa_text::WordRules;
 
 use crate::{config::Preset, document::Reason};
 
 pub mod blocklist;
-mod lines;
-mod quality;
-mod repetition;
+pub mod c4;
+mod characters;
+pub mod fineweb;
+pub mod gopher_quality;
+pub mod gopher_repetition;
 pub mod thresholds;
 
+pub use c4::C4;
+pub use fineweb::FineWeb;
+pub use gopher_quality::GopherQuality;
+pub use gopher_repetition::GopherRepetition;
 pub use thresholds::{ThresholdOverrides, ThresholdTable, Thresholds};
 
 /// Languages written without spaces between words: each letter counts as a word.
 const SPACELESS: &[&str] =
     &["cmn", "zho", "yue", "jpn", "tha", "lao", "khm", "mya", "bod", "shn", "iii"];
 
-/// One rule or family of rules.
+/// One family of rules.
 pub trait Filter: Send + Sync {
     /// Looks at a document; `Some` drops it.
     fn check(&self, view: &View<'_>, thresholds: &Thresholds) -> Option<Verdict>;
@@ -38,21 +46,37 @@ pub trait Filter: Send + Sync {
 pub struct Verdict {
     /// The reason it counts under.
     pub reason: Reason,
-    /// The rule with the value found and the value allowed.
+    /// The rule, by the name that datatrove gives it where it has it.
+    pub rule: &'static str,
+    /// The value found and the value allowed.
     pub detail: String,
 }
 
 impl Verdict {
-    pub(crate) fn below(reason: Reason, what: &str, value: f64, least: f64) -> Option<Self> {
+    pub(crate) fn below(
+        reason: Reason,
+        rule: &'static str,
+        what: &str,
+        value: f64,
+        least: f64,
+    ) -> Option<Self> {
         (value < least).then(|| Self {
             reason,
+            rule,
             detail: format!("{what} {} is below {}", short(value), short(least)),
         })
     }
 
-    pub(crate) fn above(reason: Reason, what: &str, value: f64, most: f64) -> Option<Self> {
+    pub(crate) fn above(
+        reason: Reason,
+        rule: &'static str,
+        what: &str,
+        value: f64,
+        most: f64,
+    ) -> Option<Self> {
         (value > most).then(|| Self {
             reason,
+            rule,
             detail: format!("{what} {} is above {}", short(value), short(most)),
         })
     }
@@ -68,46 +92,38 @@ fn short(value: f64) -> String {
 pub struct View<'a> {
     /// The whole text.
     pub text: &'a str,
+    /// Its length in characters.
+    pub chars: usize,
     /// Its language, ISO 639-3.
     pub language: &'a str,
     /// Where it was published.
     pub url: Option<&'a str>,
-    /// Lines that are not blank.
-    pub lines: Vec<&'a str>,
-    /// Words.
+    /// Words and marks, as spaCy's rules for the language cut them.
     pub words: Vec<&'a str>,
-    /// Hash of each word in lower case.
-    pub word_hashes: Vec<u64>,
 }
 
 impl<'a> View<'a> {
     /// Looks at `text`, which is in the language with the ISO 639-3 code `language`.
     pub fn new(text: &'a str, language: &'a str, url: Option<&'a str>) -> Self {
-        let words: Vec<&str> = if SPACELESS.contains(&language) {
-            text.char_indices()
-                .filter(|(_, c)| segment::is_word_char(*c))
-                .map(|(at, c)| &text[at..at + c.len_utf8()])
-                .collect()
-        } else {
-            segment::words(text).collect()
-        };
-        let mut folded = String::new();
-        let word_hashes = words
-            .iter()
-            .map(|word| {
-                fold_word(word, &mut folded);
-                word_hash(&folded)
-            })
-            .collect();
-        Self { text, language, url, lines: segment::lines(text).collect(), words, word_hashes }
+        let mut words = WordRules::of(language).split(text);
+        if SPACELESS.contains(&language) {
+            words = words.into_iter().flat_map(letters).collect();
+        }
+        Self { text, chars: count_chars(text), language, url, words }
     }
+}
 
-    /// Hashes of all runs of `length` words.
-    pub(crate) fn ngrams(&self, length: usize) -> impl Iterator<Item = u64> {
-        self.word_hashes
-            .windows(length)
-            .map(|run| run.iter().fold(0, |hash, &word| splitmix64(hash ^ word)))
+/// The letters of a word, or the word where it has marks and digits only.
+fn letters(word: &str) -> Vec<&str> {
+    if !word.chars().any(char::is_alphabetic) {
+        return vec![word];
     }
+    word.char_indices().map(|(at, c)| &word[at..at + c.len_utf8()]).collect()
+}
+
+/// Number of characters (Unicode scalar values).
+fn count_chars(text: &str) -> usize {
+    if text.is_ascii() { text.len() } else { text.chars().count() }
 }
 
 /// Number of `part` in `whole`, as a share; 0 of nothing.
@@ -116,31 +132,24 @@ fn share(part: usize, whole: usize) -> f64 {
 }
 
 /// The filters that documents of a kind pass, in order.
+///
+/// Web pages pass what FineWeb2 asks (no C4 but its filler text), with our block list; what edited
+/// text is excused from is off in its thresholds.
 pub fn filters_of(preset: Preset) -> Vec<Box<dyn Filter>> {
+    // Our extraction writes Markdown.
+    let quality = GopherQuality { markdown: true };
     match preset {
         Preset::None => Vec::new(),
-        Preset::Book => vec![
-            Box::new(quality::Length),
-            Box::new(quality::Letters),
-            Box::new(repetition::RepeatedLines),
-        ],
-        Preset::Law => vec![Box::new(quality::Length), Box::new(quality::Letters)],
+        Preset::Book => vec![Box::new(quality), Box::new(GopherRepetition)],
+        Preset::Law => vec![Box::new(quality)],
         Preset::Web => vec![
             Box::new(blocklist::Blocklist),
-            Box::new(quality::Length),
-            Box::new(quality::Letters),
-            Box::new(quality::Prose),
-            Box::new(repetition::RepeatedLines),
-            Box::new(repetition::RepeatedWords),
-            Box::new(lines::Lines),
+            Box::new(quality),
+            Box::new(GopherRepetition),
+            Box::new(C4 { lorem_ipsum: true, ..C4::OFF }),
+            Box::new(FineWeb { markdown: true }),
         ],
     }
-}
-
-/// Drops lines that belong to the page and not to its text (cookie notices, sharing prompts);
-/// returns how many. Only for web pages.
-pub fn clean_lines(text: &mut String) -> usize {
-    lines::clean(text)
 }
 
 #[cfg(test)]
@@ -163,16 +172,16 @@ pub(crate) mod tests {
         filters_of(preset).iter().find_map(|filter| filter.check(&view, table.of(language, preset)))
     }
 
-    fn check(text: &str, language: &str, preset: Preset, expect: Option<Reason>) {
+    fn check(text: &str, language: &str, preset: Preset, expect: Option<&str>) {
         let found = verdict(text, language, preset);
-        assert_eq!(found.as_ref().map(|v| v.reason), expect, "{found:?}: {text:.300}");
+        assert_eq!(found.as_ref().map(|v| v.rule), expect, "{found:?}: {text:.300}");
     }
 
     #[test]
     fn good_text_passes_and_short_text_does_not() {
         for preset in [Preset::Web, Preset::Book, Preset::Law] {
             check(GOOD, "spa", preset, None);
-            check("Hola a todos.", "spa", preset, Some(Reason::Length));
+            check("Hola a todos.", "spa", preset, Some("gopher_short_doc"));
         }
         check("Hola", "spa", Preset::None, None);
     }
@@ -187,28 +196,50 @@ pub(crate) mod tests {
              hinaspam wasinkuman kutimunku.";
         check(quechua, "quy", Preset::Web, None);
         let long = quechua.replace(' ', "").replace(['.', ','], " ");
-        check(&long.repeat(8), "eng", Preset::Web, Some(Reason::Quality));
+        check(&long.repeat(8), "eng", Preset::Web, Some("gopher_above_avg_threshold"));
     }
 
     #[test]
-    fn pages_that_are_no_prose_fall_with_their_reason() {
-        check(&format!("{GOOD}\n").repeat(6), "spa", Preset::Web, Some(Reason::Repetition));
-        check(&"compre barato ahora ".repeat(60), "spa", Preset::Web, Some(Reason::Quality));
+    fn pages_that_are_no_prose_fall_with_their_rule() {
+        check(&format!("{GOOD}\n").repeat(6), "spa", Preset::Web, Some("dup_line_frac"));
+        let spam = "compre barato ahora ".repeat(60);
+        check(&spam, "spa", Preset::Web, Some("gopher_enough_stop_words"));
         let list = (0..80)
             .map(|i| format!("- punto {i} de la lista que el autor ve\n"))
             .collect::<Vec<_>>()
             .concat();
-        assert!(verdict(&list, "spa", Preset::Web).is_some());
-        let numbers = (0..300).map(|i| format!("{i} {} ", i * 37)).collect::<Vec<_>>().concat();
-        check(&numbers, "spa", Preset::Web, Some(Reason::Quality));
-        check(&numbers, "spa", Preset::Law, Some(Reason::Quality));
+        check(&list, "spa", Preset::Web, Some("gopher_too_many_bullets"));
+        let numbers = (100..400).map(|i| format!("{i} {} ", i * 37)).collect::<Vec<_>>().concat();
+        check(&numbers, "spa", Preset::Web, Some("gopher_below_alpha_threshold"));
+        check(&numbers, "spa", Preset::Law, Some("gopher_below_alpha_threshold"));
         let spam = format!("{GOOD} casino online, apuestas deportivas, viagra, préstamos sin buró");
-        check(&spam, "spa", Preset::Web, Some(Reason::Blocklist));
+        check(&spam, "spa", Preset::Web, Some("spam_phrases"));
+        let filler = format!("{GOOD}\nLorem ipsum dolor sit amet.");
+        check(&filler, "spa", Preset::Web, Some("lorem_ipsum"));
+    }
+
+    #[test]
+    fn headings_are_no_symbols() {
+        let titles = ["Río", "Campo", "Tarde"];
+        let sections = GOOD.lines().zip(titles);
+        let titled: Vec<String> =
+            sections.map(|(line, title)| format!("######### {title}\n\n{line}\n\n")).collect();
+        let titled = titled.concat();
+        let view = View::new(&titled, "spa", None);
+        let rule = |markdown| {
+            let stop_words = Vec::new();
+            let limits = Thresholds { stop_words, min_letter_words: 0.5, ..Thresholds::default() };
+            GopherQuality { markdown }.check(&view, &limits).map(|verdict| verdict.rule)
+        };
+        assert_eq!((rule(false), rule(true)), (Some("gopher_too_many_hashes"), None));
+        let tagged = GOOD.replace(' ', " #");
+        check(&tagged, "spa", Preset::Web, Some("gopher_too_many_hashes"));
     }
 
     #[test]
     fn a_verdict_tells_the_numbers() {
         let verdict = verdict("Tres palabras solas.", "spa", Preset::Web).unwrap();
         assert_eq!(verdict.detail, "number of words 3 is below 50");
+        assert_eq!(verdict.reason, Reason::Length);
     }
 }

@@ -134,7 +134,7 @@ impl<'a> Preparer<'a> {
         };
         let mut text = normalise(&draft.text);
         if self.source.filters == Preset::Web {
-            counts.lines_removed = filter::clean_lines(&mut text) as u64;
+            counts.lines_removed = filter::blocklist::clean_notices(&mut text) as u64;
         }
         let (label, confidence) = if let Some(declared) = self.declared {
             (declared, 1.0)
@@ -260,7 +260,7 @@ impl<'a> Preparer<'a> {
                 .iter()
                 .filter(|filter| filter.needs_language() == needs_language)
                 .find_map(|filter| filter.check(&view, thresholds))
-                .map(|verdict| (verdict.reason, verdict.detail))
+                .map(|verdict| (verdict.reason, format!("{}: {}", verdict.rule, verdict.detail)))
         };
         if let Some(verdict) = verdict(false) {
             return Some(verdict);

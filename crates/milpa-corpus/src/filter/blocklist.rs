@@ -7,6 +7,8 @@ use crate::document::Reason;
 
 /// Different spam phrases from which a text is spam.
 const MIN_PHRASES: usize = 3;
+/// A longer line is text even if it speaks of cookies, in characters.
+const MAX_NOTICE_CHARS: usize = 200;
 
 /// The data: sections in brackets, one entry per line, `#` for comments.
 const DATA: &str = include_str!("../../data/blocklist.txt");
@@ -16,8 +18,9 @@ pub(super) struct Blocklist;
 
 impl Filter for Blocklist {
     fn check(&self, view: &View<'_>, _: &Thresholds) -> Option<Verdict> {
-        let detail = view.url.and_then(blocked_url).or_else(|| spam_phrases(view.text))?;
-        Some(Verdict { reason: Reason::Blocklist, detail })
+        let address = view.url.and_then(blocked_url).map(|detail| ("blocked_address", detail));
+        let found = address.or_else(|| Some(("spam_phrases", spam_phrases(view.text)?)));
+        found.map(|(rule, detail)| Verdict { reason: Reason::Blocklist, rule, detail })
     }
 
     fn needs_language(&self) -> bool {
@@ -84,8 +87,20 @@ fn spam_phrases(text: &str) -> Option<String> {
     })
 }
 
+/// Removes lines that belong to the page and not to its text (cookie notices, sharing prompts):
+/// short ones with a phrase of the list of notices; returns how many. Only for web pages.
+pub fn clean_notices(text: &mut String) -> usize {
+    let is_notice = |line: &str| line.chars().nth(MAX_NOTICE_CHARS).is_none() && is_notice(line);
+    let removed = text.lines().filter(|line| is_notice(line)).count();
+    if removed > 0 {
+        let kept: Vec<&str> = text.lines().filter(|line| !is_notice(line)).collect();
+        *text = kept.join("\n");
+    }
+    removed
+}
+
 /// Whether a line is a notice of the page.
-pub(super) fn is_notice(line: &str) -> bool {
+fn is_notice(line: &str) -> bool {
     let lower = line.to_lowercase();
     lists().notices.iter().any(|notice| has_phrase(&lower, notice))
 }
@@ -111,6 +126,18 @@ mod tests {
                 assert_eq!(*entry, entry.to_lowercase(), "entries are compared in lower case");
             }
         }
+    }
+
+    #[test]
+    fn notices_are_removed_and_text_stays() {
+        let mut text =
+            "El río crece.\nUsamos cookies para mejorar tu experiencia.\nBaja.".to_owned();
+        assert_eq!(clean_notices(&mut text), 1);
+        assert_eq!(text, "El río crece.\nBaja.");
+        let long = format!("Una ley sobre cookies: usamos cookies{}.", " y más".repeat(60));
+        let mut text = long.clone();
+        assert_eq!(clean_notices(&mut text), 0);
+        assert_eq!(text, long);
     }
 
     fn check(url: &str, expect: bool) {

@@ -1,28 +1,39 @@
-//! Thresholds of the filters, by language and kind of source.
+//! Limits of the filters by language and kind of source: the data, and how it is looked up.
 //!
-//! The defaults for English are Gopher's and FineWeb's; those of Spanish, Portuguese, Quechua,
-//! Guaraní, Aymara and Mapudungun follow FineWeb2's per-language configuration (Penedo et al.
-//! 2025). Languages without their own take the wide values of agglutinative ones: a filter made
-//! for English would delete them outright.
+//! `data/thresholds.toml` holds the numbers with their origin; a recipe overrides single ones. From
+//! general to special: datatrove's defaults, the group of languages, the language, the kind of
+//! source, the recipe's `default`, the recipe's language.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::OnceLock,
+};
 
 use milpa_text::language::macrolanguage;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Preset;
 
+/// The numbers and their origin.
+const DATA: &str = include_str!("../../data/thresholds.toml");
+
 macro_rules! thresholds {
     ($($(#[$doc:meta])* $name:ident = $default:expr;)*) => {
-        /// Limits that documents must keep.
-        #[derive(Debug, Clone, PartialEq)]
+        /// Limits that documents must keep; the default is datatrove's.
+        #[derive(Debug, Clone, PartialEq, Serialize)]
         pub struct Thresholds {
             $($(#[$doc])* pub $name: f64,)*
+            /// Words of which running text has some; empty where no list is known.
+            pub stop_words: Vec<String>,
         }
 
         impl Default for Thresholds {
             fn default() -> Self {
-                Self { $($name: $default,)* }
+                Self {
+                    $($name: $default,)*
+                    stop_words: ENGLISH_STOP_WORDS.map(str::to_owned).to_vec(),
+                }
             }
         }
 
@@ -33,66 +44,123 @@ macro_rules! thresholds {
             $($(#[$doc])*
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub $name: Option<f64>,)*
+            /// Words of which running text has some.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub stop_words: Option<Vec<String>>,
         }
 
         impl ThresholdOverrides {
-            fn apply(&self, to: &mut Thresholds) {
+            /// Sets what is given.
+            pub fn apply(&self, to: &mut Thresholds) {
                 $(if let Some(value) = self.$name { to.$name = value; })*
+                if let Some(words) = &self.stop_words {
+                    to.stop_words = words.clone();
+                }
             }
         }
     };
 }
 
+/// The stop words of Gopher, which datatrove takes unless it is given others.
+const ENGLISH_STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "with"];
+
 thresholds! {
     /// Least probability of the identified language.
-    min_language_confidence = 0.5;
-    /// Least number of words.
-    min_words = 20.0;
-    /// Most words.
+    min_language_confidence = 0.65;
+    /// Gopher quality: least number of words.
+    min_words = 50.0;
+    /// Gopher quality: most words.
     max_words = 100_000.0;
-    /// Least mean length of a word in characters.
-    min_mean_word_length = 2.0;
-    /// Most mean length of a word in characters.
-    max_mean_word_length = 25.0;
-    /// Least share of words with a letter.
-    min_letter_words = 0.7;
-    /// Most `#` and ellipses per word.
+    /// Gopher quality: least mean length of a word in characters.
+    min_mean_word_length = 3.0;
+    /// Gopher quality: most mean length of a word in characters.
+    max_mean_word_length = 10.0;
+    /// Gopher quality: most `#` per word, and most ellipses per word.
     max_symbols_per_word = 0.1;
-    /// Most share of lines that begin with a bullet.
+    /// Gopher quality: most share of lines that begin with a bullet.
     max_bullet_lines = 0.9;
-    /// Most share of lines that end in an ellipsis.
+    /// Gopher quality: most share of lines that end in an ellipsis.
     max_ellipsis_lines = 0.3;
-    /// Least number of different stop words, for languages that have a list.
+    /// Gopher quality: least share of words with a letter.
+    min_letter_words = 0.8;
+    /// Gopher quality: least number of different stop words, for languages that have a list.
     min_stop_words = 2.0;
-    /// Most share of lines that came before.
-    max_repeated_lines = 0.4;
-    /// Most share of characters in lines that came before.
-    max_repeated_line_chars = 0.3;
-    /// Most share of paragraphs that came before.
+    /// Gopher repetition: most share of lines that came before.
+    max_repeated_lines = 0.3;
+    /// Gopher repetition: most share of paragraphs that came before.
     max_repeated_paragraphs = 0.3;
-    /// Most share of characters in the most frequent run of 2 words.
-    max_top_2_gram = 0.85;
-    /// Most share of characters in the most frequent run of 3 words.
-    max_top_3_gram = 0.5;
-    /// Most share of characters in the most frequent run of 4 words.
-    max_top_4_gram = 0.4;
-    /// Most share of words in runs of 5 that came before.
-    max_repeated_5_grams = 0.35;
-    /// Most share of words in runs of 10 that came before.
-    max_repeated_10_grams = 0.25;
-    /// Least share of lines that end a sentence.
-    min_sentence_lines = 0.07;
-    /// Most share of lines of fewer than 30 characters.
-    max_short_lines = 0.8;
-    /// Most lines per word.
-    max_lines_per_word = 0.4;
+    /// Gopher repetition: most share of characters in lines that came before.
+    max_repeated_line_chars = 0.2;
+    /// Gopher repetition: most share of characters in paragraphs that came before.
+    max_repeated_paragraph_chars = 0.2;
+    /// Gopher repetition: most share of characters in the most frequent run of 2 words.
+    max_top_2_gram = 0.2;
+    /// Gopher repetition: most share of characters in the most frequent run of 3 words.
+    max_top_3_gram = 0.18;
+    /// Gopher repetition: most share of characters in the most frequent run of 4 words.
+    max_top_4_gram = 0.16;
+    /// Gopher repetition: most share of characters in runs of 5 words that came before.
+    max_repeated_5_grams = 0.15;
+    /// Gopher repetition: the same for 6 words.
+    max_repeated_6_grams = 0.14;
+    /// Gopher repetition: the same for 7 words.
+    max_repeated_7_grams = 0.13;
+    /// Gopher repetition: the same for 8 words.
+    max_repeated_8_grams = 0.12;
+    /// Gopher repetition: the same for 9 words.
+    max_repeated_9_grams = 0.11;
+    /// Gopher repetition: the same for 10 words.
+    max_repeated_10_grams = 0.1;
+    /// C4: least number of sentences.
+    min_sentences = 5.0;
+    /// C4: least words of a line that stays.
+    min_words_per_line = 3.0;
+    /// C4: most characters of a word in a line that stays.
+    max_word_chars = 1000.0;
+    /// FineWeb: least share of lines that end a sentence.
+    min_sentence_lines = 0.12;
+    /// FineWeb: most share of short lines.
+    max_short_lines = 0.67;
+    /// FineWeb: characters up to which a line is short.
+    short_line_chars = 30.0;
+    /// FineWeb: most share of characters in lines that came before, without line ends.
+    max_copied_line_chars = 0.01;
+    /// FineWeb: most line ends per word.
+    max_lines_per_word = 0.3;
+}
+
+/// The file of numbers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Data {
+    groups: BTreeMap<String, Group>,
+    languages: BTreeMap<String, Language>,
+    presets: BTreeMap<String, ThresholdOverrides>,
+}
+
+/// Limits of languages that are alike in writing.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Group {
+    #[serde(default)]
+    languages: Vec<String>,
+    limits: ThresholdOverrides,
+}
+
+/// What a language has of its own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Language {
+    group: String,
+    limits: ThresholdOverrides,
 }
 
 /// Thresholds of all languages for all kinds of source.
 #[derive(Debug, Clone)]
 pub struct ThresholdTable {
-    web: BTreeMap<String, Thresholds>,
-    edited: BTreeMap<String, Thresholds>,
+    web: HashMap<String, Thresholds>,
+    book: HashMap<String, Thresholds>,
+    law: HashMap<String, Thresholds>,
 }
 
 impl Default for ThresholdTable {
@@ -105,39 +173,37 @@ impl ThresholdTable {
     /// The built-in thresholds with a recipe's overrides: those under `default` first, then those
     /// of the language.
     pub fn new(overrides: &BTreeMap<String, ThresholdOverrides>) -> Self {
-        let mut web = built_in();
+        let mut base = built_in().clone();
         for language in overrides.keys().filter(|name| *name != "default") {
-            if !web.contains_key(language) {
+            if !base.contains_key(language) {
                 // A language of a family starts from the family's thresholds.
-                let base = web.get(macrolanguage(language)).unwrap_or(&web["default"]).clone();
-                web.insert(language.clone(), base);
+                let family = base.get(macrolanguage(language)).unwrap_or(&base["default"]).clone();
+                base.insert(language.clone(), family);
             }
         }
-        let mut edited = web.clone();
-        for thresholds in edited.values_mut() {
-            // Edited text is long, has verse and dialogue, and needs no guard against spam.
-            thresholds.max_words = f64::INFINITY;
-            thresholds.max_repeated_lines = 0.5;
-            thresholds.max_repeated_line_chars = 0.5;
-            thresholds.min_letter_words = 0.6;
-        }
-        for table in [&mut web, &mut edited] {
-            for (language, thresholds) in table.iter_mut() {
+        let table = |preset: &str| {
+            let mut table = base.clone();
+            for (language, thresholds) in &mut table {
+                if let Some(limits) = data().presets.get(preset) {
+                    limits.apply(thresholds);
+                }
                 for name in ["default", language] {
                     if let Some(overrides) = overrides.get(name) {
                         overrides.apply(thresholds);
                     }
                 }
             }
-        }
-        Self { web, edited }
+            table
+        };
+        Self { web: table("web"), book: table("book"), law: table("law") }
     }
 
     /// The thresholds for a language: its own, its macrolanguage's, or the default.
     pub fn of(&self, language: &str, preset: Preset) -> &Thresholds {
         let table = match preset {
             Preset::Web | Preset::None => &self.web,
-            Preset::Book | Preset::Law => &self.edited,
+            Preset::Book => &self.book,
+            Preset::Law => &self.law,
         };
         table
             .get(language)
@@ -146,99 +212,38 @@ impl ThresholdTable {
     }
 }
 
-fn built_in() -> BTreeMap<String, Thresholds> {
-    let wide = Thresholds::default();
-    // Gopher's numbers, made for English and fit for languages that are written like it.
-    let european = Thresholds {
-        min_words: 50.0,
-        min_mean_word_length: 3.0,
-        max_mean_word_length: 12.0,
-        max_repeated_lines: 0.3,
-        max_top_2_gram: 0.2,
-        max_top_3_gram: 0.18,
-        max_top_4_gram: 0.16,
-        max_repeated_5_grams: 0.15,
-        max_repeated_10_grams: 0.1,
-        min_sentence_lines: 0.12,
-        max_short_lines: 0.75,
-        max_lines_per_word: 0.3,
-        ..wide.clone()
-    };
-    // Without spaces, each letter is a word.
-    let spaceless = Thresholds {
-        min_words: 60.0,
-        min_mean_word_length: 0.5,
-        max_words: 400_000.0,
-        max_top_2_gram: 0.2,
-        max_short_lines: 0.9,
-        ..wide.clone()
-    };
-    let mut table = BTreeMap::new();
-    let mut put = |names: &str, thresholds: &Thresholds| {
-        for name in names.split(' ') {
-            table.insert(name.to_owned(), thresholds.clone());
+fn data() -> &'static Data {
+    static PARSED: OnceLock<Data> = OnceLock::new();
+    PARSED.get_or_init(|| {
+        milpa_base::parse_toml(DATA, Path::new("data/thresholds.toml"))
+            .expect("the built-in thresholds are tested to parse")
+    })
+}
+
+/// Thresholds by language before the kind of source and the recipe; `default` for all others.
+fn built_in() -> &'static HashMap<String, Thresholds> {
+    static TABLE: OnceLock<HashMap<String, Thresholds>> = OnceLock::new();
+    TABLE.get_or_init(|| {
+        let Data { groups, languages, .. } = data();
+        let of_group = |name: &str| {
+            // English words say nothing of other languages.
+            let mut limits = Thresholds { stop_words: Vec::new(), ..Thresholds::default() };
+            groups[name].limits.apply(&mut limits);
+            limits
+        };
+        let mut table = HashMap::from([("default".to_owned(), of_group("unknown"))]);
+        for (name, group) in groups {
+            for language in &group.languages {
+                table.insert(language.clone(), of_group(name));
+            }
         }
-    };
-    put("default", &wide);
-    put("fra ita cat glg ron ast oci nld dan swe nob nno pol ces slk slv hrv lit", &european);
-    put("eng", &Thresholds { max_mean_word_length: 10.0, ..european.clone() });
-    put("deu", &Thresholds { max_mean_word_length: 14.0, ..european.clone() });
-    put("cmn zho yue jpn tha lao khm mya bod iii", &spaceless);
-    let spanish = Thresholds {
-        max_mean_word_length: 14.0,
-        max_lines_per_word: 0.138,
-        max_repeated_lines: 0.252,
-        min_sentence_lines: 0.182,
-        max_top_2_gram: 0.156,
-        ..european.clone()
-    };
-    put("spa", &spanish);
-    let portuguese = Thresholds {
-        max_mean_word_length: 13.0,
-        max_lines_per_word: 0.186,
-        max_repeated_lines: 0.287,
-        min_sentence_lines: 0.077,
-        max_top_2_gram: 0.371,
-        ..european.clone()
-    };
-    put("por", &portuguese);
-    let quechua = Thresholds {
-        max_mean_word_length: 20.0,
-        max_lines_per_word: 0.409,
-        max_repeated_lines: 0.27,
-        min_sentence_lines: 0.071,
-        max_top_2_gram: 0.839,
-        ..wide.clone()
-    };
-    put("que", &quechua);
-    let guarani = Thresholds {
-        max_mean_word_length: 25.0,
-        max_lines_per_word: 0.343,
-        max_repeated_lines: 0.407,
-        min_sentence_lines: 0.083,
-        max_top_2_gram: 0.887,
-        ..wide.clone()
-    };
-    put("grn", &guarani);
-    let aymara = Thresholds {
-        max_mean_word_length: 34.0,
-        max_lines_per_word: 0.394,
-        max_repeated_lines: 0.594,
-        min_sentence_lines: 0.059,
-        max_top_2_gram: 0.788,
-        ..wide.clone()
-    };
-    put("aym", &aymara);
-    let mapudungun = Thresholds {
-        max_mean_word_length: 12.0,
-        max_lines_per_word: 0.111,
-        max_repeated_lines: 0.206,
-        min_sentence_lines: 0.0,
-        max_top_2_gram: 1.0,
-        ..wide.clone()
-    };
-    put("arn", &mapudungun);
-    table
+        for (code, language) in languages {
+            let mut limits = of_group(&language.group);
+            language.limits.apply(&mut limits);
+            table.insert(code.clone(), limits);
+        }
+        table
+    })
 }
 
 #[cfg(test)]
@@ -246,10 +251,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_data_is_well_formed() {
+        let data = data();
+        for name in data.presets.keys() {
+            assert!(["web", "book", "law"].contains(&name.as_str()), "{name}");
+        }
+        for (code, language) in &data.languages {
+            assert!(data.groups.contains_key(&language.group), "{code}: {}", language.group);
+            assert!(!data.groups.values().any(|group| group.languages.contains(code)), "{code}");
+        }
+        for code in
+            data.groups.values().flat_map(|group| &group.languages).chain(data.languages.keys())
+        {
+            assert_eq!(milpa_text::language::canonical(code), Some(code.as_str()));
+        }
+    }
+
+    #[test]
     fn a_language_takes_its_own_its_familys_or_the_default() {
         let table = ThresholdTable::default();
         let longest = |language| table.of(language, Preset::Web).max_mean_word_length;
-        assert_eq!(["spa", "quz", "gug", "xyz"].map(longest), [14.0, 20.0, 25.0, 25.0]);
+        assert_eq!(
+            ["eng", "spa", "quz", "gug", "xyz"].map(longest),
+            [10.0, 14.0, 20.0, 25.0, 25.0]
+        );
     }
 
     #[test]

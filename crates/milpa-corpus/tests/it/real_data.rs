@@ -110,7 +110,10 @@ fn the_pages_of_the_demo_survive_and_its_traps_fall() {
             assert!(reason.is_some_and(|r| fallen.contains(r)), "{url}: {reason:?}");
             continue;
         }
-        let Some(document) = document else { panic!("{url} fell: {:?}", reasons.get(url)) };
+        let Some(document) = document else {
+            let dropped = corpus.dropped.iter().find(|dropped| dropped.url.as_deref() == Some(url));
+            panic!("{url} fell: {:?}", dropped.map(|dropped| &dropped.detail));
+        };
         kept += 1;
         let language = milpa_text::language::canonical(page["language"].as_str().unwrap()).unwrap();
         assert!(
