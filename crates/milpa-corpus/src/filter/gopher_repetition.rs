@@ -119,7 +119,8 @@ pub(super) fn repeated<'a>(pieces: impl Iterator<Item = &'a str>) -> (f64, usize
 
 /// Counts runs of words by 64-bit hashes: two different runs of one text share one by chance with
 /// a probability below 10⁻⁸ even in a text of 100,000 words.
-struct Runs {
+struct Runs<'a> {
+    words: &'a [&'a str],
     /// `prefixes[i]` is a polynomial of the hashes of the first `i` words, modulo 2^64.
     prefixes: Vec<u64>,
     /// `ends[i]` is the number of characters of the first `i` words.
@@ -127,6 +128,44 @@ struct Runs {
     slots: Vec<Slot>,
     /// Runs from this length on are all different.
     distinct_from: usize,
+    /// Made when runs are first compared as joined text.
+    joined: Option<Joined>,
+}
+
+/// Hashes of runs as joined text, without spaces: `ab c` is then the same as `a bc`, as datatrove
+/// has it where it looks for runs that came before.
+struct Joined {
+    /// `sums[i]` is the sum of the bytes of the first `i` words, each times a power of [`BASE`] by
+    /// its place.
+    sums: Vec<u64>,
+    /// The inverse of the power at which word `i` begins.
+    inverses: Vec<u64>,
+    /// Runs from this length on are all different.
+    distinct_from: usize,
+}
+
+impl Joined {
+    fn new(words: &[&str]) -> Self {
+        let mut sums = Vec::with_capacity(words.len() + 1);
+        let mut inverses = Vec::with_capacity(words.len() + 1);
+        let (mut sum, mut power, mut inverse) = (0u64, 1u64, 1u64);
+        for word in words {
+            sums.push(sum);
+            inverses.push(inverse);
+            for byte in word.bytes() {
+                sum = sum.wrapping_add(power.wrapping_mul(u64::from(byte) + 1));
+                power = power.wrapping_mul(BASE);
+                inverse = inverse.wrapping_mul(INVERSE);
+            }
+        }
+        sums.push(sum);
+        Self { sums, inverses, distinct_from: usize::MAX }
+    }
+
+    fn key(&self, at: usize, length: usize) -> u64 {
+        let run = self.sums[at + length].wrapping_sub(self.sums[at]);
+        splitmix64(run.wrapping_mul(self.inverses[at]))
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -139,9 +178,22 @@ struct Slot {
 
 /// Odd, so that no power of it vanishes.
 const BASE: u64 = 0x9E37_79B9_7F4A_7C15;
+/// `BASE · INVERSE = 1` modulo 2^64.
+const INVERSE: u64 = inverse(BASE);
 
-impl Runs {
-    fn new(words: &[&str]) -> Self {
+/// The inverse of an odd number modulo 2^64, by Newton's iteration.
+const fn inverse(odd: u64) -> u64 {
+    let mut inverse = odd;
+    let mut correct_bits = 3;
+    while correct_bits < 64 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        correct_bits *= 2;
+    }
+    inverse
+}
+
+impl<'a> Runs<'a> {
+    fn new(words: &'a [&'a str]) -> Self {
         let mut prefixes = Vec::with_capacity(words.len() + 1);
         let mut ends = Vec::with_capacity(words.len() + 1);
         let (mut prefix, mut end) = (0u64, 0);
@@ -154,11 +206,7 @@ impl Runs {
             ends.push(end);
         }
         let slots = vec![Slot::default(); (2 * words.len()).next_power_of_two().max(2)];
-        Self { prefixes, ends, slots, distinct_from: usize::MAX }
-    }
-
-    fn words(&self) -> usize {
-        self.ends.len() - 1
+        Self { words, prefixes, ends, slots, distinct_from: usize::MAX, joined: None }
     }
 
     /// Characters of the run of `length` words that begins at `at`.
@@ -184,7 +232,7 @@ impl Runs {
     /// Characters that the most frequent run of `length` words makes up, spaces between its words
     /// included; the earliest run where several come equally often, a single one too.
     fn most_frequent(&mut self, length: usize) -> usize {
-        let Some(last) = self.words().checked_sub(length) else { return 0 };
+        let Some(last) = self.words.len().checked_sub(length) else { return 0 };
         let (mut count, mut first) = (1, 0);
         if length < self.distinct_from {
             let power = BASE.wrapping_pow(length as u32);
@@ -209,27 +257,27 @@ impl Runs {
 
     /// Characters in runs of `length` words that came before, without overlap.
     fn repeated(&mut self, length: usize) -> usize {
-        let Some(last) = self.words().checked_sub(length) else { return 0 };
-        if length >= self.distinct_from {
-            return 0;
-        }
-        let power = BASE.wrapping_pow(length as u32);
-        self.slots.fill(Slot::default());
+        let Some(last) = self.words.len().checked_sub(length) else { return 0 };
+        let mut joined = self.joined.take().unwrap_or_else(|| Joined::new(self.words));
         let (mut at, mut chars) = (0, 0);
-        while at <= last {
-            let key = self.key(at, length, power);
-            let slot = self.slot(key);
-            if slot.count == 0 {
-                *slot = Slot { key, count: 1, first: 0 };
-                at += 1;
-            } else {
-                chars += self.chars(at, length);
-                at += length;
+        if length < joined.distinct_from {
+            self.slots.fill(Slot::default());
+            while at <= last {
+                let key = joined.key(at, length);
+                let slot = self.slot(key);
+                if slot.count == 0 {
+                    *slot = Slot { key, count: 1, first: 0 };
+                    at += 1;
+                } else {
+                    chars += self.chars(at, length);
+                    at += length;
+                }
+            }
+            if chars == 0 {
+                joined.distinct_from = length;
             }
         }
-        if chars == 0 {
-            self.distinct_from = length;
-        }
+        self.joined = Some(joined);
         chars
     }
 }
@@ -255,16 +303,19 @@ mod tests {
 
     #[test]
     fn runs_are_counted_by_hand() {
-        let mut runs = Runs::new(&words("a b a b a b c d e f"));
+        let frequent = |text, length| Runs::new(&words(text)).most_frequent(length);
+        let repeated = |text, length| Runs::new(&words(text)).repeated(length);
         // "a b" three times, with its space.
-        assert_eq!(runs.most_frequent(2), 9);
-        let mut runs = Runs::new(&words("a b c d e x a b c d e y"));
-        assert_eq!((runs.repeated(5), runs.repeated(10)), (5, 0));
+        assert_eq!(frequent("a b a b a b c d e f", 2), 9);
+        let twice = "a b c d e x a b c d e y";
+        assert_eq!((repeated(twice, 5), repeated(twice, 10)), (5, 0));
         // A single run counts as the most frequent one.
-        assert_eq!(Runs::new(&words("uno dos tres")).most_frequent(2), 7);
+        assert_eq!(frequent("uno dos tres", 2), 7);
         assert_eq!(Runs::new(&[]).most_frequent(2), 0);
+        // Joined text is compared.
+        assert_eq!(repeated("ab c x a bc", 2), 3);
         // Overlapping runs are counted once: six a's hold two runs of two after the first.
-        assert_eq!(Runs::new(&words("a a a a a a")).repeated(2), 4);
+        assert_eq!(repeated("a a a a a a", 2), 4);
     }
 
     #[test]

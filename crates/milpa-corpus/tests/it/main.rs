@@ -5,6 +5,7 @@
 mod bad_input;
 mod build;
 mod extraction;
+mod filters;
 mod real_data;
 
 use std::{
