@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{cargo, root, run};
 
 /// Date, processor, load and commit.
-fn heading() -> Result<(String, String)> {
+pub(crate) fn heading() -> Result<(String, String)> {
     let date = output(Command::new("date").args(["-u", "+%Y-%m-%d"]));
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu
@@ -32,7 +32,7 @@ fn heading() -> Result<(String, String)> {
     Ok((date, text))
 }
 
-fn load() -> String {
+pub(crate) fn load() -> String {
     std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()
 }
 
@@ -44,7 +44,7 @@ fn output(command: &mut Command) -> String {
 }
 
 /// Adds to the day's record: a long comparison is measured in parts.
-fn record(name: &str, text: &str) -> Result<()> {
+pub(crate) fn record(name: &str, text: &str) -> Result<()> {
     let folder = root().join("benches");
     std::fs::create_dir_all(&folder)?;
     let path = folder.join(name);
@@ -202,7 +202,7 @@ impl Runs {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -370,7 +370,7 @@ fn compare(
 }
 
 /// Runs a program and reads the JSON object in its last line.
-fn last_json(command: &mut Command) -> Result<Value> {
+pub(crate) fn last_json(command: &mut Command) -> Result<Value> {
     let output = command.current_dir(root()).output().with_context(|| format!("{command:?}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().rev().find(|line| line.starts_with('{'));

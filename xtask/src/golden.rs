@@ -33,6 +33,7 @@ const PEERS: [&str; 10] = [
     "jinja2",
 ];
 
+const FILTERS: &str = "crates/milpa-corpus/tests/it/golden/filters.json";
 const TOKENS: &str = "crates/milpa-tokens/tests/it/golden";
 
 /// Makes the golden values again, fails if they differ from the committed ones, and runs all checks.

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the terminal")]
 
 mod bench;
+mod bench_corpus;
 mod dependencies;
 mod golden;
 mod kernels;
@@ -35,6 +36,8 @@ cargo xtask COMMAND
               [--threads N] [--isa NAME] [--recorded-peaks F32,BF16] [--json] [--save]
                         training steps and forward passes beside PyTorch as installed and as tuned;
                         DIR holds torch_train.py and mkl_avx512_on_amd.c; --save records
+  bench corpus --data DIR [--python PATH] [--rounds N] [--only STAGE] [--json] [--save]
+                        stages of the corpus beside the Python peers (datatrove), on one core
 ";
 
 fn main() -> ExitCode {
@@ -54,6 +57,8 @@ fn main() -> ExitCode {
         ["bench", "train", rest @ ..] => {
             bench::TrainOptions::parse(rest).and_then(|options| bench::train(&options))
         }
+        ["bench", "corpus", rest @ ..] => bench_corpus::CorpusOptions::parse(rest)
+            .and_then(|options| bench_corpus::corpus(&options)),
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);
