@@ -1,14 +1,16 @@
 //! What a text is, before anything is made of it.
 //!
 //! Unicode normalisation and mojibake repair ([`mod@normalise`]), words ([`segment`]; as spaCy cuts
-//! them, [`WordRules`]), language identification ([`language`]), and near-duplicate detection by
-//! shingles and MinHash ([`minhash`]). It knows no files of the corpus, no HTML and no filters: strings in, facts out.
+//! them, [`WordRules`]), language identification ([`language`]), personal data ([`personal`]), and
+//! near-duplicate detection by shingles and MinHash ([`minhash`]). It knows no files of the corpus,
+//! no HTML and no filters: strings in, facts out.
 
 #![forbid(unsafe_code)]
 
 pub mod language;
 pub mod minhash;
 pub mod normalise;
+pub mod personal;
 pub mod segment;
 mod word_rules;
 
