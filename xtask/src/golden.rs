@@ -49,6 +49,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.make("lora_golden.py", &[], &[&of("model", "lora.*")]);
     session.make("heads_golden.py", &[], &[&of("model", "heads.*")]);
     session.make("model_families.py", &["golden"], &[&of("model", "families.*")]);
+    session.make("filters_check.py", &["golden", FILTERS], &[FILTERS]);
     session.make("chat_golden.py", &["golden", TOKENS], &[&format!("{TOKENS}/chat_cases.json")]);
     session.make_bert_classes();
     let data = std::env::var("MILPA_DATA").ok();
