@@ -13,7 +13,7 @@ fn gpu() -> Option<Device> {
         Err(TensorError::Cuda(
             error @ (CudaError::NoDriver { .. } | CudaError::NoDevice { .. }),
         )) => {
-            eprintln!("skipped: the CUDA device was not used: {error}");
+            eprintln!("the CUDA device was not used: {error}");
             None
         }
         Err(error) => panic!("a GPU that cannot be used: {error}"),
