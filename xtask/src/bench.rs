@@ -32,7 +32,7 @@ pub(crate) fn heading() -> Result<(String, String)> {
     Ok((date, text))
 }
 
-pub(crate) fn load() -> String {
+fn load() -> String {
     std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()
 }
 
@@ -44,7 +44,7 @@ fn output(command: &mut Command) -> String {
 }
 
 /// Adds to the day's record: a long comparison is measured in parts.
-pub(crate) fn record(name: &str, text: &str) -> Result<()> {
+fn record(name: &str, text: &str) -> Result<()> {
     let folder = root().join("benches");
     std::fs::create_dir_all(&folder)?;
     let path = folder.join(name);
@@ -232,7 +232,8 @@ pub(crate) fn train(options: &TrainOptions) -> Result<()> {
         "{} rounds in turns on {} threads; peaks {peak}",
         options.rounds, options.threads
     )?;
-    writeln!(text, "preloaded for the tuned peer: {preload}\n")?;
+    let names: Vec<&str> = preload.split(' ').filter_map(|path| path.rsplit('/').next()).collect();
+    writeln!(text, "preloaded for the tuned peer: {}\n", names.join(" "))?;
     let mut rows = Vec::new();
     for workload in WORKLOADS.iter().filter(|workload| workload.name.contains(&options.only)) {
         for dtype in &options.dtypes {
@@ -243,14 +244,24 @@ pub(crate) fn train(options: &TrainOptions) -> Result<()> {
             rows.push(row);
         }
     }
+    publish(text, rows, (options.json, options.save), &format!("train-{date}.txt"))
+}
+
+/// Ends a comparison: prints it, as rows of JSON or as text, and records it where that is asked for.
+pub(crate) fn publish(
+    mut text: String,
+    rows: Vec<Value>,
+    (json, save): (bool, bool),
+    name: &str,
+) -> Result<()> {
     writeln!(text, "\nload at the end {}", load())?;
-    if options.json {
+    if json {
         println!("{}", Value::Array(rows));
     } else {
         print!("{text}");
     }
-    if options.save {
-        record(&format!("train-{date}.txt"), &text)?;
+    if save {
+        record(name, &text)?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    bench::{heading, last_json, load, median, record},
+    bench::{heading, last_json, median, publish},
     cargo, root, run,
 };
 
@@ -108,16 +108,7 @@ pub(crate) fn corpus(options: &CorpusOptions) -> Result<()> {
     if rows.is_empty() {
         bail!("no stage is called {:?}", options.only);
     }
-    writeln!(text, "\nload at the end {}", load())?;
-    if options.json {
-        println!("{}", Value::Array(rows));
-    } else {
-        print!("{text}");
-    }
-    if options.save {
-        record(&format!("corpus-{date}.txt"), &text)?;
-    }
-    Ok(())
+    publish(text, rows, (options.json, options.save), &format!("corpus-{date}.txt"))
 }
 
 fn versions(python: &str) -> Result<String> {
