@@ -382,6 +382,13 @@ pub fn read_lora(
     parameters: &mut ParameterStore,
 ) -> Result<LoraConfig, DecoderError> {
     let path = dir.join(CONFIG_FILE);
+    if !path.is_file() {
+        return Err(DecoderError::Format {
+            path: dir.to_owned(),
+            format: "an adapter",
+            message: format!("it is no folder with an {CONFIG_FILE}; give one that peft saved"),
+        });
+    }
     let config = parse_config(&read_small(&path)?, &path)?;
     let modules = config.modules(description).map_err(|error| match error {
         DecoderError::Config { key, message } => DecoderError::Format {

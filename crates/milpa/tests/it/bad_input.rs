@@ -142,7 +142,7 @@ fn hostile_model_files_give_errors() {
         .milpa(&["chat", "not-there", "--prompt", "a"])
         .expect(1, &["not-there", "does not exist"]);
     for (config, expect) in [
-        (None, "adapter_config.json"),
+        (None, "give one that peft saved"),
         (Some("{\"peft_type\": \"IA3\"}"), "IA3"),
         (
             Some(
