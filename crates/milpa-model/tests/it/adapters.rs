@@ -127,7 +127,7 @@ fn what_does_not_fit_is_said_with_its_file() {
         }
     };
     let without = |name: &'static str| move |dir: &Path| fs::remove_file(dir.join(name)).unwrap();
-    check(&without("adapter_config.json"), &["cannot access", "adapter_config.json"]);
+    check(&without("adapter_config.json"), &["adapter_config.json", "give one that peft saved"]);
     check(&without("adapter_model.safetensors"), &["cannot access", "adapter_model.safetensors"]);
     let unknown = ["adapter_config.json", "lora.targets", "no linear layer \"c_attn\""];
     check(&edit("\"q_proj\"", "\"c_attn\""), &unknown);
