@@ -73,6 +73,31 @@ pub(crate) fn kernels() -> Result<()> {
     record(&format!("{date}.txt"), &text)
 }
 
+/// Prints where the time of a step goes, for each workload and type, and records it.
+pub(crate) fn profile() -> Result<()> {
+    let (date, mut text) = heading()?;
+    for workload in WORKLOADS {
+        for dtype in ["f32", "bf16"] {
+            let (warmup, steps) = workload.steps;
+            let (warmup, steps) = (warmup.to_string(), steps.to_string());
+            let mut command = Command::new(env!("CARGO"));
+            command.args(["run", "--quiet", "--release", "-p", "milpa-model", "--example"]);
+            command.args(["train_step", "--", "--profile", "--json", "--dtype", dtype]);
+            command.args(workload.flags.split(' '));
+            command.args(["--warmup", &warmup, "--steps", &steps]);
+            if workload.forward_only {
+                command.arg("--forward-only");
+            }
+            let printed = output(&mut command);
+            let (table, _) = printed.rsplit_once('\n').context("train_step printed no table")?;
+            eprintln!("{}, {dtype}\n{table}\n", workload.name);
+            write!(text, "{}, {dtype}\n{table}\n\n", workload.name)?;
+        }
+    }
+    writeln!(text, "load at the end {}", load())?;
+    record(&format!("profile-{date}.txt"), &text)
+}
+
 /// What is compared.
 struct Workload {
     name: &'static str,

@@ -32,6 +32,7 @@ cargo xtask COMMAND
                         environment under target/ (or that of --python PATH), then as --on-host
   kernels --on-host     run the CUDA sources on the host against their scalar twins
   bench                 kernels and training steps on this machine, recorded under benches/
+  bench profile         where the time of training steps and forward passes goes, by kernel; recorded
   bench train --peers DIR [--python PATH] [--rounds N] [--only NAME] [--dtype f32|bf16]
               [--threads N] [--isa NAME] [--recorded-peaks F32,BF16] [--json] [--save]
                         training steps and forward passes beside PyTorch as installed and as tuned;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         ["kernels", "--python", python] => kernels::compile(Some(python)),
         ["kernels", "--on-host"] => kernels::on_host(),
         ["bench"] => bench::kernels(),
+        ["bench", "profile"] => bench::profile(),
         ["bench", "train", rest @ ..] => {
             bench::TrainOptions::parse(rest).and_then(|options| bench::train(&options))
         }

@@ -6,18 +6,19 @@
 //! `⌊vocabulary·u³⌋` of seed 1999, its target the token after it.
 //!
 //! `cargo run --release -p milpa-model --example train_step -- --dtype bf16 --steps 10 --json`;
-//! flags as in the peer that `cargo xtask bench train` runs beside it.
+//! flags as in the peer that `cargo xtask bench train` runs beside it. With `--profile` a table of the
+//! kernels follows: calls, milliseconds and share of a step, and for products the rate.
 
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
-use std::{error::Error, time::Instant};
+use std::{collections::BTreeMap, error::Error, time::Instant};
 
 use milpa_base::seed::splitmix64;
 use milpa_kernels::{Isa, peak};
 use milpa_model::{
     CpuDevice, Decoder, Device, LossRows, ModelConfig, ParameterStore, TokenBatch, parameter_specs,
 };
-use milpa_tensor::{AdamW, Buffer, DType, clip_factor};
+use milpa_tensor::{AdamW, Buffer, DType, KernelTime, clip_factor};
 use serde_json::json;
 
 type Failure = Box<dyn Error>;
@@ -33,6 +34,7 @@ struct Options {
     isa: Option<String>,
     forward_only: bool,
     peak: bool,
+    profile: bool,
     json: bool,
 }
 
@@ -55,6 +57,7 @@ impl Options {
             isa: None,
             forward_only: false,
             peak: false,
+            profile: false,
             json: false,
         };
         let mut arguments = std::env::args().skip(1);
@@ -83,6 +86,7 @@ impl Options {
                 "--qk-norm" => options.config.qk_norm = true,
                 "--forward-only" => options.forward_only = true,
                 "--peak" => options.peak = true,
+                "--profile" => options.profile = true,
                 "--json" => options.json = true,
                 _ => return Err(format!("unknown flag {flag}").into()),
             }
@@ -111,7 +115,7 @@ fn main() -> Result<(), Failure> {
         );
         return Ok(());
     }
-    let device = Device::from(cpu_device);
+    let device = Device::from(if options.profile { cpu_device.profiled() } else { cpu_device });
     let mut parameters = parameters(&options.config, &device)?;
     let decoder = Decoder::new(&options.config, &parameters)?.autocast(options.dtype);
     let moment = |elements: usize| device.upload(&vec![0.0; elements]);
@@ -142,10 +146,53 @@ fn main() -> Result<(), Failure> {
         }
         if step >= options.warmup as u64 {
             times.push(seconds);
+        } else {
+            device.take_profile();
         }
+    }
+    if let Some(kernels) = device.take_profile() {
+        print_profile(&options, &kernels, times.iter().sum());
     }
     report(&options, isa, &mut times, &losses, &device);
     Ok(())
+}
+
+/// Prints calls, time and share of each kernel of an average step, the longest first, and what no kernel took.
+fn print_profile(
+    options: &Options,
+    kernels: &BTreeMap<&'static str, KernelTime>,
+    step_seconds: f64,
+) {
+    let steps = options.steps as f64;
+    let mut rows: Vec<_> = kernels.iter().collect();
+    rows.sort_by_key(|(_, kernel)| std::cmp::Reverse(kernel.time));
+    println!("{:<22}{:>8}{:>10}{:>8}{:>10}", "kernel", "calls", "ms", "share", "GFLOP/s");
+    let line = |name: &str, calls: String, seconds: f64, rate: String| {
+        let (ms, share) = (seconds / steps * 1e3, seconds / step_seconds * 100.0);
+        println!("{name:<22}{calls:>8}{ms:>10.2}{share:>7.1}%{rate:>10}");
+    };
+    let mut inside = 0.0;
+    for (name, kernel) in rows {
+        let seconds = kernel.time.as_secs_f64();
+        inside += seconds;
+        // Each of the three products of a step runs once through all matrices.
+        let products = 2.0
+            * matrix_elements(&options.config) as f64
+            * steps
+            * (options.sequences * options.tokens) as f64;
+        let rate = if name.starts_with("matmul") {
+            format!("{:.0}", products / seconds / 1e9)
+        } else {
+            String::new()
+        };
+        line(name, (kernel.calls / options.steps as u64).to_string(), seconds, rate);
+    }
+    line("between kernels", String::new(), step_seconds - inside, String::new());
+}
+
+/// Values of all matrices that tokens are multiplied with.
+fn matrix_elements(config: &ModelConfig) -> u64 {
+    config.non_embedding_parameters() + (config.vocab_size * config.hidden_size) as u64
 }
 
 /// Clips the gradients to norm 1 and takes an AdamW step; norms do not decay.
@@ -180,8 +227,7 @@ fn report(options: &Options, isa: Isa, times: &mut [f64], losses: &[f64], device
     let (count, config) = ((options.sequences * options.tokens) as f64, &options.config);
     let passes = if options.forward_only { 3.0 } else { 1.0 };
     // As the peer counts: 6·(N − input embedding), causal attention at half.
-    let matrices =
-        config.non_embedding_parameters() + (config.vocab_size * config.hidden_size) as u64;
+    let matrices = matrix_elements(config);
     let attention = config.layers * config.heads * config.head_dim() * options.tokens;
     let flops_per_token = 6.0 * (matrices as f64 + attention as f64) / passes;
     println!(

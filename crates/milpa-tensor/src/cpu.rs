@@ -16,6 +16,7 @@ use milpa_kernels::{
 use crate::{
     buffer::{Buffer, DType, MemoryStats, Pool},
     device::{Kernels, KeyValues, Matrix, MatrixMut},
+    profile::Profile,
 };
 
 /// Host memory and the threads of this process.
@@ -26,6 +27,7 @@ use crate::{
 pub struct CpuDevice {
     cpu: Cpu,
     pool: Arc<Pool>,
+    profile: Option<Profile>,
 }
 
 impl CpuDevice {
@@ -40,12 +42,21 @@ impl CpuDevice {
     /// # Panics
     /// If this machine cannot run `isa`.
     pub fn with_isa(threads: usize, isa: Isa) -> Self {
-        Self { cpu: Cpu::new(threads.max(1), isa), pool: Arc::default() }
+        Self { cpu: Cpu::new(threads.max(1), isa), pool: Arc::default(), profile: None }
+    }
+
+    /// The same device, summing the time of each kernel for [`Device::take_profile`](crate::Device::take_profile).
+    pub fn profiled(self) -> Self {
+        Self { profile: Some(Profile::default()), ..self }
     }
 
     /// The threads and instruction set that kernels run on.
     pub fn cpu(&self) -> &Cpu {
         &self.cpu
+    }
+
+    pub(crate) fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 }
 

@@ -5,7 +5,7 @@
 //! host slices. A device decides where buffers live and never changes what is computed. Design:
 //! `docs/design/cuda.md`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use milpa_kernels::{
     Accumulate, Size,
@@ -20,6 +20,7 @@ use crate::{
     cpu::CpuDevice,
     cuda::CudaDevice,
     error::TensorError,
+    profile::{KernelTime, Profile},
 };
 
 /// Rows of a buffer, read as a matrix: row `i` begins at `offset + i * stride`.
@@ -104,6 +105,15 @@ impl Device {
         }
     }
 
+    /// Hands out the time of each kernel since the last call, by its name here; `None` unless the device
+    /// was made by [`CpuDevice::profiled`].
+    pub fn take_profile(&self) -> Option<BTreeMap<&'static str, KernelTime>> {
+        match self {
+            Self::Cpu(device) => device.profile().map(Profile::take),
+            Self::Cuda(_) => None,
+        }
+    }
+
     /// Whether a buffer lies where this device computes.
     pub(crate) fn holds(&self, buffer: &Buffer) -> bool {
         matches!(self, Self::Cuda(_)) == buffer.is_on_gpu()
@@ -129,7 +139,12 @@ macro_rules! devices {
         impl Device {
             $($(#[$doc])* pub fn $name(&self $(, $argument: $kind)*) $(-> $out)? {
                 match self {
-                    Self::Cpu(device) => device.$name($($argument),*),
+                    Self::Cpu(device) => match device.profile() {
+                        None => device.$name($($argument),*),
+                        Some(profile) => {
+                            profile.time(stringify!($name), || device.$name($($argument),*))
+                        }
+                    },
                     Self::Cuda(device) => device.$name($($argument),*),
                 }
             })*

@@ -33,6 +33,7 @@ mod experts;
 mod head;
 mod operation;
 mod parameters;
+mod profile;
 mod shape;
 mod tape;
 
@@ -46,6 +47,7 @@ pub use experts::{ChangedExperts, ExpertChanges, Routing};
 pub use head::{LossRows, LossSummary, OutputLayer, RowScores};
 pub use operation::{AttentionOptions, Operation, RopeTable};
 pub use parameters::{Parameter, ParameterId, ParameterStore};
+pub use profile::KernelTime;
 pub use shape::Shape;
 pub use tape::{AdaptedMatrix, Tape, Tensor};
 
