@@ -26,6 +26,8 @@ pub const MANIFEST_FORMAT: u32 = 1;
 pub enum Kind {
     /// Document shards (Parquet) with the reasons for what was dropped.
     Corpus,
+    /// Documents of some files, prepared to be merged into a corpus.
+    CorpusPart,
     /// A tokenizer (`tokenizer.json`).
     Tokenizer,
     /// Token shards.
@@ -42,6 +44,7 @@ impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Corpus => "corpus",
+            Self::CorpusPart => "corpus part",
             Self::Tokenizer => "tokenizer",
             Self::Tokens => "tokens",
             Self::Checkpoint => "checkpoint",

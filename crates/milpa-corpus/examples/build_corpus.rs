@@ -7,7 +7,7 @@
 use std::{error::Error, path::Path, time::Instant};
 
 use milpa_base::{Seed, Silent, StopFlag, load_toml};
-use milpa_corpus::{CorpusConfig, build, stats, why};
+use milpa_corpus::{CorpusConfig, Work, build, stats, why};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,7 +18,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let threads = rest.first().map_or(Ok(2), |threads| threads.parse())?;
     let out = Path::new(out);
     let start = Instant::now();
-    build(&config, Seed(1), threads, out, &Silent, &StopFlag::default())?;
+    let work = Work { threads, out, progress: &Silent, stop: &StopFlag::default() };
+    let built = build(&config, Seed(1), &work)?;
+    println!("{}", built.times);
     println!("built in {:.1} s on {threads} threads", start.elapsed().as_secs_f64());
     println!("{}", stats(out)?);
     if let Some(query) = rest.get(1) {

@@ -6,7 +6,7 @@
 //! max_document = "16 MiB"                  # a larger record is dropped and counted
 //! shard_size = "256 MiB"                   # bytes of text per Parquet file
 //! validation = { share = 0.02 }            # of each source's bytes; or { groups = 12 }
-//! dedup = { exact = true, near = { enabled = true, similarity = 0.7 } }
+//! dedup = { exact = true, scope = "all", memory = "512 MiB", near = { enabled = true, similarity = 0.7 } }
 //!
 //! [corpus.thresholds.spa]                  # or `default`; overrides single thresholds
 //! max_mean_word_length = 14
@@ -160,6 +160,13 @@ impl Default for ValidationConfig {
     }
 }
 
+impl ValidationConfig {
+    /// Whether anything is to be held out.
+    pub fn is_wanted(&self) -> bool {
+        self.groups.map_or(self.share > 0.0, |groups| groups > 0)
+    }
+}
+
 fn default_share() -> f64 {
     0.02
 }
@@ -174,12 +181,38 @@ pub struct DedupConfig {
     /// Drop texts similar to an earlier one.
     #[serde(default)]
     pub near: NearConfig,
+    /// Which documents are compared.
+    #[serde(default)]
+    pub scope: Scope,
+    /// Memory for sorting what is compared; the rest goes to disk. The result does not depend on it.
+    #[serde(default = "default_dedup_memory")]
+    pub memory: Bytes,
 }
 
 impl Default for DedupConfig {
     fn default() -> Self {
-        Self { exact: true, near: NearConfig::default() }
+        Self {
+            exact: true,
+            near: NearConfig::default(),
+            scope: Scope::default(),
+            memory: default_dedup_memory(),
+        }
     }
+}
+
+fn default_dedup_memory() -> Bytes {
+    Bytes(512 << 20)
+}
+
+/// Which documents can be copies of each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All of the corpus.
+    #[default]
+    All,
+    /// Those of the same language.
+    Language,
 }
 
 /// Near-duplicates by MinHash over word 5-grams (14 bands of 8 rows).

@@ -1,16 +1,13 @@
-//! Which document is a copy of which: exact copies as they come, near copies when all are known.
+//! What tells that a document is a copy: its key and its MinHash signature.
 //!
-//! Of two copies the one that comes first in the order of the sources is kept. It holds 16 bytes
-//! per document for exact copies and 448 for near ones, never the texts.
-
-use std::collections::HashMap;
+//! Of two copies the one that comes first in the order of the sources is kept.
 
 use milpa_base::hash_bytes;
 use milpa_text::{Signature, minhash, normalise::fold_word, words};
 
 /// Identity of a text up to case, punctuation and spacing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TextKey(u128);
+pub struct TextKey(pub(crate) u128);
 
 /// Computes the key of a text: the hash of its words in lower case.
 pub fn text_key(text: &str) -> TextKey {
@@ -23,25 +20,6 @@ pub fn text_key(text: &str) -> TextKey {
     let digest = hash_bytes(joined.as_bytes()).0;
     let half: [u8; 16] = digest[..16].try_into().expect("a digest has 32 bytes");
     TextKey(u128::from_le_bytes(half))
-}
-
-/// Remembers texts and finds those that came before.
-#[derive(Debug, Default)]
-pub struct ExactIndex {
-    first: HashMap<TextKey, usize>,
-}
-
-impl ExactIndex {
-    /// Enters document number `index`; returns the number of the document it is a copy of.
-    pub fn enter(&mut self, key: TextKey, index: usize) -> Option<usize> {
-        match self.first.entry(key) {
-            std::collections::hash_map::Entry::Occupied(entry) => Some(*entry.get()),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(index);
-                None
-            }
-        }
-    }
 }
 
 /// A near copy: which document is kept instead, and how similar the two are.
@@ -77,9 +55,5 @@ mod tests {
         assert_eq!(text_key("El Río,  crece."), text_key("el río crece"));
         assert_ne!(text_key("el rio crece"), text_key("el río crece"));
         assert_ne!(text_key("ab c"), text_key("a bc"));
-        let mut index = ExactIndex::default();
-        let keys = ["uno", "dos", "Uno!"].map(text_key);
-        let found: Vec<_> = keys.iter().enumerate().map(|(i, &k)| index.enter(k, i)).collect();
-        assert_eq!(found, [None, None, Some(0)]);
     }
 }

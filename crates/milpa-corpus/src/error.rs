@@ -69,6 +69,11 @@ pub enum CorpusError {
 }
 
 impl CorpusError {
+    /// The disk could not take what memory could not hold; says what to do where the disk is full.
+    pub(crate) fn disk(path: &std::path::Path, source: io::Error) -> Self {
+        Self::Artifact(ArtifactError::Io { path: path.to_owned(), source })
+    }
+
     pub(crate) fn file(
         action: &'static str,
         path: &std::path::Path,

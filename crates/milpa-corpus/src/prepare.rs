@@ -3,7 +3,10 @@
 //! A pure function of the record, its source and the configuration; nothing here knows of other
 //! documents.
 
-use milpa_text::{LanguageModel, MinHasher, Signature, language, normalise};
+use std::cell::RefCell;
+
+use milpa_text::{LanguageModel, MinHasher, Signature, language, minhash::word_hash, normalise};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
@@ -13,15 +16,19 @@ use crate::{
     document::{sample, sample_bytes},
     extract,
     filter::{self, Filter, ThresholdTable, View},
+    part::{DocumentKey, Encoded},
     reader::{Body, Item, Problem, RawRecord, http},
+    times::{Stage, Times},
 };
 
 /// Deepest path of a JSONL field (`a.b.c`).
 const MAX_FIELD_DEPTH: usize = 8;
 
+/// Level of compression of a part's files: they are read once and removed.
+const ZSTD_LEVEL: i32 = 1;
+
 /// What one record became.
-#[derive(Debug)]
-pub(crate) enum Prepared {
+enum Prepared {
     Document { document: Document, key: TextKey, signature: Option<Signature>, counts: Counts },
     Dropped { dropped: Dropped, counts: Counts },
     Skipped(String),
@@ -29,9 +36,9 @@ pub(crate) enum Prepared {
 
 /// What preparing counted on the way.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) lines_removed: u64,
-    pub(crate) charset_refuted: bool,
+struct Counts {
+    lines_removed: u64,
+    charset_refuted: bool,
 }
 
 /// Everything that preparing needs of one source.
@@ -42,6 +49,7 @@ pub(crate) struct Preparer<'a> {
     thresholds: &'a ThresholdTable,
     declared: Option<&'static str>,
     hasher: &'a MinHasher,
+    times: RefCell<Times>,
 }
 
 /// A document before its text is settled.
@@ -74,10 +82,62 @@ impl<'a> Preparer<'a> {
             thresholds,
             declared: source.language.as_deref().and_then(language::canonical),
             hasher,
+            times: RefCell::default(),
         }
     }
 
-    pub(crate) fn prepare(&self, item: Item, origin: &str) -> Prepared {
+    /// Time taken so far.
+    pub(crate) fn times(&self) -> Times {
+        self.times.borrow().clone()
+    }
+
+    /// Prepares the items of a batch and encodes what they became.
+    pub(crate) fn encode(&mut self, items: Vec<Item>, origin: &str) -> Encoded {
+        let mut encoded = Encoded::default();
+        let (mut documents, mut names, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
+        let mut text_bytes = 0;
+        for item in items {
+            let stats = &mut encoded.stats;
+            let mut count = |counts: Counts| {
+                stats.read += 1;
+                stats.lines_removed += counts.lines_removed;
+                stats.charsets_refuted += u64::from(counts.charset_refuted);
+            };
+            match self.prepare(item, origin) {
+                Prepared::Skipped(kind) => *stats.skipped.entry(kind).or_default() += 1,
+                Prepared::Dropped { dropped: row, counts } => {
+                    count(counts);
+                    *stats.dropped.entry(row.reason).or_default() += 1;
+                    dropped.push(row);
+                }
+                Prepared::Document { document, key, signature, counts } => {
+                    count(counts);
+                    let (language, bytes) = (word_hash(&document.language), document.text.len());
+                    text_bytes += bytes;
+                    let signed = signature.is_some();
+                    let key = DocumentKey { text: key, language, bytes: bytes as u64, signed };
+                    key.write(&mut encoded.keys);
+                    if let Some(signature) = signature {
+                        signature.write(&mut encoded.signatures);
+                    }
+                    names.push(DocumentName::of(&document));
+                    documents.push(document);
+                }
+            }
+        }
+        self.run(Stage::Spool, text_bytes, || {
+            encoded.documents = json_lines(&documents);
+            encoded.names = json_lines(&names);
+            encoded.dropped = json_lines(&dropped);
+        });
+        encoded
+    }
+
+    fn run<T>(&self, stage: Stage, bytes: usize, work: impl FnOnce() -> T) -> T {
+        self.times.borrow_mut().run(stage, bytes, work)
+    }
+
+    fn prepare(&self, item: Item, origin: &str) -> Prepared {
         match item {
             Item::Skipped(kind) => Prepared::Skipped(kind),
             Item::Problem(problem) => self.broken(problem, origin),
@@ -112,34 +172,39 @@ impl<'a> Preparer<'a> {
         let fallback = (record.id.clone(), record.url.clone());
         let bytes = record.body.bytes().len() as u64;
         let head = sample_bytes(record.body.bytes());
-        let draft = match self.draft(record, &mut counts) {
-            Ok(draft) => draft,
-            Err(NoDraft::Skip(kind)) => return Prepared::Skipped(kind),
-            Err(NoDraft::Drop(reason, detail)) => {
-                let (id, url) = fallback;
-                let dropped = Dropped {
-                    id: id.unwrap_or_else(|| self.place_id(origin, offset)),
-                    source: self.source.name.clone(),
-                    url,
-                    reason,
-                    detail,
-                    language: None,
-                    origin: origin.to_owned(),
-                    origin_offset: offset,
-                    bytes,
-                    sample: head,
-                };
-                return Prepared::Dropped { dropped, counts };
+        let draft =
+            match self.run(Stage::Extract, bytes as usize, || self.draft(record, &mut counts)) {
+                Ok(draft) => draft,
+                Err(NoDraft::Skip(kind)) => return Prepared::Skipped(kind),
+                Err(NoDraft::Drop(reason, detail)) => {
+                    let (id, url) = fallback;
+                    let dropped = Dropped {
+                        id: id.unwrap_or_else(|| self.place_id(origin, offset)),
+                        source: self.source.name.clone(),
+                        url,
+                        reason,
+                        detail,
+                        language: None,
+                        origin: origin.to_owned(),
+                        origin_offset: offset,
+                        bytes,
+                        sample: head,
+                    };
+                    return Prepared::Dropped { dropped, counts };
+                }
+            };
+        let text = self.run(Stage::Normalise, draft.text.len(), || {
+            let mut text = normalise(&draft.text);
+            if self.source.filters == Preset::Web {
+                counts.lines_removed = filter::blocklist::clean_notices(&mut text) as u64;
             }
-        };
-        let mut text = normalise(&draft.text);
-        if self.source.filters == Preset::Web {
-            counts.lines_removed = filter::blocklist::clean_notices(&mut text) as u64;
-        }
+            text
+        });
         let (label, confidence) = if let Some(declared) = self.declared {
             (declared, 1.0)
         } else {
-            let found = LanguageModel::embedded().identify(&text);
+            let identify = || LanguageModel::embedded().identify(&text);
+            let found = self.run(Stage::Language, text.len(), identify);
             (found.label, found.confidence)
         };
         let document = Document {
@@ -155,12 +220,15 @@ impl<'a> Preparer<'a> {
             origin: origin.to_owned(),
             origin_offset: offset,
         };
-        if let Some((reason, detail)) = self.judge(&document) {
+        let verdict = self.run(Stage::Filter, document.text.len(), || self.judge(&document));
+        if let Some((reason, detail)) = verdict {
             return Prepared::Dropped { dropped: drop_document(&document, reason, detail), counts };
         }
         let near = self.config.dedup.near.enabled;
-        let signature = if near { self.hasher.signature(&document.text) } else { None };
-        let key = text_key(&document.text);
+        let (key, signature) = self.run(Stage::Fingerprint, document.text.len(), || {
+            let signature = if near { self.hasher.signature(&document.text) } else { None };
+            (text_key(&document.text), signature)
+        });
         Prepared::Document { document, key, signature, counts }
     }
 
@@ -280,6 +348,35 @@ impl<'a> Preparer<'a> {
             (Reason::LanguageConfidence, detail)
         })
     }
+}
+
+/// What merging needs of a document besides its key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DocumentName {
+    pub(crate) id: String,
+    pub(crate) group: Option<String>,
+    /// Where it stands, for the case that its identity is taken.
+    pub(crate) place: String,
+}
+
+impl DocumentName {
+    fn of(document: &Document) -> Self {
+        let place = format!("{}@{}", document.origin, document.origin_offset);
+        Self { id: document.id.clone(), group: document.group.clone(), place }
+    }
+}
+
+/// Rows as a zstd frame of JSON lines; nothing for no rows.
+fn json_lines(rows: &[impl Serialize]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for row in rows {
+        serde_json::to_writer(&mut text, row).expect("texts and numbers can be written");
+        text.push(b'\n');
+    }
+    if text.is_empty() {
+        return text;
+    }
+    zstd::bulk::compress(&text, ZSTD_LEVEL).expect("the room suffices and the level exists")
 }
 
 /// Makes the record of a drop from a document.

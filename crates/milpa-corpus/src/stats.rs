@@ -52,6 +52,21 @@ pub struct SourceStats {
     pub groups: u64,
 }
 
+impl SourceStats {
+    /// Adds the counts of another part of the source.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.read += other.read;
+        self.lines_removed += other.lines_removed;
+        self.charsets_refuted += other.charsets_refuted;
+        for (&reason, &count) in &other.dropped {
+            *self.dropped.entry(reason).or_default() += count;
+        }
+        for (kind, &count) in &other.skipped {
+            *self.skipped.entry(kind.clone()).or_default() += count;
+        }
+    }
+}
+
 /// What a corpus is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -39,6 +39,25 @@ impl Signature {
         equal as f64 / HASHES as f64
     }
 
+    /// Bytes that [`Signature::write`] writes.
+    pub const BYTES: usize = HASHES * 4;
+
+    /// Adds the signature to `out`, each value in little-endian order.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        for value in self.0.iter() {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// The signature that was written as `bytes`.
+    pub fn read(bytes: &[u8; Self::BYTES]) -> Self {
+        let mut values = Box::new([0; HASHES]);
+        for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+            *value = u32::from_le_bytes(*bytes);
+        }
+        Self(values)
+    }
+
     fn band_key(&self, band: usize) -> u64 {
         self.0[band * ROWS..][..ROWS]
             .iter()

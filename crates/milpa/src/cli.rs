@@ -204,6 +204,10 @@ pub enum CorpusCommand {
         /// Folder of the corpus
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Only prepare a share of the input, as one task of N; I counts from 0. Run it without --shard when
+        /// all tasks are done, to merge what they prepared
+        #[arg(long, value_name = "I/N")]
+        shard: Option<milpa_corpus::Shard>,
     },
     /// Say what became of a document, and why
     Why {

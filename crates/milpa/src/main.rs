@@ -65,9 +65,12 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         }
         Command::Explain { run } => explain::explain(context, &run),
         Command::Corpus(command) => match command {
-            CorpusCommand::Build { recipe, out } => {
-                let manifest = corpus::build(context, &context.recipe(&recipe)?, &out)?;
-                context.show(&manifest, || {
+            CorpusCommand::Build { recipe, out, shard: Some(shard) } => {
+                corpus::prepare(context, &context.recipe(&recipe)?, &out, shard)
+            }
+            CorpusCommand::Build { recipe, out, shard: None } => {
+                let built = corpus::build(context, &context.recipe(&recipe)?, &out)?;
+                context.show(&built.manifest, || {
                     milpa_corpus::stats(&out).map(|stats| stats.to_string()).unwrap_or_default()
                 })
             }

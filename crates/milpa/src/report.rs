@@ -12,6 +12,7 @@ use milpa_base::{
     units::{binary_bytes, duration, si},
     write_file_atomic,
 };
+use milpa_corpus::times::StageTime;
 
 use crate::{
     commands::eval,
@@ -78,6 +79,7 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
     if let Ok(stats) = milpa_corpus::stats(&folders.corpus()) {
         let _ = write!(page, "<div class='wide'><pre>{}</pre></div>", escape(&stats.to_string()));
     }
+    page += &stage_times(&folders.corpus_stages());
     page += "<p>Why a document was kept or dropped: ";
     let _ = write!(
         page,
@@ -129,6 +131,27 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
     page += "</body></html>\n";
     write_file_atomic(&folders.report(), page.as_bytes())?;
     Ok(())
+}
+
+/// The speed of the corpus's stages as a table, or nothing where it was not noted.
+fn stage_times(path: &Path) -> String {
+    let stages: Option<Vec<StageTime>> =
+        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let Some(stages) = stages.filter(|stages| !stages.is_empty()) else { return String::new() };
+    let mut table = "<div class='wide'><table><tr><th>stage of the corpus</th><th class='n'>seconds of all threads</th>\
+                     <th class='n'>MB</th><th class='n'>MB/s/core</th></tr>"
+        .to_owned();
+    for stage in stages {
+        let (name, seconds, rate) = (&stage.stage, stage.seconds, stage.megabytes_per_second);
+        let megabytes = stage.bytes as f64 / 1e6;
+        let _ = write!(
+            table,
+            "<tr><td>{}</td><td class='n'>{seconds:.2}</td><td class='n'>{megabytes:.1}</td>\
+             <td class='n'>{rate:.1}</td></tr>",
+            escape(name)
+        );
+    }
+    table + "</table></div>"
 }
 
 fn artifact_row(stage: &str, dir: &Path, stamp: Option<&Stamp>) -> String {

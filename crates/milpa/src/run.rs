@@ -52,6 +52,11 @@ pub struct Folders {
 }
 
 impl Folders {
+    /// How fast each stage of building the corpus was.
+    pub fn corpus_stages(&self) -> PathBuf {
+        self.root.join("corpus-stages.json")
+    }
+
     /// The corpus.
     pub fn corpus(&self) -> PathBuf {
         self.root.join("corpus")
@@ -161,7 +166,11 @@ impl Runner<'_> {
             format!("milpa corpus build {given} --out {}", shown(&corpus_dir)),
             &recipe.corpus,
             inputs,
-            |context, recipe| corpus::build(context, recipe, &corpus_dir).map(drop),
+            |context, recipe| {
+                let stages = corpus::build(context, recipe, &corpus_dir)?.times.stages();
+                write_file_atomic(&folders.corpus_stages(), &serde_json::to_vec(&stages)?)?;
+                Ok(())
+            },
         )?;
         let tokenizer = self.stage(
             "tokenizer",

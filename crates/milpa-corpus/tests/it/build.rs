@@ -3,8 +3,8 @@
 use milpa_base::{Kind, Manifest, manifest::Verify, open_artifact};
 use milpa_corpus::{
     Fate, Reason,
-    config::{Format, KeepLanguages, Preset},
-    read_split, record, why,
+    config::{Format, KeepLanguages, Preset, Scope},
+    prepare, read_split, record, why,
 };
 use serde_json::json;
 
@@ -90,7 +90,7 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let mut identities = Vec::new();
     for threads in [1, 2, 5] {
         let out = bench.path(&format!("corpus{threads}"));
-        build(&config, Seed(1), threads, &out, &Silent, &StopFlag::default()).unwrap();
+        build(&config, Seed(1), &work(threads, &out, &StopFlag::default())).unwrap();
         identities.push(Manifest::read_with_digest(&out).unwrap());
     }
     // The manifest holds the hash of each file.
@@ -98,10 +98,123 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     assert_eq!(identities[0], identities[1]);
     assert_eq!(identities[0], identities[2]);
     let other = bench.path("other");
-    build(&config, Seed(2), 2, &other, &Silent, &StopFlag::default()).unwrap();
+    build(&config, Seed(2), &work(2, &other, &StopFlag::default())).unwrap();
     let other = Manifest::read_with_digest(&other).unwrap();
     assert_ne!(other.0.key, identities[0].0.key);
     assert_eq!(identities[0].0.key, record(&config, Seed(1)).unwrap().key.unwrap());
+}
+
+/// Several files of several sources.
+fn many_files(bench: &Bench) -> CorpusConfig {
+    let mut config = mixed(bench);
+    for (name, first) in [("more", 300), ("again", 306)] {
+        for i in first..first + 9 {
+            bench.write(&format!("{name}/{i}.txt"), spanish(i, 20).as_bytes());
+        }
+        config.sources.push(source(name, &bench.path(name)));
+    }
+    config
+}
+
+#[test]
+fn shards_and_any_memory_give_the_same_bytes() {
+    let bench = Bench::new();
+    let config = many_files(&bench);
+    let whole = bench.build(&config);
+    whole.assert_consistent();
+    let expect = Manifest::read(&whole.dir).unwrap().files;
+    let out = bench.path("sharded");
+    let stop = StopFlag::default();
+    let mut documents = 0;
+    for shard in ["2/3", "0/3", "1/3"] {
+        let prepared = prepare(&config, shard.parse().unwrap(), &work(2, &out, &stop)).unwrap();
+        assert_eq!((prepared.parts, prepared.found), if shard == "2/3" { (1, 0) } else { (2, 0) });
+        documents += prepared.documents;
+    }
+    // Other numbers of tasks find what is there.
+    let again = prepare(&config, "0/1".parse().unwrap(), &work(1, &out, &stop)).unwrap();
+    assert_eq!((again.parts, again.found, again.documents), (5, 5, documents));
+    assert!(bench.path("sharded.parts").is_dir());
+    let built = build(&config, Seed(1), &work(1, &out, &stop)).unwrap();
+    assert_eq!((built.manifest.files, built.found), (expect.clone(), 5));
+    assert!(!bench.path("sharded.parts").exists());
+
+    let mut little = config.clone();
+    little.dedup.memory = milpa_base::Bytes(100);
+    let built = build(&little, Seed(1), &work(2, &bench.path("little"), &stop)).unwrap();
+    assert_eq!(built.manifest.files, expect);
+}
+
+#[test]
+fn damaged_and_changed_parts_are_made_again() {
+    let bench = Bench::new();
+    let config = many_files(&bench);
+    let expect = Manifest::read(&bench.build(&config).dir).unwrap().files;
+    let (out, stop) = (bench.path("other"), StopFlag::default());
+    let all = "0/1".parse().unwrap();
+    prepare(&config, all, &work(2, &out, &stop)).unwrap();
+    let parts = bench.path("other.parts");
+    let damaged: Vec<_> = fs::read_dir(&parts)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    assert_eq!(damaged.len(), 5);
+    // A part cut in half, one with a flipped bit, and one without its manifest.
+    let documents = damaged[0].join("documents.jsonl.zst");
+    let bytes = fs::read(&documents).unwrap();
+    fs::write(&documents, &bytes[..bytes.len() / 2]).unwrap();
+    let keys = damaged[1].join("keys.bin");
+    let mut bytes = fs::read(&keys).unwrap();
+    bytes[3] ^= 1;
+    fs::write(&keys, bytes).unwrap();
+    fs::remove_file(damaged[2].join("manifest.toml")).unwrap();
+    let prepared = prepare(&config, all, &work(2, &out, &stop)).unwrap();
+    assert_eq!((prepared.parts, prepared.found), (5, 2));
+    let built = build(&config, Seed(1), &work(2, &out, &stop)).unwrap();
+    assert_eq!((built.manifest.files, built.found), (expect.clone(), 5));
+
+    // Another file or another limit makes another part, and only that one.
+    prepare(&config, all, &work(2, &out, &stop)).unwrap();
+    bench.write("more/303.txt", spanish(999, 20).as_bytes());
+    let prepared = prepare(&config, all, &work(2, &out, &stop)).unwrap();
+    assert_eq!((prepared.parts, prepared.found), (5, 4));
+    let mut other = config.clone();
+    other.validation.share = 0.2;
+    other.sources[3].filters = Preset::None;
+    let prepared = prepare(&other, all, &work(2, &out, &stop)).unwrap();
+    assert_eq!((prepared.parts, prepared.found), (5, 4));
+    let built = build(&config, Seed(1), &work(2, &out, &stop)).unwrap();
+    assert_ne!(built.manifest.files, expect);
+    assert_eq!(built.manifest.files, Manifest::read(&bench.build(&config).dir).unwrap().files);
+}
+
+#[test]
+fn copies_are_sought_in_all_of_the_corpus_or_by_language() {
+    let bench = Bench::new();
+    let text = spanish(1, 30);
+    for (name, text) in [("a", text.clone()), ("b", text.clone()), ("c", format!("{text} Fin."))] {
+        bench.write(&format!("{name}.txt"), text.as_bytes());
+    }
+    let sources = |languages: [&str; 3]| {
+        let source = |(name, language): (&str, &str)| {
+            let mut source = source(name, &bench.path(&format!("{name}.txt")));
+            source.language = Some(language.to_owned());
+            source.filters = Preset::None;
+            source
+        };
+        ["a", "b", "c"].into_iter().zip(languages).map(source).collect::<Vec<_>>()
+    };
+    let check = |scope: Scope, languages: [&str; 3], expect: &[&str]| {
+        let mut config = config(sources(languages));
+        config.dedup.scope = scope;
+        let reasons = bench.build(&config).reasons();
+        assert_eq!(reasons.iter().map(|(reason, _)| reason.as_str()).collect::<Vec<_>>(), expect);
+    };
+    check(Scope::All, ["spa", "glg", "por"], &["exact_duplicate", "near_duplicate"]);
+    check(Scope::Language, ["spa", "glg", "por"], &[]);
+    check(Scope::Language, ["spa", "spa", "por"], &["exact_duplicate"]);
+    check(Scope::Language, ["spa", "por", "spa"], &["near_duplicate"]);
 }
 
 #[test]
@@ -161,12 +274,12 @@ fn a_stop_leaves_nothing_and_keeps_the_old_corpus() {
     stop.stop();
     let out = bench.path("corpus");
     let before = bench.names();
-    let stopped = build(&config, Seed(1), 2, &out, &Silent, &stop);
+    let stopped = build(&config, Seed(1), &work(2, &out, &stop));
     assert!(matches!(stopped, Err(CorpusError::Interrupted)), "{stopped:?}");
     assert_eq!(bench.names(), before);
     let corpus = bench.build(&config);
     let old = Manifest::read_with_digest(&corpus.dir).unwrap();
-    assert!(build(&config, Seed(2), 2, &out, &Silent, &stop).is_err());
+    assert!(build(&config, Seed(2), &work(2, &out, &stop)).is_err());
     assert_eq!(Manifest::read_with_digest(&out).unwrap(), old);
 }
 

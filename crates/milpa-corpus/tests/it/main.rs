@@ -16,8 +16,8 @@ use std::{
 
 use milpa_base::{Seed, Silent, StopFlag, config::Location};
 use milpa_corpus::{
-    CorpusConfig, CorpusError, Document, Dropped, SourceConfig, Split, Stats, build, read_dropped,
-    shard::read_documents, stats,
+    CorpusConfig, CorpusError, Document, Dropped, SourceConfig, Split, Stats, Work, build,
+    read_dropped, shard::read_documents, stats,
 };
 
 /// A folder for sources and the corpora made from them.
@@ -52,7 +52,7 @@ impl Bench {
 
     fn try_build(&self, config: &CorpusConfig, threads: usize) -> Result<Corpus, CorpusError> {
         let dir = self.path("corpus");
-        build(config, Seed(1), threads, &dir, &Silent, &StopFlag::default())?;
+        build(config, Seed(1), &work(threads, &dir, &StopFlag::default()))?;
         Ok(Corpus::read(dir))
     }
 
@@ -110,6 +110,10 @@ impl Corpus {
         ids.dedup();
         assert_eq!(ids.len() as u64, kept, "identities are unique");
     }
+}
+
+fn work<'a>(threads: usize, out: &'a Path, stop: &'a StopFlag) -> Work<'a> {
+    Work { threads, out, progress: &Silent, stop }
 }
 
 fn source(name: &str, path: &Path) -> SourceConfig {

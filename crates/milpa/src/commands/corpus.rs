@@ -3,20 +3,48 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use milpa_base::Manifest;
+use milpa_corpus::{Built, Shard, Work};
 
 use crate::{context::Context, recipe::Loaded};
 
-/// Builds the corpus of a recipe.
-pub fn build(context: &Context, recipe: &Loaded, out: &Path) -> Result<Manifest> {
-    Ok(milpa_corpus::build(
-        &recipe.recipe.corpus,
-        recipe.recipe.seed,
-        context.threads,
-        out,
-        &context.progress,
-        &context.stop,
-    )?)
+/// Builds the corpus of a recipe and tells how fast each stage was.
+pub fn build(context: &Context, recipe: &Loaded, out: &Path) -> Result<Built> {
+    let built =
+        milpa_corpus::build(&recipe.recipe.corpus, recipe.recipe.seed, &work(context, out))?;
+    if built.found > 0 {
+        context.progress.say(&format!("{} found prepared", count(built.found)));
+    }
+    context.progress.say(&format!("{}\n", built.times));
+    Ok(built)
+}
+
+/// Prepares a share of the corpus of a recipe.
+pub fn prepare(context: &Context, recipe: &Loaded, out: &Path, shard: Shard) -> Result<()> {
+    let prepared = milpa_corpus::prepare(&recipe.recipe.corpus, shard, &work(context, out))?;
+    let (parts, found, documents) = (prepared.parts, prepared.found, prepared.documents);
+    context.progress.say(&format!("{}\n", prepared.times));
+    let answer = serde_json::json!({
+        "shard": shard.to_string(),
+        "parts": parts,
+        "found": found,
+        "documents": documents,
+        "stages": prepared.times.stages(),
+    });
+    context.show(&answer, || {
+        let merge = "when all shards are done, run the same command without --shard to merge them";
+        let parts = count(parts);
+        format!(
+            "shard {shard}: {parts}, {found} of them found prepared, {documents} documents; {merge}"
+        )
+    })
+}
+
+fn count(parts: usize) -> String {
+    format!("{parts} part{}", if parts == 1 { "" } else { "s" })
+}
+
+fn work<'a>(context: &'a Context, out: &'a Path) -> Work<'a> {
+    Work { threads: context.threads, out, progress: &context.progress, stop: &context.stop }
 }
 
 /// Says what became of a document.
