@@ -44,7 +44,7 @@ fn output(command: &mut Command) -> String {
 }
 
 /// Adds to the day's record: a long comparison is measured in parts.
-fn record(name: &str, text: &str) -> Result<()> {
+pub(crate) fn record(name: &str, text: &str) -> Result<()> {
     let folder = root().join("benches");
     std::fs::create_dir_all(&folder)?;
     let path = folder.join(name);

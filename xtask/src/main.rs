@@ -1,5 +1,5 @@
 //! Project chores that are no part of the tool:
-//! `cargo xtask check · golden · gguf · sanitize · kernels · bench`.
+//! `cargo xtask check · golden · gguf · sanitize · kernels · slurm · bench`.
 //!
 //! Each chore prints what it runs, so that it can be repeated by hand.
 
@@ -11,6 +11,7 @@ mod dependencies;
 mod golden;
 mod kernels;
 mod sanitize;
+mod slurm;
 
 use std::{
     path::{Path, PathBuf},
@@ -31,6 +32,8 @@ cargo xtask COMMAND
   kernels               compile the CUDA sources to cubins with the toolchain from PyPI, in an
                         environment under target/ (or that of --python PATH), then as --on-host
   kernels --on-host     run the CUDA sources on the host against their scalar twins
+  slurm DIR             a corpus of the texts in DIR as a Slurm array on this machine, one task killed and
+                        requeued, against one process (needs root and Debian's Slurm packages)
   bench                 kernels and training steps on this machine, recorded under benches/
   bench profile         where the time of training steps and forward passes goes, by kernel; recorded
   bench train --peers DIR [--python PATH] [--rounds N] [--only NAME] [--dtype f32|bf16]
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         ["kernels"] => kernels::compile(None),
         ["kernels", "--python", python] => kernels::compile(Some(python)),
         ["kernels", "--on-host"] => kernels::on_host(),
+        ["slurm", data] => slurm::slurm(Path::new(data)),
         ["bench"] => bench::kernels(),
         ["bench", "profile"] => bench::profile(),
         ["bench", "train", rest @ ..] => {

@@ -67,13 +67,14 @@ impl Merge<'_> {
             bytes += key.bytes;
             Ok(())
         })?;
-        self.progress.begin("comparing", None, "documents");
+        self.progress.begin("comparing", Some(documents), "documents");
         let copies = times.run(Stage::Deduplicate, bytes as usize, || self.copies())?;
         if copies.removed == documents {
             return Err(empty(&stats, &copies));
         }
         let names = self.names()?;
         let held_out = self.hold_out(&copies, &names, &mut stats)?;
+        self.progress.advance(documents);
         self.progress.end();
         let mut merged = Merged { stats, licences: BTreeSet::new() };
         self.progress.begin("writing", Some(documents), "documents");

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     cli::Global,
     progress::Terminal,
-    recipe::{self, Loaded, Paths},
+    recipe::{self, CorpusRecipe, Loaded, Paths},
 };
 
 /// What every command needs.
@@ -52,6 +52,15 @@ impl Context {
     /// Loads a recipe whose files will be read; variables in paths come from the environment.
     pub fn recipe(&self, path: &Path) -> Result<Loaded> {
         self.load(path, Paths::Needed)
+    }
+
+    /// Loads what a recipe says of its corpus.
+    #[expect(
+        clippy::unused_self,
+        reason = "the context stands for the process and its environment"
+    )]
+    pub fn corpus_recipe(&self, path: &Path) -> Result<CorpusRecipe> {
+        recipe::load_corpus(path, &|name| std::env::var(name).ok())
     }
 
     /// Loads a recipe for a stage that reads artifacts only.

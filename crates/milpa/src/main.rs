@@ -66,10 +66,11 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Explain { run } => explain::explain(context, &run),
         Command::Corpus(command) => match command {
             CorpusCommand::Build { recipe, out, shard: Some(shard) } => {
-                corpus::prepare(context, &context.recipe(&recipe)?, &out, shard)
+                corpus::prepare(context, &context.corpus_recipe(&recipe)?.corpus, &out, shard)
             }
             CorpusCommand::Build { recipe, out, shard: None } => {
-                let built = corpus::build(context, &context.recipe(&recipe)?, &out)?;
+                let recipe = context.corpus_recipe(&recipe)?;
+                let built = corpus::build(context, &recipe.corpus, recipe.seed, &out)?;
                 context.show(&built.manifest, || {
                     milpa_corpus::stats(&out).map(|stats| stats.to_string()).unwrap_or_default()
                 })

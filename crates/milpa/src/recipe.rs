@@ -43,6 +43,22 @@ pub struct Recipe {
     pub package: PackageConfig,
 }
 
+/// What a recipe says of its corpus, for the commands that need no more: a recipe whose other tables are
+/// still to be written will do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusRecipe {
+    /// Name of the run and of the model.
+    pub name: String,
+    /// Seed of everything that is drawn.
+    pub seed: Seed,
+    /// Sources, filters, deduplication and the split.
+    pub corpus: CorpusConfig,
+}
+
+/// Tables that a recipe of a corpus alone lacks.
+const LATER_TABLES: [&str; 6] = ["tokenizer", "tokens", "model", "train", "eval", "package"];
+
 /// A recipe with where it came from.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -63,12 +79,8 @@ pub enum Paths {
     Unused,
 }
 
-/// Reads and checks a recipe; `${NAME}` in paths is taken from `variable`.
-pub fn load(
-    given: &Path,
-    paths: Paths,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Loaded> {
+/// The file of a recipe that was given as a file or as its folder.
+fn find(given: &Path) -> Result<PathBuf> {
     let path = if given.is_dir() { given.join(RECIPE_FILE) } else { given.to_owned() };
     if !path.exists() {
         anyhow::bail!(config::ConfigError::Io {
@@ -79,6 +91,39 @@ pub fn load(
             ),
         });
     }
+    Ok(path)
+}
+
+/// Reads and checks what a recipe says of its corpus. One that has any table of a later stage is read whole.
+pub fn load_corpus(
+    given: &Path,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<CorpusRecipe> {
+    let path = find(given)?;
+    let text = std::fs::read_to_string(&path)?;
+    let whole = toml::from_str::<toml::Table>(&text)
+        .is_ok_and(|table| LATER_TABLES.iter().any(|later| table.contains_key(*later)));
+    if whole {
+        let Recipe { name, seed, corpus, .. } = load(given, Paths::Needed, variable)?.recipe;
+        return Ok(CorpusRecipe { name, seed, corpus });
+    }
+    let mut recipe: CorpusRecipe = load_toml(&path)?;
+    recipe.corpus.validate().map_err(|(key, message)| {
+        config::invalid_value(&text, &path, &key, &format!("`{key}` cannot be right: {message}"))
+    })?;
+    for source in &mut recipe.corpus.sources {
+        source.path.resolve(path.parent().unwrap_or(Path::new("")), variable)?;
+    }
+    Ok(recipe)
+}
+
+/// Reads and checks a recipe; `${NAME}` in paths is taken from `variable`.
+pub fn load(
+    given: &Path,
+    paths: Paths,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded> {
+    let path = find(given)?;
     let mut recipe: Recipe = load_toml(&path)?;
     let text = std::fs::read_to_string(&path)?;
     let bad = |key: &str, message: &str| {

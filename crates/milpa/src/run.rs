@@ -167,7 +167,9 @@ impl Runner<'_> {
             &recipe.corpus,
             inputs,
             |context, recipe| {
-                let stages = corpus::build(context, recipe, &corpus_dir)?.times.stages();
+                let recipe = &recipe.recipe;
+                let built = corpus::build(context, &recipe.corpus, recipe.seed, &corpus_dir)?;
+                let stages = built.times.stages();
                 write_file_atomic(&folders.corpus_stages(), &serde_json::to_vec(&stages)?)?;
                 Ok(())
             },

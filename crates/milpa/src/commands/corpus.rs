@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use milpa_corpus::{Built, Shard, Work};
+use milpa_base::Seed;
+use milpa_corpus::{Built, CorpusConfig, Shard, Work};
 
-use crate::{context::Context, recipe::Loaded};
+use crate::context::Context;
 
-/// Builds the corpus of a recipe and tells how fast each stage was.
-pub fn build(context: &Context, recipe: &Loaded, out: &Path) -> Result<Built> {
-    let built =
-        milpa_corpus::build(&recipe.recipe.corpus, recipe.recipe.seed, &work(context, out))?;
+/// Builds a corpus and tells how fast each stage was.
+pub fn build(context: &Context, corpus: &CorpusConfig, seed: Seed, out: &Path) -> Result<Built> {
+    let built = milpa_corpus::build(corpus, seed, &work(context, out))?;
     if built.found > 0 {
         context.progress.say(&format!("{} found prepared", count(built.found)));
     }
@@ -18,9 +18,9 @@ pub fn build(context: &Context, recipe: &Loaded, out: &Path) -> Result<Built> {
     Ok(built)
 }
 
-/// Prepares a share of the corpus of a recipe.
-pub fn prepare(context: &Context, recipe: &Loaded, out: &Path, shard: Shard) -> Result<()> {
-    let prepared = milpa_corpus::prepare(&recipe.recipe.corpus, shard, &work(context, out))?;
+/// Prepares a share of a corpus.
+pub fn prepare(context: &Context, corpus: &CorpusConfig, out: &Path, shard: Shard) -> Result<()> {
+    let prepared = milpa_corpus::prepare(corpus, shard, &work(context, out))?;
     let (parts, found, documents) = (prepared.parts, prepared.found, prepared.documents);
     context.progress.say(&format!("{}\n", prepared.times));
     let answer = serde_json::json!({

@@ -50,6 +50,34 @@ fn every_result_can_be_read_by_a_program() {
 }
 
 #[test]
+fn a_corpus_can_be_prepared_in_shards_from_a_recipe_of_a_corpus_alone() {
+    let field = Field::new();
+    let recipe = "name = \"c\"\nseed = 1\n[[corpus.sources]]\nname = \"texto\"\npath = \"texts.jsonl\"\n\
+                  language = \"spa\"\nfilters = \"none\"\n";
+    field.write("corpus.toml", recipe.as_bytes());
+    let build = ["corpus", "build", "corpus.toml", "--out"];
+    let whole = field.milpa(&[&build[..], &["whole"]].concat());
+    whole.expect(0, &["MB/s/core", "fingerprint"]);
+    let sharded = |rest: &[&str]| field.milpa(&[&build[..], &["sharded"], rest].concat());
+    for (shard, expect) in [
+        (&["--shard", "1/2"][..], "shard 1/2: 0 parts"),
+        (&["--shard", "0/2"], "shard 0/2: 1 part, 0 of them found prepared"),
+        (&["--shard", "0/1", "--json"], "\"found\": 1"),
+    ] {
+        let said = field.ok(&[&build[..], &["sharded"], shard].concat());
+        assert!(said.contains(expect), "{said}");
+    }
+    sharded(&["--shard", "2/2"]).expect(2, &["I from 0 to N - 1"]);
+    sharded(&[]).expect(0, &["1 part found prepared"]);
+    assert_eq!(field.read("whole/manifest.toml"), field.read("sharded/manifest.toml"));
+    assert!(!field.path("sharded.parts").exists());
+    field.write("corpus.toml", format!("{recipe}filtres = 1\n").as_bytes());
+    sharded(&[]).expect(2, &["filtres", "filters"]);
+    field.write("corpus.toml", format!("{recipe}[train]\n").as_bytes());
+    sharded(&[]).expect(2, &["missing field", "[train]"]);
+}
+
+#[test]
 fn the_quantised_file_answers_like_the_folder() {
     let field = Field::new();
     field.ok(&["run", ".", "--out", "run"]);
