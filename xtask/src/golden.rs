@@ -34,6 +34,7 @@ const PEERS: [&str; 10] = [
 ];
 
 const FILTERS: &str = "crates/milpa-corpus/tests/it/golden/filters.json";
+const PERSONAL: &str = "crates/milpa-text/tests/it/golden/personal.json";
 const TOKENS: &str = "crates/milpa-tokens/tests/it/golden";
 
 /// Makes the golden values again, fails if they differ from the committed ones, and runs all checks.
@@ -50,6 +51,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.make("heads_golden.py", &[], &[&of("model", "heads.*")]);
     session.make("model_families.py", &["golden"], &[&of("model", "families.*")]);
     session.make("filters_check.py", &["golden", FILTERS], &[FILTERS]);
+    session.make("personal_golden.py", &[PERSONAL], &[PERSONAL]);
     session.make("chat_golden.py", &["golden", TOKENS], &[&format!("{TOKENS}/chat_cases.json")]);
     session.make_bert_classes();
     let data = std::env::var("MILPA_DATA").ok();

@@ -2,25 +2,30 @@
 //! numbers of Latin America, each with the country whose law it falls under.
 //!
 //! A number counts if its check digits are right and it is written as such numbers are, or stands
-//! behind the name of its kind (`RUT`, `cédula`); digits alone are articles and amounts. It knows
-//! where things stand and what covers them; whether to mask or to drop is the caller's choice.
-//! Names and postal addresses are not looked for.
+//! behind the name of its kind (`RUT`, `cédula`); digits alone are articles, amounts and dates. It
+//! says where things stand ([`find`]) and covers them ([`mask`]); [`Policies`] say what is kept,
+//! masked, or drops the document. Names and postal addresses are not looked for.
 
 use std::{borrow::Cow, ops::Range};
 
+mod candidates;
+mod network;
 pub mod numbers;
+mod phone;
+mod policy;
 
-/// Characters before a number in which the name of its kind is looked for.
-const CONTEXT_CHARS: usize = 24;
+use candidates::{Candidate, Context, candidates};
+use numbers::NUMBERS;
+pub use policy::{Applied, Policies, Policy, UnknownKind};
 
 /// What kind of personal data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// An e-mail address.
     Email,
-    /// A public IPv4 address.
+    /// A public IPv4 or IPv6 address.
     Ip,
-    /// A telephone in international form, or behind its name.
+    /// A telephone in international or another usual form, or behind its name.
     Phone,
     /// A payment card.
     Card,
@@ -29,6 +34,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let numbers = (0..NUMBERS.len()).map(Self::Number);
+        [Self::Email, Self::Ip, Self::Phone, Self::Card].into_iter().chain(numbers)
+    }
+
     /// The name that covers it, such as `CPF`.
     pub fn name(self) -> &'static str {
         match self {
@@ -36,15 +47,15 @@ impl Kind {
             Self::Ip => "IP",
             Self::Phone => "TELEFONO",
             Self::Card => "TARJETA",
-            Self::Number(index) => numbers::NUMBERS[index].name,
+            Self::Number(index) => NUMBERS[index].name,
         }
     }
 
-    /// The country that issues the number, ISO 3166-1; `None` where it has none.
-    pub fn jurisdiction(self) -> Option<&'static str> {
+    /// The countries that issue such numbers, ISO 3166-1; none where it has no country.
+    pub fn jurisdictions(self) -> &'static [&'static str] {
         match self {
-            Self::Number(index) => Some(numbers::NUMBERS[index].jurisdiction),
-            _ => None,
+            Self::Number(index) => NUMBERS[index].jurisdictions,
+            _ => &[],
         }
     }
 }
@@ -60,15 +71,21 @@ pub struct Found {
 
 /// Finds personal data in `text`, in order and without overlap, in time linear in its length.
 pub fn find(text: &str) -> Vec<Found> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    for token in tokens(text) {
-        if token.start < at {
-            continue;
-        }
-        if let Some(kind) = kind_of(text, &token) {
-            at = token.end;
-            found.push(Found { kind, range: token });
+    let mut found: Vec<Found> = Vec::new();
+    let mut candidates = candidates(text);
+    while let Some(candidate) = candidates.next() {
+        let one = match candidate {
+            Candidate::Email { run, at } => {
+                network::email(text, run, at).map(|range| Found { kind: Kind::Email, range })
+            }
+            Candidate::Colons(range) => {
+                network::is_ipv6(&text[range.clone()]).then_some(Found { kind: Kind::Ip, range })
+            }
+            Candidate::Groups(groups) => number(text, &groups, found.last()),
+        };
+        if let Some(one) = one {
+            candidates.skip_to(one.range.end);
+            found.push(one);
         }
     }
     found
@@ -81,7 +98,11 @@ pub fn find(text: &str) -> Vec<Found> {
 /// assert_eq!(masked, "Escriba a [EMAIL], RUT [RUT].");
 /// ```
 pub fn mask(text: &str) -> Cow<'_, str> {
-    let found = find(text);
+    mask_found(text, &find(text))
+}
+
+/// `text` with what was found in it covered.
+fn mask_found<'a>(text: &'a str, found: &[Found]) -> Cow<'a, str> {
     if found.is_empty() {
         return Cow::Borrowed(text);
     }
@@ -98,152 +119,80 @@ pub fn mask(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Characters of which addresses and numbers consist, besides letters and digits.
-fn is_inside(c: char) -> bool {
-    c.is_alphanumeric() || matches!(c, '.' | '-' | '/' | '@' | '_' | '+' | '%' | '&')
-}
-
-/// Candidates: runs of such characters with a digit or an `@`, without marks at their ends; and runs
-/// of digit groups parted by single spaces.
-fn tokens(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        loop {
-            let start = at + text[at..].find(is_inside)?;
-            let end = text[start..].find(|c| !is_inside(c)).map_or(text.len(), |end| start + end);
-            at = end;
-            let run = trim(text, start..end);
-            let piece = &text[run.clone()];
-            let numeric = piece.bytes().any(|byte| byte.is_ascii_digit());
-            if !numeric && !piece.contains('@') {
-                continue;
-            }
-            let is_group = |piece: &str| {
-                piece.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-'))
-            };
-            if !is_group(piece) {
-                return Some(run);
-            }
-            // Groups of digits belong together: 4111 1111 1111 1111, +56 9 1234 5678.
-            let mut last = run.end;
-            while text[last..].starts_with([' ', ')']) && last == at {
-                let next = last
-                    + 1
-                    + text[last + 1..]
-                        .bytes()
-                        .take_while(|&b| b == b' ' || b == b'(')
-                        .take(1)
-                        .count();
-                let length =
-                    text[next..].bytes().take_while(|b| b.is_ascii_digit() || *b == b'-').count();
-                let ends =
-                    !text[next + length..].starts_with(|c: char| c.is_alphanumeric() || c == '/');
-                if length == 0 || !ends || last - run.start > 24 {
-                    break;
-                }
-                last = next + length;
-                at = last;
-            }
-            let joined = trim(text, run.start..last);
-            return Some(joined);
+/// What the groups are, or the first few of them: the longest that is something counts.
+fn number(text: &str, groups: &[Range<usize>], previous: Option<&Found>) -> Option<Found> {
+    let first = groups.first()?;
+    let last = groups.last()?;
+    // Years, articles and amounts are most numbers, and shorter than all that is looked for.
+    let whole = &text[first.start..last.end];
+    let digits = whole.bytes().filter(u8::is_ascii_digit).count();
+    let short = digits < phone::MIN_DIGITS && whole.len() < MIN_CODE_BYTES;
+    if short && !network::may_be_ipv4(&text[first.clone()]) {
+        return None;
+    }
+    let context = Context::before(text, first.start);
+    (1..=groups.len()).rev().find_map(|count| {
+        let range = first.start..groups[count - 1].end;
+        if let Some(kind) = kind_of(&text[range.clone()], &context) {
+            return Some(Found { kind, range });
         }
+        let follows = previous.filter(|one| {
+            one.kind == Kind::Phone && phone::is_list(&text[one.range.end..range.start])
+        });
+        let range = phone::telephone(text, range, &context, follows.is_some())?;
+        Some(Found { kind: Kind::Phone, range })
     })
 }
 
-fn trim(text: &str, range: Range<usize>) -> Range<usize> {
-    let piece = &text[range.clone()];
-    let marks = |c: char| matches!(c, '.' | '-' | '/' | '_' | '%' | '&' | '@');
-    let start = range.start + (piece.len() - piece.trim_start_matches(marks).len());
-    let end = range.end - (piece.len() - piece.trim_end_matches(|c| marks(c) || c == '+').len());
-    start..end.max(start)
+/// What a number is, if it is no telephone.
+fn kind_of(piece: &str, context: &Context) -> Option<Kind> {
+    if network::may_be_ipv4(piece) {
+        return network::is_public_ipv4(piece, context).then_some(Kind::Ip);
+    }
+    let compact = compact(piece)?;
+    let valid = || NUMBERS.iter().enumerate().filter(|(_, number)| (number.check)(&compact));
+    let named = valid().find(|(_, number)| context.names(number.names));
+    if let Some((index, _)) = named.or_else(|| valid().find(|(_, number)| number.is_written(piece)))
+    {
+        return Some(Kind::Number(index));
+    }
+    let card = numbers::card(&compact)
+        && (context.names(CARD_NAMES)
+            || (numbers::has_card_network(&compact) && is_grouped_as_card(piece)));
+    card.then_some(Kind::Card)
 }
 
-fn kind_of(text: &str, range: &Range<usize>) -> Option<Kind> {
-    let piece = &text[range.clone()];
-    if piece.contains('@') {
-        return is_email(piece).then_some(Kind::Email);
-    }
-    let before = context(text, range.start);
-    let compact: String = piece
-        .chars()
-        .filter(|c| c.is_alphanumeric() || *c == '&')
-        .flat_map(char::to_uppercase)
-        .collect();
-    if !(7..=22).contains(&compact.len()) || !compact.is_ascii() && !compact.contains('Ñ') {
-        return is_public_ip(piece).then_some(Kind::Ip);
-    }
-    let named = |names: &[&str]| names.iter().any(|name| has_word(&before, name));
-    for (index, number) in numbers::NUMBERS.iter().enumerate() {
-        if (number.check)(&compact) && (number.is_written(piece) || named(number.names)) {
-            return Some(Kind::Number(index));
-        }
-    }
-    if is_public_ip(piece) {
-        return Some(Kind::Ip);
-    }
-    let digits = compact.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits {
+/// Numbers with few digits and many letters are no shorter: RFC, CNPJ, CURP.
+const MIN_CODE_BYTES: usize = 12;
+/// Words before the number of a card.
+const CARD_NAMES: &[&str] =
+    &["tarjeta", "tarjetas", "cartão", "cartao", "card", "cc", "visa", "mastercard", "amex"];
+
+/// Whether a number is written without marks, or in groups as on a card.
+fn is_grouped_as_card(piece: &str) -> bool {
+    let groups = piece.split([' ', '-']).map(str::len);
+    let one_mark = !(piece.contains(' ') && piece.contains('-'));
+    let lengths: Vec<usize> = groups.collect();
+    one_mark && matches!(lengths[..], [14..=16] | [4, 4, 4, 4] | [4, 6, 4 | 5])
+}
+
+/// Letters and digits of a number, in capitals; `None` if it has other signs than marks, or is
+/// shorter or longer than all numbers that are known.
+fn compact(piece: &str) -> Option<String> {
+    if piece.len() < 6 || piece.len() > 48 {
         return None;
     }
-    let grouped = piece.contains([' ', '-']) && !piece.contains(['.', '/', '+']);
-    if numbers::card(&compact)
-        && (grouped || named(&["tarjeta", "cartão", "cartao", "card", "visa"]))
-    {
-        return Some(Kind::Card);
-    }
-    let international = piece.starts_with('+') && (9..=15).contains(&compact.len());
-    let phones =
-        ["tel", "teléfono", "telefono", "telefone", "celular", "cel", "whatsapp", "fono", "móvil"];
-    let called = (7..=15).contains(&compact.len()) && !piece.contains('/') && named(&phones);
-    (international || called).then_some(Kind::Phone)
-}
-
-/// The last characters before `at` in the same line, in lower case.
-fn context(text: &str, at: usize) -> String {
-    let same_line = text[..at].chars().rev().take(CONTEXT_CHARS).take_while(|c| *c != '\n');
-    let start = at - same_line.map(char::len_utf8).sum::<usize>();
-    text[start..at].to_lowercase()
-}
-
-/// Whether `text` has `name` as a word; a full stop inside abbreviations (`C.U.I.T.`) is no part.
-fn has_word(text: &str, name: &str) -> bool {
-    let plain = text.replace('.', "");
-    plain.split(|c: char| !c.is_alphanumeric()).any(|word| word == name)
-}
-
-fn is_email(piece: &str) -> bool {
-    let Some((user, host)) = piece.split_once('@') else { return false };
-    let Some((domain, top)) = host.rsplit_once('.') else { return false };
-    !user.is_empty()
-        && user.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '%'))
-        && !domain.is_empty()
-        && domain.split('.').all(|label| {
-            !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-')
-        })
-        && top.len() >= 2
-        && top.chars().all(char::is_alphabetic)
-}
-
-fn is_public_ip(piece: &str) -> bool {
-    let mut parts = piece.split('.');
-    let mut numbers = [0u8; 4];
-    for number in &mut numbers {
-        let part = parts.next().unwrap_or_default();
-        // Article 1.02.3.4 has a zero in front, an address does not.
-        let plain = part == "0" || !part.starts_with('0');
-        match part.parse() {
-            Ok(value) if plain => *number = value,
-            _ => return false,
+    let mut out = String::with_capacity(piece.len());
+    for c in piece.chars() {
+        match c {
+            '0'..='9' | 'A'..='Z' | '&' | 'Ñ' => out.push(c),
+            'a'..='z' => out.push(c.to_ascii_uppercase()),
+            'ñ' => out.push('Ñ'),
+            '.' | '-' | '/' | ' ' => {}
+            _ => return None,
         }
     }
-    let [a, b, ..] = numbers;
-    let private = a == 10
-        || (a == 172 && (16..32).contains(&b))
-        || (a == 192 && b == 168)
-        || (a == 169 && b == 254);
-    // Small numbers alone are the sections of a law.
-    let section = numbers.iter().all(|&number| number < 32);
-    parts.next().is_none() && !private && !section && (1..224).contains(&a) && a != 127
+    Some(out)
 }
 
 #[cfg(test)]
@@ -256,15 +205,42 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_telephones() {
+    fn addresses() {
         check("ana.paz+x@correo.com.ar.", "[EMAIL].");
-        check("@usuario y a@b no", "@usuario y a@b no");
-        check("desde 190.12.3.44 y 192.168.0.1", "desde [IP] y 192.168.0.1");
-        check("art. 4.1.2.3 y 12.345.678", "art. 4.1.2.3 y 12.345.678");
+        check("a@x.com;b@y.pe/c_1@z.com.br", "[EMAIL];[EMAIL]/[EMAIL]");
+        check("ana1990@x.com <mailto:1@y.cl>", "[EMAIL] <mailto:[EMAIL]>");
+        check("@usuario y a@b no, a@b..c tampoco", "@usuario y a@b no, a@b..c tampoco");
+        check("desde 190.12.45.44 y 192.168.0.1", "desde [IP] y 192.168.0.1");
+        check("IP 200.1.2.3, 2001:4860:4860::8888.", "IP [IP], [IP].");
+        check("a las 12:30:45, std::a1::b2, 1::2", "a las 12:30:45, std::a1::b2, 1::2");
+        check("art. 4.1.2.3 y 133.1.2.1, 12.345.678", "art. 4.1.2.3 y 133.1.2.1, 12.345.678");
+    }
+
+    #[test]
+    fn telephones() {
         check("Tel. 4567-8901, llame", "Tel. [TELEFONO], llame");
+        check(
+            "teléfonos: 4567-8901 / 4567-8902 y 987654321",
+            "teléfonos: [TELEFONO] / [TELEFONO] y [TELEFONO]",
+        );
         check("+56 9 1234 5678", "[TELEFONO]");
-        check("4111 1111 1111 1111", "[TARJETA]");
+        check("(+55) 11 98765-4321 o +54 (011) 4567-8901", "[TELEFONO] o [TELEFONO]");
+        check("Lima (01) 427-0000 anexo 5", "Lima [TELEFONO] anexo 5");
+        check("Cel.: 987 654 321 (Ana)", "Cel.: [TELEFONO] (Ana)");
+        check("1-809-555-0134", "[TELEFONO]");
+        check("el 12-11-2001, tel. 2001-11-12", "el 12-11-2001, tel. 2001-11-12");
         check("Ley 27444 del 2001, S/ 1 234 567.00", "Ley 27444 del 2001, S/ 1 234 567.00");
+        check("(2001) 2002-2003 y (10) 200", "(2001) 2002-2003 y (10) 200");
+    }
+
+    #[test]
+    fn cards_and_accounts() {
+        check("4111 1111 1111 1111", "[TARJETA]");
+        check("4111 1111 1111 1111 2030", "[TARJETA] 2030");
+        check("4111111111111111, 4111111111111112", "[TARJETA], 4111111111111112");
+        check("41111111 11111111 9411111111111111", "41111111 11111111 9411111111111111");
+        check("pague a GB82 WEST 1234 5698 7654 32 hoy", "pague a [IBAN] hoy");
+        check("DE89370400440532013000 DE89370400440532013001", "[IBAN] DE89370400440532013001");
     }
 
     #[test]
@@ -276,19 +252,38 @@ mod tests {
         check("CNPJ 11.222.333/0001-81", "CNPJ [CNPJ]");
         check("CNPJ 12.ABC.345/01DE-35", "CNPJ [CNPJ]");
         check("RUC N.º 20131312955", "RUC N.º [RUC]");
+        check("RUC20131312955", "RUC[RUC]");
         check("C.U.I.T. 20-12345678-6", "C.U.I.T. [CUIT]");
+        check("CUIL 20 12345678 6", "CUIL [CUIT]");
         check("CLABE 032180000118359719", "CLABE [CLABE]");
         check("curp HEGG560427MVZRRL04", "curp [CURP]");
+        check("identificado con DNI N° 12345678", "identificado con DNI N° [DNI]");
+        check("DNI\n12345678", "DNI\n12345678");
+        check(
+            "expediente 12345678 de 20131312955 soles",
+            "expediente 12345678 de 20131312955 soles",
+        );
     }
 
     proptest! {
         #[test]
-        fn nothing_panics_and_the_rest_stays(text in "(\\PC|[0-9 .@+/-]){0,60}") {
+        fn nothing_panics_and_the_rest_stays(text in "(\\PC|[0-9 .@+/:()-]){0,60}") {
             let found = find(&text);
-            for pair in found.windows(2) {
-                prop_assert!(pair[0].range.end <= pair[1].range.start);
+            let mut at = 0;
+            let mut rest = String::new();
+            for one in &found {
+                prop_assert!(at <= one.range.start && one.range.start < one.range.end);
+                rest.push_str(&text[at..one.range.start]);
+                at = one.range.end;
             }
-            mask(&text);
+            rest.push_str(&text[at..]);
+            let masked = mask(&text);
+            let uncovered = found.iter().fold(masked.into_owned(), |masked, one| {
+                masked.replacen(&format!("[{}]", one.kind.name()), "", 1)
+            });
+            if !text.contains('[') {
+                prop_assert_eq!(uncovered, rest);
+            }
         }
     }
 }

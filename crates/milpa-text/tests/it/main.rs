@@ -1,6 +1,10 @@
-//! The embedded language identifier against texts it never saw, and its size.
+//! The embedded language identifier against texts it never saw, and its size; personal data.
 
-use std::path::Path;
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+mod personal;
+
+use std::path::{Path, PathBuf};
 
 use milpa_base::lines::{DEFAULT_MAX_LINE_BYTES, Line, LineReader};
 use milpa_text::{
@@ -48,11 +52,8 @@ fn the_model_file_is_small_and_complete() {
 
 #[test]
 fn held_out_paragraphs_of_the_declaration_are_identified() {
-    let Ok(data) = std::env::var("MILPA_DATA") else {
-        eprintln!("skipped: MILPA_DATA is not set to the folder of the shared data");
-        return;
-    };
-    let path = Path::new(&data).join("lid/udhr_paragraphs.jsonl.zst");
+    let Some(data) = data() else { return };
+    let path = data.join("lid/udhr_paragraphs.jsonl.zst");
     let mut reader = LineReader::open(&path, DEFAULT_MAX_LINE_BYTES).unwrap();
     let mut rows = Vec::new();
     while let Some(Line::Whole(line)) = reader.next_line().unwrap() {
@@ -71,4 +72,13 @@ fn held_out_paragraphs_of_the_declaration_are_identified() {
     assert!(score.texts > 1500);
     assert!(score.macro_f1 > 0.96, "macro-F1 {}", score.macro_f1);
     assert!(score.calibration_error < 0.05, "calibration error {}", score.calibration_error);
+}
+
+/// The folder of real data, if there is one.
+fn data() -> Option<PathBuf> {
+    let data = std::env::var_os("MILPA_DATA").map(PathBuf::from);
+    if data.is_none() {
+        eprintln!("skipped: MILPA_DATA is not set to the folder of the shared data");
+    }
+    data
 }
