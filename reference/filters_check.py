@@ -274,13 +274,18 @@ def golden(out):
     little = {"eng": "the of and that to with".split(), "spa": "el la de que y en".split(), "por": "o a de que e em".split(), "quy": "chay kay mana ima".split()}
     syllables = "ka lu mi ro ta ne so pi cha ña ti re".split()
     seen, kept = collections.Counter(), []
-    for _ in range(15_000):
+    for number in range(15_000):
         language = chance.choice(list(little))
         long = 4 if language == "quy" else 2
         word = lambda: chance.choice(little[language]) if chance.random() < 0.4 else "".join(chance.choices(syllables, k=chance.randrange(1, long + 1)))
         line = lambda: " ".join(word() for _ in range(chance.randrange(3, 14))).capitalize() + "."
         text = "\n".join(line() for _ in range(chance.randrange(4, 9)))
-        if chance.random() < 0.9:
+        if number % 500 == 0:  # long words
+            text = " ".join("".join(chance.choices(syllables, k=chance.randrange(6, 9))) for _ in range(60))
+        elif number % 500 == 1:  # lines of two long words that end
+            line = lambda: " ".join("".join(chance.choices(syllables, k=8)) for _ in range(2)) + "."
+            text = "\n".join(line() for _ in range(25))
+        elif chance.random() < 0.9:
             text = mutate(chance, text)
         if len(text) > 1_200:
             continue
@@ -303,6 +308,7 @@ def golden(out):
     from datatrove.utils.word_tokenizers import load_word_tokenizer
 
     cut = [{"language": language, "text": text, "words": load_word_tokenizer(language).word_tokenize(text)} for language, text in words]
+    print(f"{len(kept)} documents that show {len(seen)} decisions; {len(cut)} sentences cut into words")
     pathlib.Path(out).write_text(json.dumps({"documents": kept, "words": cut}, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 

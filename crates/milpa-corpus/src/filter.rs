@@ -7,6 +7,7 @@
 //! source passes is said in [`filters_of`]. To add a filter: implement [`Filter`] in a file of its
 //! own, put it on the list, and give its limits a value in the data.
 
+use milpa_base::seed::splitmix64;
 use milpa_text::WordRules;
 
 use crate::{config::Preset, document::Reason};
@@ -18,12 +19,14 @@ pub mod fineweb;
 pub mod gopher_quality;
 pub mod gopher_repetition;
 pub mod thresholds;
+pub mod url_blocklist;
 
 pub use c4::C4;
 pub use fineweb::FineWeb;
 pub use gopher_quality::GopherQuality;
 pub use gopher_repetition::GopherRepetition;
 pub use thresholds::{ThresholdOverrides, ThresholdTable, Thresholds};
+pub use url_blocklist::UrlBlocklist;
 
 /// Languages written without spaces between words: each letter counts as a word.
 const SPACELESS: &[&str] =
@@ -131,9 +134,20 @@ fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
+/// A hash of a word, eight bytes at a time.
+fn word_hash(word: &str) -> u64 {
+    let mut chunks = word.as_bytes().chunks_exact(8);
+    let mut hash = word.len() as u64;
+    for chunk in &mut chunks {
+        hash = splitmix64(hash ^ u64::from_le_bytes(chunk.try_into().expect("eight bytes")));
+    }
+    let rest = chunks.remainder().iter().rev().fold(0, |rest, &byte| rest << 8 | u64::from(byte));
+    splitmix64(hash ^ rest)
+}
+
 /// The filters that documents of a kind pass, in order.
 ///
-/// Web pages pass what FineWeb2 asks (no C4 but its filler text), with our block list; what edited
+/// Web pages pass what FineWeb2 asks (no C4 but its filler text), with our block lists; what edited
 /// text is excused from is off in its thresholds.
 pub fn filters_of(preset: Preset) -> Vec<Box<dyn Filter>> {
     // Our extraction writes Markdown.
@@ -143,6 +157,7 @@ pub fn filters_of(preset: Preset) -> Vec<Box<dyn Filter>> {
         Preset::Book => vec![Box::new(quality), Box::new(GopherRepetition)],
         Preset::Law => vec![Box::new(quality)],
         Preset::Web => vec![
+            Box::new(UrlBlocklist::built_in()),
             Box::new(blocklist::Blocklist),
             Box::new(quality),
             Box::new(GopherRepetition),
@@ -216,6 +231,19 @@ pub(crate) mod tests {
         check(&spam, "spa", Preset::Web, Some("spam_phrases"));
         let filler = format!("{GOOD}\nLorem ipsum dolor sit amet.");
         check(&filler, "spa", Preset::Web, Some("lorem_ipsum"));
+    }
+
+    #[test]
+    fn endless_text_falls_unless_it_is_a_book() {
+        let words = "palabra ".repeat(100_001);
+        let view = View::new(&words, "spa", None);
+        let check = |preset| {
+            let table = ThresholdTable::default();
+            GopherQuality::default()
+                .check(&view, table.of("spa", preset))
+                .map(|verdict| verdict.rule)
+        };
+        assert_eq!((check(Preset::Web), check(Preset::Book)), (Some("gopher_long_doc"), None));
     }
 
     #[test]

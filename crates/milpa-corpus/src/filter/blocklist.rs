@@ -1,4 +1,5 @@
-//! Block lists from a data file: domains, words of addresses, phrases of spam, lines of notices.
+//! Phrases of spam and lines of notices, from a data file. Addresses are in
+//! [`super::url_blocklist`].
 
 use std::sync::OnceLock;
 
@@ -13,14 +14,13 @@ const MAX_NOTICE_CHARS: usize = 200;
 /// The data: sections in brackets, one entry per line, `#` for comments.
 const DATA: &str = include_str!("../../data/blocklist.txt");
 
-/// Drops spam by address and by phrases.
+/// Drops spam by its phrases.
 pub(super) struct Blocklist;
 
 impl Filter for Blocklist {
     fn check(&self, view: &View<'_>, _: &Thresholds) -> Option<Verdict> {
-        let address = view.url.and_then(blocked_url).map(|detail| ("blocked_address", detail));
-        let found = address.or_else(|| Some(("spam_phrases", spam_phrases(view.text)?)));
-        found.map(|(rule, detail)| Verdict { reason: Reason::Blocklist, rule, detail })
+        let detail = spam_phrases(view.text)?;
+        Some(Verdict { reason: Reason::Blocklist, rule: "spam_phrases", detail })
     }
 
     fn needs_language(&self) -> bool {
@@ -29,8 +29,6 @@ impl Filter for Blocklist {
 }
 
 struct Lists {
-    domains: Vec<&'static str>,
-    url_words: Vec<&'static str>,
     phrases: Vec<&'static str>,
     notices: Vec<&'static str>,
 }
@@ -38,16 +36,13 @@ struct Lists {
 fn lists() -> &'static Lists {
     static LISTS: OnceLock<Lists> = OnceLock::new();
     LISTS.get_or_init(|| {
-        let mut lists =
-            Lists { domains: vec![], url_words: vec![], phrases: vec![], notices: vec![] };
+        let mut lists = Lists { phrases: vec![], notices: vec![] };
         let mut section = "";
         for line in DATA.lines().map(str::trim) {
             if let Some(name) = line.strip_prefix('[') {
                 section = name.trim_end_matches(']');
             } else if !line.is_empty() && !line.starts_with('#') {
                 match section {
-                    "domains" => lists.domains.push(line),
-                    "url_words" => lists.url_words.push(line),
                     "phrases" => lists.phrases.push(line),
                     _ => lists.notices.push(line),
                 }
@@ -55,25 +50,6 @@ fn lists() -> &'static Lists {
         }
         lists
     })
-}
-
-/// Why an address is blocked, if it is.
-pub fn blocked_url(url: &str) -> Option<String> {
-    let url = url.to_lowercase();
-    let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = host.rsplit('@').next().unwrap_or_default();
-    let host = host.split(':').next().unwrap_or_default();
-    let under = |domain: &str| {
-        host.strip_suffix(domain).is_some_and(|left| left.is_empty() || left.ends_with('.'))
-    };
-    if let Some(domain) = lists().domains.iter().find(|domain| under(domain)) {
-        return Some(format!("domain {domain} is blocked"));
-    }
-    // Whole words only: `sussex.ac.uk` is a university.
-    let mut words = url.split(|c: char| !c.is_alphanumeric());
-    let word = words.find(|word| lists().url_words.contains(word))?;
-    Some(format!("the address has the blocked word {word:?}"))
 }
 
 /// The spam phrases of a text, if there are enough different ones.
@@ -120,7 +96,7 @@ mod tests {
     #[test]
     fn the_data_is_well_formed() {
         let lists = lists();
-        for list in [&lists.domains, &lists.url_words, &lists.phrases, &lists.notices] {
+        for list in [&lists.phrases, &lists.notices] {
             assert!(!list.is_empty());
             for entry in list {
                 assert_eq!(*entry, entry.to_lowercase(), "entries are compared in lower case");
@@ -138,19 +114,5 @@ mod tests {
         let mut text = long.clone();
         assert_eq!(clean_notices(&mut text), 0);
         assert_eq!(text, long);
-    }
-
-    fn check(url: &str, expect: bool) {
-        assert_eq!(blocked_url(url).is_some(), expect, "{url}");
-    }
-
-    #[test]
-    fn addresses_are_blocked_by_whole_words() {
-        check("http://www.bet365.com/es", true);
-        check("http://x.example/casino/bono", true);
-        check("http://notbet365.com.example/", false);
-        check("https://www.sussex.ac.uk/", false);
-        check("https://www.gob.pe/educacion", false);
-        check("", false);
     }
 }

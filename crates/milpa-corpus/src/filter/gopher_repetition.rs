@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use milpa_base::seed::splitmix64;
 
-use super::{Filter, Thresholds, Verdict, View, characters::strip, count_chars, share};
+use super::{Filter, Thresholds, Verdict, View, characters::strip, count_chars, share, word_hash};
 use crate::document::Reason;
 
 /// Gopher's repetition rules, in datatrove's order.
@@ -280,17 +280,6 @@ impl<'a> Runs<'a> {
         self.joined = Some(joined);
         chars
     }
-}
-
-/// A hash of a word, eight bytes at a time.
-fn word_hash(word: &str) -> u64 {
-    let mut chunks = word.as_bytes().chunks_exact(8);
-    let mut hash = word.len() as u64;
-    for chunk in &mut chunks {
-        hash = splitmix64(hash ^ u64::from_le_bytes(chunk.try_into().expect("eight bytes")));
-    }
-    let rest = chunks.remainder().iter().rev().fold(0, |rest, &byte| rest << 8 | u64::from(byte));
-    splitmix64(hash ^ rest)
 }
 
 #[cfg(test)]
