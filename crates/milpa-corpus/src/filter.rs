@@ -210,6 +210,8 @@ pub(crate) mod tests {
              kawsakunku llaqtankupi. Punchawnintinmi mayukunapa patanpi uywankunata michinku, \
              hinaspam wasinkuman kutimunku.";
         check(quechua, "quy", Preset::Web, None);
+        let menu = quechua.replace(' ', "\n");
+        check(&menu, "quy", Preset::Web, Some("list_ratio"));
         let long = quechua.replace(' ', "").replace(['.', ','], " ");
         check(&long.repeat(8), "eng", Preset::Web, Some("gopher_above_avg_threshold"));
     }

@@ -7,6 +7,7 @@ mod build;
 mod extraction;
 mod filters;
 mod real_data;
+mod survival;
 
 use std::{
     fs,
