@@ -7,6 +7,8 @@
 //! shard_size = "256 MiB"                   # bytes of text per Parquet file
 //! validation = { share = 0.02 }            # of each source's bytes; or { groups = 12 }
 //! dedup = { exact = true, scope = "all", memory = "512 MiB", near = { enabled = true, similarity = 0.7 } }
+//! blocklists = ["lists/adult.txt"]         # hosts, addresses, words: see `filter::url_blocklist`
+//! personal_data = { default = "mask", ip = "keep", br = "drop" }   # or "keep" all, the default
 //!
 //! [corpus.thresholds.spa]                  # or `default`; overrides single thresholds
 //! max_mean_word_length = 14
@@ -26,8 +28,14 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use milpa_base::{Bytes, config::Location};
-use milpa_text::language;
+use milpa_base::{
+    Bytes,
+    config::{Location, nearest},
+};
+use milpa_text::{
+    language,
+    personal::{Policies, Policy, UnknownKind},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::filter::ThresholdOverrides;
@@ -51,6 +59,13 @@ pub struct CorpusConfig {
     /// What counts as a duplicate.
     #[serde(default)]
     pub dedup: DedupConfig,
+    /// Files of hosts, addresses and words, one a line, that the addresses of documents are held against;
+    /// web sources are held against a small built-in list besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocklists: Vec<Location>,
+    /// What is done with personal data; without it, it is not looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personal_data: Option<PersonalDataConfig>,
     /// Thresholds by language (ISO 639-3), or under `default`; unnamed ones keep their value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub thresholds: BTreeMap<String, ThresholdOverrides>,
@@ -67,6 +82,8 @@ impl Default for CorpusConfig {
             shard_size: default_shard_size(),
             validation: ValidationConfig::default(),
             dedup: DedupConfig::default(),
+            blocklists: Vec::new(),
+            personal_data: None,
             thresholds: BTreeMap::new(),
             sources: Vec::new(),
         }
@@ -169,6 +186,28 @@ impl ValidationConfig {
 
 fn default_share() -> f64 {
     0.02
+}
+
+/// What is done with personal data: one policy, and others by kind (`cpf`), country (`br`) or both
+/// (`ruc-pe`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PersonalDataConfig {
+    /// The policy of all kinds without one of their own.
+    #[serde(default)]
+    pub default: Policy,
+    /// Policies by name.
+    #[serde(flatten)]
+    pub named: BTreeMap<String, Policy>,
+}
+
+impl PersonalDataConfig {
+    /// The policy of each kind.
+    ///
+    /// # Errors
+    /// A name that is no kind and no country.
+    pub fn policies(&self) -> Result<Policies, UnknownKind> {
+        Policies::new(self.default, &self.named)
+    }
 }
 
 /// What counts as a duplicate.
@@ -321,12 +360,31 @@ pub enum Preset {
 }
 
 impl CorpusConfig {
+    /// Every path that the configuration names.
+    pub fn locations_mut(&mut self) -> impl Iterator<Item = &mut Location> {
+        self.sources.iter_mut().map(|source| &mut source.path).chain(&mut self.blocklists)
+    }
+
     /// Checks what types cannot say.
     ///
     /// # Errors
     /// The dotted key and what is wrong with its value.
     pub fn validate(&self) -> Result<(), (String, String)> {
         let wrong = |key: &str, message: String| Err((format!("corpus.{key}"), message));
+        if let Some(Err(error)) = self.personal_data.as_ref().map(PersonalDataConfig::policies) {
+            let names = Policies::names();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let near = nearest(&error.name, &names).map_or_else(
+                || error.to_string(),
+                |near| {
+                    format!(
+                        "{:?} is no kind of personal data and no country; did you mean `{near}`?",
+                        error.name
+                    )
+                },
+            );
+            return wrong("personal_data", near);
+        }
         if self.sources.is_empty() {
             return wrong("sources", "a corpus needs at least one [[corpus.sources]]".to_owned());
         }
@@ -441,6 +499,11 @@ mod tests {
         check(&format!("keep_languages = [\"klingon\"]\n{SOURCE}"), "keep_languages", "klingon");
         check(&format!("validation = {{ share = 0.9 }}\n{SOURCE}"), "validation.share", "0.9");
         check(&format!("max_document = \"9 GiB\"\n{SOURCE}"), "max_document", "256 MiB");
+        check(
+            &format!("personal_data = {{ emial = \"drop\" }}\n{SOURCE}"),
+            "personal_data",
+            "`email`",
+        );
         check(&format!("[thresholds.es]\n{SOURCE}"), "thresholds.es", "ISO 639-3");
         let error = parse(&format!("keep_languages = \"spa\"\n{SOURCE}")).unwrap_err().to_string();
         assert!(error.contains("\"all\" or a list"), "{error}");

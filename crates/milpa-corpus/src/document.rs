@@ -117,6 +117,8 @@ reasons! {
     Repetition = "repetition",
     /// A rule on lines after C4 (Raffel et al. 2020) and FineWeb (Penedo et al. 2024).
     Lines = "lines",
+    /// It holds personal data of a kind that is not kept.
+    PersonalData = "personal_data",
     /// The same normalised text came before.
     ExactDuplicate = "exact_duplicate",
     /// A very similar text came before.

@@ -24,6 +24,7 @@ mod part;
 mod pipeline;
 mod prepare;
 pub mod reader;
+mod rules;
 pub mod shard;
 pub mod sorter;
 pub mod split;

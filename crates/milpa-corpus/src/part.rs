@@ -30,7 +30,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     CorpusConfig, CorpusError, SourceConfig,
-    config::KeepLanguages,
+    config::{KeepLanguages, PersonalDataConfig},
     dedup::TextKey,
     filter::ThresholdOverrides,
     reader::{self, SourceFile},
@@ -104,6 +104,7 @@ struct PartConfig<'a> {
     max_document: u64,
     /// Whether documents have signatures.
     near: bool,
+    personal_data: &'a Option<PersonalDataConfig>,
     thresholds: &'a BTreeMap<String, ThresholdOverrides>,
     source: &'a SourceConfig,
 }
@@ -179,12 +180,19 @@ impl Part {
         }
     }
 
-    /// The record of the prepared part; its key is what the part is a function of.
-    fn record(&self, config: &CorpusConfig, digests: &[Digest]) -> Result<Record, CorpusError> {
+    /// The record of the prepared part; its key is what the part is a function of. `rules` has the digests
+    /// of the files that the configuration names.
+    fn record(
+        &self,
+        config: &CorpusConfig,
+        rules: &BTreeMap<String, Digest>,
+        digests: &[Digest],
+    ) -> Result<Record, CorpusError> {
         let part = PartConfig {
             keep_languages: &config.keep_languages,
             max_document: config.max_document.0,
             near: config.dedup.near.enabled,
+            personal_data: &config.personal_data,
             thresholds: &config.thresholds,
             source: &config.sources[self.source],
         };
@@ -193,7 +201,8 @@ impl Part {
         for (file, digest) in self.files.iter().zip(digests) {
             let _ = writeln!(listing, "{}\0{:?}\0{digest}", file.origin, file.format);
         }
-        let inputs = BTreeMap::from([("files".to_owned(), hash_bytes(listing.as_bytes()))]);
+        let mut inputs = rules.clone();
+        inputs.insert("files".to_owned(), hash_bytes(listing.as_bytes()));
         Ok(Record::new("corpus part", &part, inputs)?)
     }
 
@@ -201,10 +210,11 @@ impl Part {
     pub(crate) fn find(
         &self,
         config: &CorpusConfig,
+        rules: &BTreeMap<String, Digest>,
         digests: &[Digest],
         dir: &Path,
     ) -> Result<Option<PreparedPart>, CorpusError> {
-        let record = self.record(config, digests)?;
+        let record = self.record(config, rules, digests)?;
         let key = record.key.unwrap_or(Digest([0; 32]));
         let dir = dir.join(short_name(&key));
         let sound = open_artifact(&dir, Kind::CorpusPart, Verify::Contents)
@@ -219,10 +229,11 @@ impl Part {
     pub(crate) fn begin(
         &self,
         config: &CorpusConfig,
+        rules: &BTreeMap<String, Digest>,
         digests: &[Digest],
         dir: &Path,
     ) -> Result<PartWriter, CorpusError> {
-        PartWriter::new(self.source, self.record(config, digests)?, dir)
+        PartWriter::new(self.source, self.record(config, rules, digests)?, dir)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     CorpusConfig, CorpusError, Split,
     merge::Merge,
     part::{Part, PreparedPart, plan},
+    rules::Rules,
     stats::STATS_FILE,
     times::Times,
     workers::Workers,
@@ -43,15 +44,15 @@ pub fn inputs(config: &CorpusConfig) -> Result<BTreeMap<String, Digest>, CorpusE
     let parts = plan(config)?;
     let digests =
         parts.iter().map(|part| part.digests(config, None)).collect::<Result<Vec<_>, _>>()?;
-    Ok(inputs_of(config, &parts, &digests))
+    inputs_of(config, &parts, &digests)
 }
 
 fn inputs_of(
     config: &CorpusConfig,
     parts: &[Part],
     digests: &[Vec<Digest>],
-) -> BTreeMap<String, Digest> {
-    let mut inputs = BTreeMap::new();
+) -> Result<BTreeMap<String, Digest>, CorpusError> {
+    let mut inputs = Rules::inputs(config)?;
     for (index, source) in config.sources.iter().enumerate() {
         let files: Vec<_> = parts
             .iter()
@@ -70,7 +71,7 @@ fn inputs_of(
         };
         inputs.insert(source.name.clone(), digest);
     }
-    inputs
+    Ok(inputs)
 }
 
 /// The record of the corpus that [`build`] would write; its key tells whether a corpus is up to
@@ -190,7 +191,7 @@ pub fn build(config: &CorpusConfig, seed: Seed, work: &Work<'_>) -> Result<Built
     let parts = plan(config)?;
     let AllParts { parts: prepared, digests, found, mut times, dir } =
         AllParts::make(config, &parts, work)?;
-    let mut record = record_of(config, seed, inputs_of(config, &parts, &digests))?;
+    let mut record = record_of(config, seed, inputs_of(config, &parts, &digests)?)?;
     let lock = RunLock::acquire(&dir)?;
     let writer = ArtifactWriter::begin(work.out, Kind::Corpus)?;
     let scratch = Scratch::make(dir.join("merging"))?;
@@ -245,7 +246,8 @@ impl AllParts {
     /// Finds or prepares `parts`, in their order.
     fn make(config: &CorpusConfig, parts: &[Part], work: &Work<'_>) -> Result<Self, CorpusError> {
         let dir = parts_dir(work.out);
-        let workers = Workers::new(config, work.threads, work.progress, work.stop);
+        let workers = Workers::new(config, work.threads, work.progress, work.stop)?;
+        let rules = Rules::inputs(config)?;
         let (digests, found, times) = (Vec::new(), 0, Times::default());
         let mut all = Self { parts: Vec::new(), digests, found, times, dir };
         let bytes = parts.iter().map(Part::bytes).sum();
@@ -255,13 +257,13 @@ impl AllParts {
                 return Err(CorpusError::Interrupted);
             }
             let digests = part.digests(config, Some(&all.dir))?;
-            let found = part.find(config, &digests, &all.dir)?;
+            let found = part.find(config, &rules, &digests, &all.dir)?;
             let prepared = if let Some(prepared) = found {
                 all.found += 1;
                 workers.pass_over(part.bytes());
                 prepared
             } else {
-                let mut writer = part.begin(config, &digests, &all.dir)?;
+                let mut writer = part.begin(config, &rules, &digests, &all.dir)?;
                 workers.prepare(part, &mut writer, &mut all.times)?;
                 writer.finish()?
             };

@@ -3,9 +3,9 @@
 //! A pure function of the record, its source and the configuration; nothing here knows of other
 //! documents.
 
-use std::cell::RefCell;
+use std::{borrow::Cow, cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use milpa_text::{LanguageModel, MinHasher, Signature, language, minhash::word_hash, normalise};
+use milpa_text::{LanguageModel, Signature, language, minhash::word_hash, normalise, personal};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,9 +15,10 @@ use crate::{
     dedup::{TextKey, text_key},
     document::{sample, sample_bytes},
     extract,
-    filter::{self, Filter, ThresholdTable, View},
+    filter::{self, Filter, View},
     part::{DocumentKey, Encoded},
     reader::{Body, Item, Problem, RawRecord, http},
+    rules::Rules,
     times::{Stage, Times},
 };
 
@@ -35,10 +36,11 @@ enum Prepared {
 }
 
 /// What preparing counted on the way.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Counts {
     lines_removed: u64,
     charset_refuted: bool,
+    masked: BTreeMap<&'static str, u64>,
 }
 
 /// Everything that preparing needs of one source.
@@ -46,9 +48,8 @@ pub(crate) struct Preparer<'a> {
     config: &'a CorpusConfig,
     source: &'a SourceConfig,
     filters: Vec<Box<dyn Filter>>,
-    thresholds: &'a ThresholdTable,
+    rules: &'a Rules,
     declared: Option<&'static str>,
-    hasher: &'a MinHasher,
     times: RefCell<Times>,
 }
 
@@ -72,16 +73,16 @@ impl<'a> Preparer<'a> {
     pub(crate) fn new(
         config: &'a CorpusConfig,
         source: &'a SourceConfig,
-        thresholds: &'a ThresholdTable,
-        hasher: &'a MinHasher,
+        rules: &'a Rules,
     ) -> Self {
+        let mut filters = filter::filters_of(source.filters);
+        filters.insert(0, Box::new(Arc::clone(&rules.blocklist)));
         Self {
             config,
             source,
-            filters: filter::filters_of(source.filters),
-            thresholds,
+            filters,
+            rules,
             declared: source.language.as_deref().and_then(language::canonical),
-            hasher,
             times: RefCell::default(),
         }
     }
@@ -102,11 +103,18 @@ impl<'a> Preparer<'a> {
                 stats.read += 1;
                 stats.lines_removed += counts.lines_removed;
                 stats.charsets_refuted += u64::from(counts.charset_refuted);
+                for (kind, count) in counts.masked {
+                    *stats.masked.entry(kind.to_owned()).or_default() += count;
+                }
             };
             match self.prepare(item, origin) {
                 Prepared::Skipped(kind) => *stats.skipped.entry(kind).or_default() += 1,
-                Prepared::Dropped { dropped: row, counts } => {
+                Prepared::Dropped { dropped: mut row, counts } => {
                     count(counts);
+                    // Samples are kept, so nothing may stand there that may not stand in a document.
+                    if self.rules.personal_data.is_some() {
+                        row.sample = personal::mask(&row.sample).into_owned();
+                    }
                     *stats.dropped.entry(row.reason).or_default() += 1;
                     dropped.push(row);
                 }
@@ -207,7 +215,7 @@ impl<'a> Preparer<'a> {
             let found = self.run(Stage::Language, text.len(), identify);
             (found.label, found.confidence)
         };
-        let document = Document {
+        let mut document = Document {
             id: draft.id.unwrap_or_else(|| self.place_id(origin, offset)),
             text,
             source: self.source.name.clone(),
@@ -224,9 +232,24 @@ impl<'a> Preparer<'a> {
         if let Some((reason, detail)) = verdict {
             return Prepared::Dropped { dropped: drop_document(&document, reason, detail), counts };
         }
+        if let Some(policies) = &self.rules.personal_data {
+            let length = document.text.len();
+            let applied = self.run(Stage::PersonalData, length, || policies.apply(&document.text));
+            if let Some(kind) = applied.drop {
+                let detail = format!("it has a {}", kind.name());
+                let dropped = drop_document(&document, Reason::PersonalData, detail);
+                return Prepared::Dropped { dropped, counts };
+            }
+            for (kind, count) in applied.masked {
+                *counts.masked.entry(kind.name()).or_default() += count as u64;
+            }
+            if let Cow::Owned(masked) = applied.text {
+                document.text = masked;
+            }
+        }
         let near = self.config.dedup.near.enabled;
         let (key, signature) = self.run(Stage::Fingerprint, document.text.len(), || {
-            let signature = if near { self.hasher.signature(&document.text) } else { None };
+            let signature = if near { self.rules.hasher.signature(&document.text) } else { None };
             (text_key(&document.text), signature)
         });
         Prepared::Document { document, key, signature, counts }
@@ -321,7 +344,7 @@ impl<'a> Preparer<'a> {
         if document.text.is_empty() {
             return Some((Reason::Length, "the text is empty".to_owned()));
         }
-        let thresholds = self.thresholds.of(language, self.source.filters);
+        let thresholds = self.rules.thresholds.of(language, self.source.filters);
         let view = View::new(&document.text, language, document.url.as_deref());
         let verdict = |needs_language: bool| {
             self.filters

@@ -46,6 +46,9 @@ pub struct SourceStats {
     pub lines_removed: u64,
     /// Pages whose declared charset was refuted by their bytes.
     pub charsets_refuted: u64,
+    /// Personal data that was masked, by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub masked: BTreeMap<String, u64>,
     /// Held-out groups.
     pub validation_groups: u64,
     /// All groups.
@@ -63,6 +66,9 @@ impl SourceStats {
         }
         for (kind, &count) in &other.skipped {
             *self.skipped.entry(kind.clone()).or_default() += count;
+        }
+        for (kind, &count) in &other.masked {
+            *self.masked.entry(kind.clone()).or_default() += count;
         }
     }
 }
@@ -174,6 +180,16 @@ impl fmt::Display for Stats {
             let mut reasons: Vec<_> = dropped.into_iter().collect();
             reasons.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
             rows.extend(reasons.iter().map(|(r, count)| vec![r.to_string(), count.to_string()]));
+            writeln!(f)?;
+            write_table(f, &rows)?;
+        }
+        let mut masked: BTreeMap<&str, u64> = BTreeMap::new();
+        for (kind, count) in self.sources.values().flat_map(|source| &source.masked) {
+            *masked.entry(kind).or_default() += count;
+        }
+        if !masked.is_empty() {
+            let mut rows = vec![vec!["personal data masked".to_owned(), "places".to_owned()]];
+            rows.extend(masked.iter().map(|(kind, n)| vec![(*kind).to_owned(), n.to_string()]));
             writeln!(f)?;
             write_table(f, &rows)?;
         }

@@ -40,6 +40,8 @@ stages! {
     Language = "language",
     /// Filters. Bytes of text.
     Filter = "filter",
+    /// Finding and masking personal data. Bytes of text.
+    PersonalData = "personal data",
     /// Keys and signatures of copies. Bytes of text.
     Fingerprint = "fingerprint",
     /// Writing parts. Bytes of text.
@@ -107,11 +109,11 @@ impl Times {
 
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<12}{:>10}{:>12}{:>12}", "stage", "seconds", "MB", "MB/s/core")?;
+        write!(f, "{:<14}{:>10}{:>12}{:>12}", "stage", "seconds", "MB", "MB/s/core")?;
         for row in self.stages() {
             let megabytes = row.bytes as f64 / 1e6;
             let (seconds, rate) = (row.seconds, row.megabytes_per_second);
-            write!(f, "\n{:<12}{seconds:>10.2}{megabytes:>12.1}{rate:>12.1}", row.stage)?;
+            write!(f, "\n{:<14}{seconds:>10.2}{megabytes:>12.1}{rate:>12.1}", row.stage)?;
         }
         Ok(())
     }

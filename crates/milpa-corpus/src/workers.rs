@@ -15,14 +15,13 @@ use std::{
 };
 
 use milpa_base::{Progress, StopFlag};
-use milpa_text::MinHasher;
 
 use crate::{
     CorpusConfig, CorpusError,
-    filter::ThresholdTable,
     part::{Encoded, Part, PartWriter},
     prepare::Preparer,
     reader::{self, Item},
+    rules::Rules,
     times::{Stage, Times},
 };
 
@@ -36,8 +35,7 @@ const BATCHES_PER_THREAD: usize = 4;
 /// What all threads share.
 pub(crate) struct Workers<'a> {
     config: &'a CorpusConfig,
-    thresholds: ThresholdTable,
-    hasher: MinHasher,
+    rules: Rules,
     threads: usize,
     progress: &'a dyn Progress,
     stop: &'a StopFlag,
@@ -60,16 +58,10 @@ impl<'a> Workers<'a> {
         threads: usize,
         progress: &'a dyn Progress,
         stop: &'a StopFlag,
-    ) -> Self {
-        Self {
-            config,
-            thresholds: ThresholdTable::new(&config.thresholds),
-            hasher: MinHasher::default(),
-            threads: threads.max(1),
-            progress,
-            stop,
-            position: Arc::default(),
-        }
+    ) -> Result<Self, CorpusError> {
+        let rules = Rules::load(config)?;
+        let threads = threads.max(1);
+        Ok(Self { config, rules, threads, progress, stop, position: Arc::default() })
     }
 
     /// Counts the bytes of files that need not be read.
@@ -119,8 +111,7 @@ impl<'a> Workers<'a> {
                 let (encoded_in, batch_out) = (encoded_in.clone(), &batch_out);
                 scope.spawn(move || {
                     let source = &self.config.sources[part.source];
-                    let mut preparer =
-                        Preparer::new(self.config, source, &self.thresholds, &self.hasher);
+                    let mut preparer = Preparer::new(self.config, source, &self.rules);
                     loop {
                         let received =
                             batch_out.lock().unwrap_or_else(PoisonError::into_inner).recv();

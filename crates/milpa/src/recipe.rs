@@ -111,8 +111,8 @@ pub fn load_corpus(
     recipe.corpus.validate().map_err(|(key, message)| {
         config::invalid_value(&text, &path, &key, &format!("`{key}` cannot be right: {message}"))
     })?;
-    for source in &mut recipe.corpus.sources {
-        source.path.resolve(path.parent().unwrap_or(Path::new("")), variable)?;
+    for location in recipe.corpus.locations_mut() {
+        location.resolve(path.parent().unwrap_or(Path::new("")), variable)?;
     }
     Ok(recipe)
 }
@@ -182,9 +182,7 @@ impl Recipe {
     /// Every path that the recipe names.
     fn locations(&mut self) -> impl Iterator<Item = &mut config::Location> {
         self.corpus
-            .sources
-            .iter_mut()
-            .map(|source| &mut source.path)
+            .locations_mut()
             .chain(self.eval.locations_mut())
             .chain(self.package.locations_mut())
     }

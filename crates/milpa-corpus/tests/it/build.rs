@@ -190,6 +190,61 @@ fn damaged_and_changed_parts_are_made_again() {
 }
 
 #[test]
+fn personal_data_is_masked_or_drops_the_document_and_addresses_are_blocked() {
+    let bench = Bench::new();
+    let text = |i, more: &str| format!("{} {more}", spanish(i, 20));
+    let rows = [
+        json!({"id": "mail", "text": text(1, "Escriba a ana.rojas@correo.example hoy."), "url": "http://a.example/1"}),
+        json!({"id": "cpf", "text": text(2, "Su CPF es 529.982.247-25."), "url": "http://a.example/2"}),
+        json!({"id": "short", "text": "A pedro@correo.example.", "url": "http://a.example/3"}),
+        json!({"id": "bad", "text": text(3, ""), "url": "http://www.malo.example/x"}),
+        json!({"id": "good", "text": text(4, ""), "url": "http://bueno.example/x"}),
+    ];
+    bench.write("rows.jsonl", &jsonl(&rows));
+    bench.write("list.txt", b"# a comment\nmalo.example\n");
+    let mut rows = source("rows", &bench.path("rows.jsonl"));
+    (rows.id_field, rows.url_field) = (Some("id".to_owned()), Some("url".to_owned()));
+    rows.filters = Preset::Book;
+    let mut config = config(vec![rows]);
+    let plain = bench.build(&config);
+    assert_eq!(plain.reasons().len(), 1, "{:?}", plain.reasons());
+    assert!(plain.kept().any(|document| document.text.contains("ana.rojas@correo.example")));
+    let key = |config: &CorpusConfig| record(config, Seed(1)).unwrap().key;
+    let before = key(&config);
+
+    config.blocklists = vec![Location::plain(bench.path("list.txt"))];
+    let personal = "default = \"mask\"\nbr = \"drop\"\n";
+    config.personal_data =
+        Some(milpa_base::parse_toml(personal, std::path::Path::new("t")).unwrap());
+    let corpus = bench.build(&config);
+    corpus.assert_consistent();
+    let found: Vec<(&str, &str)> =
+        corpus.dropped.iter().map(|row| (row.id.as_str(), row.reason.name())).collect();
+    assert_eq!(found, [("cpf", "personal_data"), ("short", "length"), ("bad", "blocklist")]);
+    let details: Vec<&str> = corpus.dropped.iter().map(|row| row.detail.as_str()).collect();
+    assert!(details[0].contains("CPF") && details[2].contains("malo.example"), "{details:?}");
+    assert!(details[2].contains("list.txt"), "{details:?}");
+    assert!(corpus.dropped[1].sample.contains("[EMAIL]"), "{}", corpus.dropped[1].sample);
+    let mail = corpus.kept().find(|document| document.id == "mail").unwrap();
+    assert!(mail.text.ends_with("Escriba a [EMAIL] hoy."), "{}", mail.text);
+    assert_eq!(corpus.stats.sources["rows"].masked["EMAIL"], 1);
+    assert!(corpus.stats.to_string().contains("personal data masked"), "{}", corpus.stats);
+
+    // Another list is another corpus.
+    let with_list = key(&config);
+    bench.write("list.txt", b"bueno.example\n");
+    assert_ne!(key(&config), with_list);
+    assert_ne!(before, with_list);
+    assert!(bench.build(&config).kept().all(|document| document.id != "good"));
+    bench.write("list.txt", b"no entry at all\n");
+    let error = bench.try_build(&config, 1).err().unwrap().to_string();
+    assert!(error.contains("corpus.blocklists") && error.contains("line 1"), "{error}");
+    fs::remove_file(bench.path("list.txt")).unwrap();
+    let error = bench.try_build(&config, 1).err().unwrap().to_string();
+    assert!(error.contains("block list") && error.contains("list.txt"), "{error}");
+}
+
+#[test]
 fn copies_are_sought_in_all_of_the_corpus_or_by_language() {
     let bench = Bench::new();
     let text = spanish(1, 30);
