@@ -6,9 +6,20 @@
 //! max_document = "16 MiB"                  # a larger record is dropped and counted
 //! shard_size = "256 MiB"                   # bytes of text per Parquet file
 //! validation = { share = 0.02 }            # of each source's bytes; or { groups = 12 }
-//! dedup = { exact = true, scope = "all", memory = "512 MiB", near = { enabled = true, similarity = 0.7 } }
 //! blocklists = ["lists/adult.txt"]         # hosts, addresses, words: see `filter::url_blocklist`
 //! personal_data = { default = "mask", ip = "keep", br = "drop" }   # or "keep" all, the default
+//!
+//! [corpus.dedup]
+//! exact = true
+//! near = { similarity = 0.7, bands = 14, rows = 8, shingle_words = 5 }
+//! scope = "all"                            # or "language"
+//! memory = "512 MiB"                       # for sorting; the rest goes to disk
+//! repeats = { min_bytes = 200 }            # cut passages that stood before; not done by default
+//! rehydrate = { steps = [[1, 1], [2, 2], [5, 3]] }   # (cluster size, weight); not done by default
+//!
+//! [corpus.decontamination]
+//! ngrams = { words = 13, share = 0.5 }
+//! sets = [{ name = "enem", path = "${MILPA_DATA}/eval/enem_2022.jsonl", passages = [["question"]] }]
 //!
 //! [corpus.thresholds.spa]                  # or `default`; overrides single thresholds
 //! max_mean_word_length = 14
@@ -33,12 +44,18 @@ use milpa_base::{
     config::{Location, nearest},
 };
 use milpa_text::{
-    language,
+    MinHasher, language,
+    minhash::{Banding, MinHashConfig},
     personal::{Policies, Policy, UnknownKind},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::filter::ThresholdOverrides;
+use crate::{
+    decontaminate::DecontaminationConfig,
+    dedup::{Rehydration, RepeatSettings},
+    filter::ThresholdOverrides,
+    shard::MAX_WEIGHT,
+};
 
 /// How a corpus is built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,6 +80,9 @@ pub struct CorpusConfig {
     /// web sources are held against a small built-in list besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocklists: Vec<Location>,
+    /// Evaluation items that must not stand in the corpus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decontamination: Option<DecontaminationConfig>,
     /// What is done with personal data; without it, it is not looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub personal_data: Option<PersonalDataConfig>,
@@ -83,6 +103,7 @@ impl Default for CorpusConfig {
             validation: ValidationConfig::default(),
             dedup: DedupConfig::default(),
             blocklists: Vec::new(),
+            decontamination: None,
             personal_data: None,
             thresholds: BTreeMap::new(),
             sources: Vec::new(),
@@ -222,7 +243,13 @@ pub struct DedupConfig {
     pub near: NearConfig,
     /// Which documents are compared.
     #[serde(default)]
-    pub scope: Scope,
+    pub scope: CompareWithin,
+    /// Passages that are repeated are cut out, all but the first; without it, they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<RepeatConfig>,
+    /// How often a document counts by the size of its cluster; without it, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehydrate: Option<Rehydration>,
     /// Memory for sorting what is compared; the rest goes to disk. The result does not depend on it.
     #[serde(default = "default_dedup_memory")]
     pub memory: Bytes,
@@ -233,9 +260,18 @@ impl Default for DedupConfig {
         Self {
             exact: true,
             near: NearConfig::default(),
-            scope: Scope::default(),
+            scope: CompareWithin::default(),
+            repeats: None,
+            rehydrate: None,
             memory: default_dedup_memory(),
         }
+    }
+}
+
+impl DedupConfig {
+    /// How often the document counts that stands for a cluster of `size`.
+    pub fn weight(&self, size: u64) -> u64 {
+        self.rehydrate.as_ref().map_or(1, |table| u64::from(table.weight(size)))
     }
 }
 
@@ -243,10 +279,30 @@ fn default_dedup_memory() -> Bytes {
     Bytes(512 << 20)
 }
 
+/// Which passages count as repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepeatConfig {
+    /// Least length in bytes of UTF-8.
+    pub min_bytes: u32,
+}
+
+impl Default for RepeatConfig {
+    fn default() -> Self {
+        Self { min_bytes: RepeatSettings::default().min_bytes }
+    }
+}
+
+impl RepeatConfig {
+    pub(crate) fn settings(&self, memory: Bytes) -> RepeatSettings {
+        RepeatSettings { min_bytes: self.min_bytes, memory }
+    }
+}
+
 /// Which documents can be copies of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum CompareWithin {
     /// All of the corpus.
     #[default]
     All,
@@ -254,30 +310,46 @@ pub enum Scope {
     Language,
 }
 
-/// Near-duplicates by MinHash over word 5-grams (14 bands of 8 rows).
+/// Near-duplicates by MinHash over word n-grams.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct NearConfig {
     /// Whether near-duplicates are looked for.
-    #[serde(default = "default_true")]
     pub enabled: bool,
-    /// Estimated Jaccard similarity from which a pair counts, among those that share a band.
-    #[serde(default = "default_similarity")]
+    /// Estimated Jaccard similarity from which a pair counts, among those that share a band; 0: sharing a
+    /// band is enough.
     pub similarity: f64,
+    /// Bands of a signature; a pair of similarity s shares one with probability 1 − (1 − s^rows)^bands.
+    pub bands: u32,
+    /// Minima of a band.
+    pub rows: u32,
+    /// Words of the n-grams that are compared.
+    pub shingle_words: u32,
 }
 
 impl Default for NearConfig {
     fn default() -> Self {
-        Self { enabled: true, similarity: default_similarity() }
+        let MinHashConfig { banding: Banding { bands, rows }, shingle_words } =
+            MinHashConfig::default();
+        Self { enabled: true, similarity: 0.7, bands, rows, shingle_words }
+    }
+}
+
+impl NearConfig {
+    /// What signatures are computed of.
+    pub fn minhash(&self) -> MinHashConfig {
+        let banding = Banding { bands: self.bands, rows: self.rows };
+        MinHashConfig { banding, shingle_words: self.shingle_words }
+    }
+
+    /// The estimated similarity that a pair must have, if any.
+    pub fn verify(&self) -> Option<f64> {
+        (self.similarity > 0.0).then_some(self.similarity)
     }
 }
 
 fn default_true() -> bool {
     true
-}
-
-fn default_similarity() -> f64 {
-    0.7
 }
 
 /// One source of documents.
@@ -362,7 +434,12 @@ pub enum Preset {
 impl CorpusConfig {
     /// Every path that the configuration names.
     pub fn locations_mut(&mut self) -> impl Iterator<Item = &mut Location> {
-        self.sources.iter_mut().map(|source| &mut source.path).chain(&mut self.blocklists)
+        let sets = self.decontamination.iter_mut().flat_map(|config| &mut config.sets);
+        self.sources
+            .iter_mut()
+            .map(|source| &mut source.path)
+            .chain(&mut self.blocklists)
+            .chain(sets.map(|set| &mut set.path))
     }
 
     /// Checks what types cannot say.
@@ -433,14 +510,35 @@ impl CorpusConfig {
                 format!("{} is not between 0 and 0.5", self.validation.share),
             );
         }
-        if !(0.5..=1.0).contains(&self.dedup.near.similarity) {
-            return wrong(
-                "dedup.near.similarity",
-                format!(
-                    "{} is not between 0.5 and 1 (14 bands of 8 rows find few pairs below 0.6)",
-                    self.dedup.near.similarity
-                ),
+        let DedupConfig { near, rehydrate, repeats, .. } = &self.dedup;
+        if near.similarity != 0.0 && !(0.5..=1.0).contains(&near.similarity) {
+            let message = format!(
+                "{} is not between 0.5 and 1, nor 0 for pairs that share a band",
+                near.similarity
             );
+            return wrong("dedup.near.similarity", message);
+        }
+        if let Err(error) = MinHasher::new(near.minhash()) {
+            return wrong("dedup.near", error.to_string());
+        }
+        if let Some(table) = rehydrate {
+            table.validate().map_err(|message| ("corpus.dedup.rehydrate".to_owned(), message))?;
+            if let Some((size, weight)) =
+                table.steps.iter().find(|(_, weight)| !(1..=MAX_WEIGHT).contains(&(*weight).into()))
+            {
+                let message = format!(
+                    "weight {weight} of clusters of {size} is not between 1 and {MAX_WEIGHT}"
+                );
+                return wrong("dedup.rehydrate", message);
+            }
+        }
+        if let Some(repeats) = repeats {
+            let settings = repeats.settings(self.dedup.memory);
+            settings.validate().map_err(|message| ("corpus.dedup.repeats".to_owned(), message))?;
+        }
+        if let Some(decontamination) = &self.decontamination {
+            let wrong = |message| ("corpus.decontamination".to_owned(), message);
+            decontamination.validate().map_err(wrong)?;
         }
         // The upper bound keeps one document well inside the memory of a small machine.
         if !((1 << 10)..=(256 << 20)).contains(&self.max_document.0) {

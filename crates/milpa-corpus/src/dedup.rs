@@ -1,9 +1,23 @@
-//! What tells that a document is a copy: its key and its MinHash signature.
+//! Which document is a copy of which, which parts of texts are repeated, and what copies are worth.
 //!
-//! Of two copies the one that comes first in the order of the sources is kept.
+//! [`Duplicates`] finds exact and near copies of whole documents in bounded memory, the one with
+//! the smallest ordinal being kept; [`Rehydration`] weighs a kept document by the copies it stands
+//! for; [`RepeatFinder`] finds passages that stand in several places.
+
+mod components;
+pub mod external_sort;
+mod find;
+mod rehydrate;
+mod substring;
 
 use milpa_base::hash_bytes;
-use milpa_text::{Signature, minhash, normalise::fold_word, words};
+use milpa_text::{normalise::fold_word, words};
+
+pub use find::{CopyKind, DuplicateSettings, Duplicates, Member, Members, NearSettings, Scope};
+pub use rehydrate::Rehydration;
+pub use substring::{
+    MAX_CONTEXTS, RepeatFinder, RepeatRanges, RepeatSettings, Repeats, cut_ranges,
+};
 
 /// Identity of a text up to case, punctuation and spacing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,30 +34,6 @@ pub fn text_key(text: &str) -> TextKey {
     let digest = hash_bytes(joined.as_bytes()).0;
     let half: [u8; 16] = digest[..16].try_into().expect("a digest has 32 bytes");
     TextKey(u128::from_le_bytes(half))
-}
-
-/// A near copy: which document is kept instead, and how similar the two are.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NearCopy {
-    /// Number of the kept document.
-    pub kept: usize,
-    /// Estimated Jaccard similarity of their word 5-grams. Lower than the threshold where the two
-    /// are linked through a third.
-    pub similarity: f64,
-}
-
-/// Finds the near copies among all documents, in their order.
-pub fn near_copies(signatures: &[Option<Signature>], similarity: f64) -> Vec<Option<NearCopy>> {
-    minhash::cluster(signatures, similarity)
-        .into_iter()
-        .enumerate()
-        .map(|(index, kept)| {
-            let (Some(own), Some(other)) = (&signatures[index], &signatures[kept]) else {
-                return None;
-            };
-            (kept != index).then(|| NearCopy { kept, similarity: own.similarity(other) })
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -32,6 +32,16 @@ pub struct Document {
     pub origin: String,
     /// Offset of its record in the decoded bytes of that file.
     pub origin_offset: u64,
+    /// Documents that it stands for: itself and its dropped copies.
+    #[serde(default = "one")]
+    pub cluster_size: u64,
+    /// How often it counts in the corpus.
+    #[serde(default = "one")]
+    pub weight: u64,
+}
+
+fn one() -> u64 {
+    1
 }
 
 /// A document that was not kept, with the reason.
@@ -117,12 +127,16 @@ reasons! {
     Repetition = "repetition",
     /// A rule on lines after C4 (Raffel et al. 2020) and FineWeb (Penedo et al. 2024).
     Lines = "lines",
+    /// It holds an item of an evaluation set.
+    Contamination = "contamination",
     /// It holds personal data of a kind that is not kept.
     PersonalData = "personal_data",
     /// The same normalised text came before.
     ExactDuplicate = "exact_duplicate",
     /// A very similar text came before.
     NearDuplicate = "near_duplicate",
+    /// All of it stood before, in passages.
+    RepeatedText = "repeated_text",
 }
 
 impl fmt::Display for Reason {

@@ -26,6 +26,17 @@ pub enum CorpusError {
         #[source]
         source: io::Error,
     },
+    /// A file that the rules name cannot be read.
+    #[error("cannot read {what} {path}; check the path in the recipe")]
+    Rules {
+        /// What it was to be.
+        what: String,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A source has no file that its format could be.
     #[error("source {source_name:?}: {path} holds no file to read; {hint}")]
     NoFiles {
@@ -60,6 +71,20 @@ pub enum CorpusError {
         /// Why not.
         message: String,
     },
+    /// What does not fit into memory cannot be put on disk.
+    #[error(
+        "cannot {action} in the scratch folder {folder}; free space there, or name a folder on a \
+         larger disk"
+    )]
+    Scratch {
+        /// What was attempted.
+        action: &'static str,
+        /// The folder.
+        folder: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The artifact cannot be written.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -69,9 +94,12 @@ pub enum CorpusError {
 }
 
 impl CorpusError {
-    /// The disk could not take what memory could not hold; says what to do where the disk is full.
-    pub(crate) fn disk(path: &std::path::Path, source: io::Error) -> Self {
-        Self::Artifact(ArtifactError::Io { path: path.to_owned(), source })
+    pub(crate) fn scratch(
+        action: &'static str,
+        folder: &std::path::Path,
+        source: io::Error,
+    ) -> Self {
+        Self::Scratch { action, folder: folder.to_owned(), source }
     }
 
     pub(crate) fn file(

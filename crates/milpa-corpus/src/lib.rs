@@ -14,6 +14,7 @@
 
 pub mod charset;
 pub mod config;
+pub mod decontaminate;
 pub mod dedup;
 pub mod document;
 mod error;
@@ -26,7 +27,6 @@ mod prepare;
 pub mod reader;
 mod rules;
 pub mod shard;
-pub mod sorter;
 pub mod split;
 pub mod stats;
 pub mod times;

@@ -7,9 +7,9 @@
 //! besides, the keys of the held-out groups.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     fs::File,
-    io::{BufReader, BufWriter, Read, Write},
+    io::{BufWriter, Write},
     iter::Peekable,
     path::{Path, PathBuf},
     sync::mpsc,
@@ -17,16 +17,19 @@ use std::{
 };
 
 use milpa_base::{Progress, Seed, StopFlag, mmap::MappedFile};
-use milpa_text::{Signature, minhash::word_hash};
+use milpa_text::minhash::word_hash;
 
 use crate::{
     CorpusConfig, CorpusError, Document, Dropped, Reason, Split, Stats,
-    config::Scope,
-    dedup::{NearCopy, near_copies},
+    config::CompareWithin,
+    dedup::{
+        CopyKind, DuplicateSettings, Duplicates, NearSettings, RepeatFinder, RepeatRanges,
+        RepeatSettings, Scope, cut_ranges,
+        external_sort::{ExternalSorter, Record, Scratch, Spool, SpoolWriter},
+    },
     part::{DocumentKey, PreparedPart},
     prepare::{DocumentName, drop_document},
     shard::ShardWriter,
-    sorter::{ExternalSorter, Sorted},
     split::{Chooser, GroupKey},
     times::{Stage, Times},
     why::copy_of,
@@ -34,6 +37,8 @@ use crate::{
 
 /// Shards of dropped documents hold samples only and may be large in rows.
 const DROPPED_SHARD_BYTES: u64 = 256 << 20;
+/// Buffer of a list that is read or written while sorters work.
+const LIST_BUFFER: usize = 64 << 10;
 /// Documents that are read ahead of the writer: batches, and bytes of each.
 const BATCHES_AHEAD: usize = 4;
 const BATCH_BYTES: usize = 1 << 20;
@@ -46,8 +51,8 @@ pub(crate) struct Merge<'a> {
     pub(crate) parts: &'a [PreparedPart],
     /// Where the shards go.
     pub(crate) out: &'a Path,
-    /// A folder for what does not fit in memory; the caller makes and removes it.
-    pub(crate) scratch: &'a Path,
+    /// A folder for what does not fit in memory.
+    pub(crate) scratch: &'a Scratch,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) stop: &'a StopFlag,
 }
@@ -76,10 +81,18 @@ impl Merge<'_> {
         let held_out = self.hold_out(&copies, &names, &mut stats)?;
         self.progress.advance(documents);
         self.progress.end();
+        let repeats = match &self.config.dedup.repeats {
+            Some(config) => {
+                let settings = config.settings(self.config.dedup.memory);
+                let find = || self.repeats(&copies, settings, documents);
+                Some(times.run(Stage::Repeats, bytes as usize, find)?)
+            }
+            None => None,
+        };
         let mut merged = Merged { stats, licences: BTreeSet::new() };
         self.progress.begin("writing", Some(documents), "documents");
         times.run(Stage::Write, bytes as usize, || {
-            self.write(&copies, &names, &held_out, &mut merged)
+            self.write(&copies, &names, &held_out, repeats, &mut merged)
         })?;
         self.progress.end();
         let held_out = merged.stats.total(Split::Validation).documents;
@@ -110,8 +123,10 @@ impl Merge<'_> {
         stats
     }
 
-    fn sorter<const N: usize>(&self, name: &str) -> ExternalSorter<N> {
-        ExternalSorter::new(&self.scratch.join(name), self.config.dedup.memory.0)
+    fn sorter<R: Record>(&self) -> ExternalSorter<R> {
+        // Two work at the same time.
+        let memory = usize::try_from(self.config.dedup.memory.0 / 2).unwrap_or(usize::MAX);
+        ExternalSorter::new(self.scratch, memory)
     }
 
     fn each_key(
@@ -159,90 +174,48 @@ fn empty(stats: &Stats, copies: &Copies) -> CorpusError {
     CorpusError::Empty { read: stats.read(), reasons }
 }
 
-/// A document that is a copy of an earlier one.
+/// What is known of a document that has copies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Copy {
-    /// Number of the copy.
-    number: u64,
-    /// Number of the document that is kept instead.
+    /// Number of the document that is kept; its own, if it is that one.
     kept: u64,
-    /// Estimated similarity, none for an exact copy.
-    similarity: Option<f32>,
+    /// Documents in the cluster.
+    cluster: u64,
+    /// Whether it equals the kept document.
+    exact: bool,
+    /// Estimated similarity to the kept document.
+    similarity: f64,
 }
-
-const COPY_BYTES: usize = 8 + 8 + 4;
 
 impl Copy {
-    fn record(&self) -> [u8; COPY_BYTES] {
-        let similarity = self.similarity.unwrap_or(f32::NAN);
-        join([&self.number.to_be_bytes(), &self.kept.to_be_bytes(), &similarity.to_be_bytes()])
+    fn record(&self, number: u64) -> CopyRecord {
+        let bits = if self.exact { EXACT } else { self.similarity.to_bits() };
+        (number, self.kept, self.cluster, bits)
     }
 
-    fn of(record: &[u8; COPY_BYTES]) -> Self {
-        let similarity = f32::from_be_bytes(part_of(record, 16));
-        Self {
-            number: u64::from_be_bytes(part_of(record, 0)),
-            kept: u64::from_be_bytes(part_of(record, 8)),
-            similarity: (!similarity.is_nan()).then_some(similarity),
-        }
+    fn of((number, kept, cluster, bits): CopyRecord) -> (u64, Self) {
+        let exact = bits == EXACT;
+        let similarity = if exact { 1.0 } else { f64::from_bits(bits) };
+        (number, Self { kept, cluster, exact, similarity })
     }
 }
 
-/// Puts the fields of a record together.
-fn join<const N: usize, const M: usize>(fields: [&[u8]; M]) -> [u8; N] {
-    let mut record = [0; N];
-    let mut at = 0;
-    for field in fields {
-        record[at..at + field.len()].copy_from_slice(field);
-        at += field.len();
-    }
-    debug_assert_eq!(at, N);
-    record
-}
+/// Number, kept document, size of the cluster, similarity as bits.
+type CopyRecord = (u64, u64, u64, u64);
+/// Stands for a similarity that needs no estimate: no bits of one.
+const EXACT: u64 = u64::MAX;
 
-/// A field of a record.
-fn part_of<const M: usize>(record: &[u8], at: usize) -> [u8; M] {
-    record[at..at + M].try_into().expect("the record has the field")
-}
-
-/// The copies, in a file, in the order of documents.
+/// The documents that have copies, in the order of documents.
 struct Copies {
-    path: PathBuf,
-    /// Exact and near ones.
+    members: Spool<CopyRecord>,
+    /// Exact and near copies.
     removed: u64,
     exact: u64,
 }
 
 impl Copies {
-    fn write(path: PathBuf, sorted: Sorted<COPY_BYTES>) -> Result<Self, CorpusError> {
-        let mut copies = Self { path, removed: 0, exact: 0 };
-        let failed = |error| CorpusError::disk(&copies.path, error);
-        let mut file = BufWriter::new(File::create(&copies.path).map_err(failed)?);
-        for record in sorted {
-            let record = record?;
-            file.write_all(&record).map_err(|error| CorpusError::disk(&copies.path, error))?;
-            copies.removed += 1;
-            copies.exact += u64::from(Copy::of(&record).similarity.is_none());
-        }
-        file.flush().map_err(|error| CorpusError::disk(&copies.path, error))?;
-        Ok(copies)
-    }
-
     fn follow(&self) -> Result<Follow<impl Rows<Copy>>, CorpusError> {
-        let failed = |error: &std::io::Error| CorpusError::file("read", &self.path, error);
-        let mut file = BufReader::new(File::open(&self.path).map_err(|error| failed(&error))?);
-        let (mut left, path) = (self.removed, self.path.clone());
-        Ok(Follow::new(std::iter::from_fn(move || {
-            if left == 0 {
-                return None;
-            }
-            left -= 1;
-            let mut record = [0; COPY_BYTES];
-            Some(match file.read_exact(&mut record) {
-                Ok(()) => Ok(Copy::of(&record)).map(|copy| (copy.number, copy)),
-                Err(error) => Err(CorpusError::file("read", &path, &error)),
-            })
-        })))
+        Ok(Follow::new(self.members.records(LIST_BUFFER)?.map(|record| record.map(Copy::of))))
     }
 }
 
@@ -269,75 +242,45 @@ impl<I: Iterator<Item = Result<(u64, T), CorpusError>>, T> Follow<I> {
 }
 
 impl Merge<'_> {
-    /// Documents are compared with those of the same scope.
-    fn scope(&self, key: &DocumentKey) -> u64 {
-        match self.config.dedup.scope {
-            Scope::All => 0,
-            Scope::Language => key.language,
-        }
-    }
-
-    /// Finds exact copies, and among the other documents near ones.
+    /// Finds exact and near copies.
     fn copies(&self) -> Result<Copies, CorpusError> {
-        let mut all = self.sorter::<COPY_BYTES>("copies");
-        let mut exact =
-            Follow::new(self.exact_copies()?.map(|record| {
-                record.map(|record| Copy::of(&record)).map(|copy| (copy.number, copy))
-            }));
-        let near = self.config.dedup.near.enabled;
-        let mut scopes: BTreeMap<u64, (Vec<u64>, Vec<Option<Signature>>)> = BTreeMap::new();
+        let dedup = &self.config.dedup;
+        let near = dedup.near.enabled.then_some(NearSettings { verify: dedup.near.verify() });
+        let settings = DuplicateSettings { exact: dedup.exact, near, memory: dedup.memory };
+        let mut duplicates = Duplicates::new(self.scratch.path(), settings)?;
+        let banding = dedup.near.minhash().banding;
         let mut number = 0;
         for part in self.parts {
             self.check_stop()?;
-            let mut part_signatures = part.signatures::<{ Signature::BYTES }>()?;
+            let mut signatures = part.signatures(banding)?;
             for key in part.keys()? {
                 let key = key?;
-                let signature = if key.signed { part_signatures.next().transpose()? } else { None };
-                if let Some(copy) = exact.at(number)? {
-                    all.push(copy.record())?;
-                } else if near {
-                    let (numbers, signatures) = scopes.entry(self.scope(&key)).or_default();
-                    numbers.push(number);
-                    signatures.push(signature.map(|bytes| Signature::read(&bytes)));
-                }
+                let signature = if key.signed { signatures.next().transpose()? } else { None };
+                let scope = match dedup.scope {
+                    CompareWithin::All => Scope::GLOBAL,
+                    CompareWithin::Language => Scope::from_hash(key.language),
+                };
+                duplicates.add(number, scope, key.text, signature.as_ref())?;
                 number += 1;
             }
         }
-        let similarity = self.config.dedup.near.similarity;
-        for (numbers, signatures) in scopes.into_values() {
-            for (index, copy) in near_copies(&signatures, similarity).into_iter().enumerate() {
-                if let Some(NearCopy { kept, similarity }) = copy {
-                    let (number, kept) = (numbers[index], numbers[kept]);
-                    let similarity = Some(similarity as f32);
-                    all.push(Copy { number, kept, similarity }.record())?;
-                }
+        let mut members = SpoolWriter::new(self.scratch, LIST_BUFFER)?;
+        let (mut removed, mut exact) = (0, 0);
+        for member in duplicates.find()? {
+            let member = member?;
+            let copy = Copy {
+                kept: member.kept,
+                cluster: member.cluster_size,
+                exact: member.kind == CopyKind::Exact,
+                similarity: member.similarity.unwrap_or(f64::NAN),
+            };
+            if !member.is_kept() {
+                removed += 1;
+                exact += u64::from(copy.exact);
             }
+            members.push(copy.record(member.ordinal))?;
         }
-        Copies::write(self.scratch.join("copies.bin"), all.finish()?)
-    }
-
-    /// Copies of texts that came before, in the order of documents.
-    fn exact_copies(&self) -> Result<Sorted<COPY_BYTES>, CorpusError> {
-        let mut keys = self.sorter::<32>("texts");
-        if self.config.dedup.exact {
-            self.each_key(|number, key| {
-                let (scope, text) = (self.scope(&key).to_be_bytes(), key.text.0.to_be_bytes());
-                keys.push(join([&scope, &text, &number.to_be_bytes()]))
-            })?;
-        }
-        let mut copies = self.sorter("exact");
-        let mut first: Option<([u8; 24], u64)> = None;
-        for record in keys.finish()? {
-            let record = record?;
-            let (text, number) = (part_of(&record, 0), u64::from_be_bytes(part_of(&record, 24)));
-            match first {
-                Some((same, kept)) if same == text => {
-                    copies.push(Copy { number, kept, similarity: None }.record())?;
-                }
-                _ => first = Some((text, number)),
-            }
-        }
-        copies.finish()
+        Ok(Copies { members: members.finish()?, removed, exact })
     }
 }
 
@@ -351,7 +294,10 @@ struct Names {
 impl Names {
     fn get(&self, number: u64) -> &str {
         let at = number as usize * 8;
-        let [begin, end] = [at, at + 8].map(|at| u64::from_le_bytes(part_of(&self.offsets, at)));
+        let [begin, end] = [at, at + 8].map(|at| {
+            let bytes = self.offsets[at..at + 8].try_into().expect("eight bytes");
+            u64::from_le_bytes(bytes)
+        });
         str::from_utf8(&self.text[begin as usize..end as usize]).expect("identities are texts")
     }
 }
@@ -359,25 +305,21 @@ impl Names {
 impl Merge<'_> {
     /// Settles the identities. They must be unique: one that came before gets the place of its record.
     fn names(&self) -> Result<Names, CorpusError> {
-        let mut ids = self.sorter::<16>("ids");
-        self.each_name(|number, name| {
-            ids.push(join([&word_hash(&name.id).to_be_bytes(), &number.to_be_bytes()]))
-        })?;
-        let mut repeated = self.sorter::<8>("repeated");
+        let mut ids = self.sorter();
+        self.each_name(|number, name| ids.push((word_hash(&name.id), number)))?;
+        let mut repeated = self.sorter();
         let mut last = None;
-        for record in ids.finish()? {
-            let record = record?;
-            let id: [u8; 8] = part_of(&record, 0);
+        for record in ids.sorted()? {
+            let (id, number) = record?;
             if last == Some(id) {
-                repeated.push(part_of(&record, 8))?;
+                repeated.push((number,))?;
             }
             last = Some(id);
         }
-        let mut repeated = Follow::new(
-            repeated.finish()?.map(|record| record.map(|record| (u64::from_be_bytes(record), ()))),
-        );
-        let mut offsets = ScratchFile::create(self.scratch.join("offsets.bin"))?;
-        let mut text = ScratchFile::create(self.scratch.join("ids.bin"))?;
+        let repeated = repeated.sorted()?.map(|record| record.map(|(number,)| (number, ())));
+        let mut repeated = Follow::new(repeated);
+        let mut offsets = ScratchFile::create(self.scratch.path().join("offsets.bin"))?;
+        let mut text = ScratchFile::create(self.scratch.path().join("ids.bin"))?;
         offsets.write(&0u64.to_le_bytes())?;
         let mut end = 0;
         self.each_name(|number, name| {
@@ -400,7 +342,7 @@ impl Merge<'_> {
         stats: &mut Stats,
     ) -> Result<HashSet<GroupKey>, CorpusError> {
         let mut totals = vec![0; self.config.sources.len()];
-        let mut documents = self.sorter::<28>("groups");
+        let mut documents = self.sorter();
         let mut copies = copies.follow()?;
         let mut number = 0;
         for part in self.parts {
@@ -409,24 +351,19 @@ impl Merge<'_> {
             while let (Some(key), Some(name)) =
                 (keys.next().transpose()?, rows.next_row::<DocumentName>()?)
             {
-                if copies.at(number)?.is_none() {
+                if copies.at(number)?.is_none_or(|copy| copy.kept == number) {
                     let group = group_of(name.group.as_deref(), names.get(number), self.seed);
-                    let [rank, name] = group.numbers().map(u64::to_be_bytes);
-                    let (source, bytes) = (part.source as u32, key.bytes);
-                    totals[part.source] += bytes;
-                    let source = source.to_be_bytes();
-                    documents.push(join([&source, &rank, &name, &bytes.to_be_bytes()]))?;
+                    let [rank, name] = group.numbers();
+                    totals[part.source] += key.bytes;
+                    documents.push((part.source as u64, rank, name, number, key.bytes))?;
                 }
                 number += 1;
             }
         }
         let mut chooser = Chooser::new(&self.config.validation, &totals);
-        for record in documents.finish()? {
-            let record = record?;
-            let source = u32::from_be_bytes(part_of(&record, 0)) as usize;
-            let [rank, name, bytes] =
-                [4, 12, 20].map(|at| u64::from_be_bytes(part_of(&record, at)));
-            chooser.push(source, GroupKey::from_numbers([rank, name]), bytes);
+        for record in documents.sorted()? {
+            let (source, rank, name, _, bytes) = record?;
+            chooser.push(source as usize, GroupKey::from_numbers([rank, name]), bytes);
         }
         let (held_out, groups) = chooser.finish();
         for (source, count) in groups {
@@ -455,19 +392,19 @@ impl ScratchFile {
     fn create(path: PathBuf) -> Result<Self, CorpusError> {
         match File::create(&path) {
             Ok(file) => Ok(Self { path, file: BufWriter::new(file) }),
-            Err(error) => Err(CorpusError::disk(&path, error)),
+            Err(error) => Err(CorpusError::scratch("write", &path, error)),
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), CorpusError> {
-        self.file.write_all(bytes).map_err(|error| CorpusError::disk(&self.path, error))
+        self.file.write_all(bytes).map_err(|error| CorpusError::scratch("write", &self.path, error))
     }
 
     fn map(mut self) -> Result<MappedFile, CorpusError> {
         self.file
             .flush()
             .and_then(|()| MappedFile::open(&self.path))
-            .map_err(|error| CorpusError::disk(&self.path, error))
+            .map_err(|error| CorpusError::scratch("write", &self.path, error))
     }
 }
 
@@ -478,6 +415,7 @@ impl Merge<'_> {
         copies: &Copies,
         names: &Names,
         held_out: &HashSet<GroupKey>,
+        repeats: Option<RepeatRanges>,
         merged: &mut Merged,
     ) -> Result<(), CorpusError> {
         let mut dropped = ShardWriter::<Dropped>::new(self.out, "dropped", DROPPED_SHARD_BYTES);
@@ -491,6 +429,8 @@ impl Merge<'_> {
         let mut train = ShardWriter::new(self.out, Split::Train.name(), shard_size);
         let mut validation = ShardWriter::new(self.out, Split::Validation.name(), shard_size);
         let mut copies = copies.follow()?;
+        let repeats = repeats.into_iter().flatten();
+        let mut repeats = Follow::new(repeats.map(|row| row.map(|row| (row.ordinal, row.ranges))));
         let mut groups = BTreeSet::new();
         let mut number = 0;
         self.each_document(|source, mut document: Document| {
@@ -500,15 +440,29 @@ impl Merge<'_> {
                 .sources
                 .get_mut(&self.config.sources[source].name)
                 .expect("all sources were entered");
-            if let Some(copy) = copies.at(number)? {
-                let detail = copy_of(names.get(copy.kept), copy.similarity.map(f64::from));
-                let reason = match copy.similarity {
-                    None => Reason::ExactDuplicate,
-                    Some(_) => Reason::NearDuplicate,
-                };
+            let copy = copies.at(number)?;
+            if let Some(copy) = copy.filter(|copy| copy.kept != number) {
+                let similarity = Some(copy.similarity).filter(|_| !copy.exact);
+                let detail = copy_of(names.get(copy.kept), similarity);
+                let reason =
+                    if copy.exact { Reason::ExactDuplicate } else { Reason::NearDuplicate };
                 *stats.dropped.entry(reason).or_default() += 1;
                 dropped.push(drop_document(&document, reason, detail))?;
             } else {
+                if let Some(ranges) = repeats.at(number)? {
+                    let cut = cut_ranges(&document.text, &ranges);
+                    stats.repeated_bytes_cut += (document.text.len() - cut.len()) as u64;
+                    if cut.trim().is_empty() {
+                        let detail = "all of its passages stood before".to_owned();
+                        *stats.dropped.entry(Reason::RepeatedText).or_default() += 1;
+                        dropped.push(drop_document(&document, Reason::RepeatedText, detail))?;
+                        number += 1;
+                        return Ok(());
+                    }
+                    document.text = cut;
+                }
+                document.cluster_size = copy.map_or(1, |copy| copy.cluster);
+                document.weight = self.config.dedup.weight(document.cluster_size);
                 let length = document.text.len();
                 merged.licences.extend(document.licence.clone());
                 merged.stats.languages.entry(document.language.clone()).or_default().add(length);
@@ -531,6 +485,30 @@ impl Merge<'_> {
         train.finish()?;
         validation.finish()?;
         dropped.finish()
+    }
+
+    /// Finds the passages of the documents that stay that stood before.
+    fn repeats(
+        &self,
+        copies: &Copies,
+        settings: RepeatSettings,
+        documents: u64,
+    ) -> Result<RepeatRanges, CorpusError> {
+        self.progress.begin("looking for repeats", Some(documents), "documents");
+        let mut finder = RepeatFinder::new(self.scratch.path(), settings)?;
+        let mut copies = copies.follow()?;
+        let mut number = 0;
+        self.each_document(|_, document| {
+            if copies.at(number)?.is_none_or(|copy| copy.kept == number) {
+                finder.add(number, &document.text)?;
+            }
+            number += 1;
+            self.progress.advance(number);
+            Ok(())
+        })?;
+        let found = finder.find();
+        self.progress.end();
+        found
     }
 
     /// Hands out the documents of all parts with the index of their source. Another thread reads ahead.
@@ -583,14 +561,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_come_back_in_the_order_of_documents() {
-        let copies = [
-            Copy { number: 1, kept: 0, similarity: None },
-            Copy { number: 300, kept: 256, similarity: Some(0.75) },
-        ];
-        let records = copies.map(|copy| copy.record());
-        assert!(records[0] < records[1]);
-        assert_eq!(records.map(|record| Copy::of(&record)), copies);
+    fn copies_come_back() {
+        for (number, copy) in [
+            (1, Copy { kept: 0, cluster: 2, exact: true, similarity: 1.0 }),
+            (300, Copy { kept: 256, cluster: 9, exact: false, similarity: 0.75 }),
+        ] {
+            assert_eq!(Copy::of(copy.record(number)), (number, copy));
+        }
     }
 
     #[test]

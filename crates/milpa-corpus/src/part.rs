@@ -26,11 +26,16 @@ use milpa_base::{
     manifest::Verify,
     open_artifact,
 };
+use milpa_text::{
+    Signature,
+    minhash::{Banding, MinHashConfig},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     CorpusConfig, CorpusError, SourceConfig,
     config::{KeepLanguages, PersonalDataConfig},
+    decontaminate::DecontaminationConfig,
     dedup::TextKey,
     filter::ThresholdOverrides,
     reader::{self, SourceFile},
@@ -102,8 +107,9 @@ fn cut(files: Vec<SourceFile>, whole: bool) -> Vec<Vec<SourceFile>> {
 struct PartConfig<'a> {
     keep_languages: &'a KeepLanguages,
     max_document: u64,
-    /// Whether documents have signatures.
-    near: bool,
+    /// What signatures documents have, if any.
+    near: Option<MinHashConfig>,
+    decontamination: &'a Option<DecontaminationConfig>,
     personal_data: &'a Option<PersonalDataConfig>,
     thresholds: &'a BTreeMap<String, ThresholdOverrides>,
     source: &'a SourceConfig,
@@ -191,7 +197,8 @@ impl Part {
         let part = PartConfig {
             keep_languages: &config.keep_languages,
             max_document: config.max_document.0,
-            near: config.dedup.near.enabled,
+            near: config.dedup.near.enabled.then(|| config.dedup.near.minhash()),
+            decontamination: &config.decontamination,
             personal_data: &config.personal_data,
             thresholds: &config.thresholds,
             source: &config.sources[self.source],
@@ -406,11 +413,23 @@ impl PreparedPart {
         Ok(records.map(|bytes| bytes.map(|bytes: [u8; KEY_BYTES]| DocumentKey::read(&bytes))))
     }
 
-    /// The signatures of its documents that have one, `N` bytes each.
-    pub(crate) fn signatures<const N: usize>(
+    /// The signatures of its documents that have one, in their order.
+    pub(crate) fn signatures(
         &self,
-    ) -> Result<impl Iterator<Item = Result<[u8; N], CorpusError>>, CorpusError> {
-        self.records(SIGNATURES)
+        banding: Banding,
+    ) -> Result<impl Iterator<Item = Result<Signature, CorpusError>>, CorpusError> {
+        let mut minima = self.records(SIGNATURES)?;
+        Ok(std::iter::from_fn(move || {
+            let values: Result<Box<[u64]>, CorpusError> = minima
+                .by_ref()
+                .take(banding.hashes())
+                .map(|bytes| bytes.map(u64::from_le_bytes))
+                .collect();
+            match values {
+                Ok(values) => Signature::from_minima(banding, values).map(Ok),
+                Err(error) => Some(Err(error)),
+            }
+        }))
     }
 
     fn records<const N: usize>(

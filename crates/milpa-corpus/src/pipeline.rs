@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::{
     CorpusConfig, CorpusError, Split,
+    dedup::external_sort::Scratch,
     merge::Merge,
     part::{Part, PreparedPart, plan},
     rules::Rules,
@@ -194,13 +195,13 @@ pub fn build(config: &CorpusConfig, seed: Seed, work: &Work<'_>) -> Result<Built
     let mut record = record_of(config, seed, inputs_of(config, &parts, &digests)?)?;
     let lock = RunLock::acquire(&dir)?;
     let writer = ArtifactWriter::begin(work.out, Kind::Corpus)?;
-    let scratch = Scratch::make(dir.join("merging"))?;
+    let scratch = Scratch::new(&dir)?;
     let merge = Merge {
         config,
         seed,
         parts: &prepared,
         out: writer.dir(),
-        scratch: &scratch.0,
+        scratch: &scratch,
         progress: work.progress,
         stop: work.stop,
     };
@@ -284,25 +285,6 @@ fn parts_dir(out: &Path) -> PathBuf {
 
 fn remove(dir: &Path) -> Result<(), CorpusError> {
     fs::remove_dir_all(dir).map_err(|error| CorpusError::file("remove", dir, &error))
-}
-
-/// A folder that goes with the value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make(dir: PathBuf) -> Result<Self, CorpusError> {
-        match fs::create_dir_all(&dir) {
-            Ok(()) => Ok(Self(dir)),
-            Err(error) => Err(CorpusError::disk(&dir, error)),
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Best effort: it goes with the parts at the latest.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     CorpusConfig, Document, Dropped, Reason, SourceConfig, charset,
     config::Preset,
+    decontaminate::{self, Action},
     dedup::{TextKey, text_key},
     document::{sample, sample_bytes},
     extract,
@@ -41,6 +42,7 @@ struct Counts {
     lines_removed: u64,
     charset_refuted: bool,
     masked: BTreeMap<&'static str, u64>,
+    passages_cut: u64,
 }
 
 /// Everything that preparing needs of one source.
@@ -103,6 +105,7 @@ impl<'a> Preparer<'a> {
                 stats.read += 1;
                 stats.lines_removed += counts.lines_removed;
                 stats.charsets_refuted += u64::from(counts.charset_refuted);
+                stats.passages_cut += counts.passages_cut;
                 for (kind, count) in counts.masked {
                     *stats.masked.entry(kind.to_owned()).or_default() += count;
                 }
@@ -126,7 +129,9 @@ impl<'a> Preparer<'a> {
                     let key = DocumentKey { text: key, language, bytes: bytes as u64, signed };
                     key.write(&mut encoded.keys);
                     if let Some(signature) = signature {
-                        signature.write(&mut encoded.signatures);
+                        let minima =
+                            signature.minima().iter().flat_map(|minimum| minimum.to_le_bytes());
+                        encoded.signatures.extend(minima);
                     }
                     names.push(DocumentName::of(&document));
                     documents.push(document);
@@ -227,10 +232,26 @@ impl<'a> Preparer<'a> {
             group: draft.group,
             origin: origin.to_owned(),
             origin_offset: offset,
+            cluster_size: 1,
+            weight: 1,
         };
         let verdict = self.run(Stage::Filter, document.text.len(), || self.judge(&document));
         if let Some((reason, detail)) = verdict {
             return Prepared::Dropped { dropped: drop_document(&document, reason, detail), counts };
+        }
+        if let Some((decontaminator, action)) = &self.rules.decontamination {
+            let check = || decontaminator.check(&document.text);
+            let found = self.run(Stage::Decontaminate, document.text.len(), check);
+            if let Some(first) = found.first() {
+                let cut = decontaminate::cut(&document.text, &found);
+                if *action == Action::Drop || cut.trim().is_empty() {
+                    let detail = first.detail();
+                    let dropped = drop_document(&document, Reason::Contamination, detail);
+                    return Prepared::Dropped { dropped, counts };
+                }
+                counts.passages_cut += found.len() as u64;
+                document.text = cut;
+            }
         }
         if let Some(policies) = &self.rules.personal_data {
             let length = document.text.len();

@@ -2,12 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use milpa_base::hash::{Digest, hash_file};
+use milpa_base::{
+    config::Location,
+    hash::{Digest, hash_file},
+};
 use milpa_text::{MinHasher, personal::Policies};
 
 use crate::{
     CorpusConfig, CorpusError,
     config::PersonalDataConfig,
+    decontaminate::{Action, Decontaminator},
     filter::{ThresholdTable, UrlBlocklist},
 };
 
@@ -16,6 +20,8 @@ pub(crate) struct Rules {
     pub(crate) thresholds: ThresholdTable,
     /// The lists of the configuration; the built-in one belongs to the filters of web sources.
     pub(crate) blocklist: Arc<UrlBlocklist>,
+    /// Finds evaluation items, with what is done then.
+    pub(crate) decontamination: Option<(Decontaminator, Action)>,
     /// What is done with personal data, if it is looked for.
     pub(crate) personal_data: Option<Policies>,
     pub(crate) hasher: MinHasher,
@@ -33,21 +39,43 @@ impl Rules {
             key: "corpus.personal_data".to_owned(),
             message: error.to_string(),
         })?;
+        let decontamination = match &config.decontamination {
+            Some(config) => Some((Decontaminator::load(config)?, config.action)),
+            None => None,
+        };
         Ok(Self {
+            decontamination,
             thresholds: ThresholdTable::new(&config.thresholds),
             blocklist: Arc::new(blocklist),
             personal_data,
-            hasher: MinHasher::default(),
+            hasher: MinHasher::new(config.dedup.near.minhash()).map_err(|error| {
+                CorpusError::Config {
+                    key: "corpus.dedup.near".to_owned(),
+                    message: error.to_string(),
+                }
+            })?,
         })
     }
 
     /// Digests of the files that rules are read from, by what they are.
     pub(crate) fn inputs(config: &CorpusConfig) -> Result<BTreeMap<String, Digest>, CorpusError> {
-        let list = |(number, list): (usize, &milpa_base::config::Location)| {
-            let (digest, _) = hash_file(&list.path)
-                .map_err(|error| CorpusError::file("read the block list", &list.path, &error))?;
-            Ok((format!("blocklist {number}"), digest))
-        };
-        config.blocklists.iter().enumerate().map(list).collect()
+        let mut inputs = BTreeMap::new();
+        for (number, list) in config.blocklists.iter().enumerate() {
+            inputs.insert(format!("blocklist {number}"), digest("the block list", list)?);
+        }
+        for set in config.decontamination.iter().flat_map(|config| &config.sets) {
+            let name = format!("evaluation set {}", set.name);
+            inputs.insert(name, digest("the evaluation set", &set.path)?);
+        }
+        Ok(inputs)
     }
+}
+
+fn digest(what: &str, location: &Location) -> Result<Digest, CorpusError> {
+    let (digest, _) = hash_file(&location.path).map_err(|error| CorpusError::Rules {
+        what: what.to_owned(),
+        path: location.path.clone(),
+        source: error,
+    })?;
+    Ok(digest)
 }

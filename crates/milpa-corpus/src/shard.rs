@@ -33,6 +33,8 @@ use crate::{CorpusError, Document, Dropped};
 const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Most rows per row group.
 const ROW_GROUP_ROWS: usize = 20_000;
+/// Most often that a document can count.
+pub(crate) const MAX_WEIGHT: u64 = 1000;
 /// Level of compression: 3 is zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -48,6 +50,8 @@ const DOCUMENT_SCHEMA: &str = "message document {
     optional binary group (STRING);
     required binary origin (STRING);
     required int64 origin_offset;
+    required int64 cluster_size;
+    required int64 weight;
 }";
 
 const DROPPED_SCHEMA: &str = "message dropped {
@@ -112,7 +116,9 @@ impl ShardRow for Document {
         columns.optional_text(rows, |row| row.licence.as_deref())?;
         columns.optional_text(rows, |row| row.group.as_deref())?;
         columns.text(rows, |row| Some(&row.origin))?;
-        columns.integer(rows, |row| row.origin_offset as i64)
+        columns.integer(rows, |row| row.origin_offset as i64)?;
+        columns.integer(rows, |row| row.cluster_size as i64)?;
+        columns.integer(rows, |row| row.weight as i64)
     }
 
     fn read(row: Row) -> Result<Self, String> {
@@ -129,6 +135,8 @@ impl ShardRow for Document {
             group: fields.optional_text()?,
             origin: fields.text()?,
             origin_offset: fields.integer()? as u64,
+            cluster_size: fields.integer()? as u64,
+            weight: fields.integer()? as u64,
         })
     }
 }
@@ -366,7 +374,8 @@ impl<R: ShardRow> ShardWriter<R> {
     }
 }
 
-/// Reads the documents of a split in the corpus folder `dir`, in their order.
+/// Reads the texts of a split in the corpus folder `dir`, in the order of documents, each as often as its
+/// weight says.
 ///
 /// # Errors
 /// At once if `dir` is no whole corpus; from the iterator if a shard is damaged.
@@ -375,14 +384,19 @@ pub fn read_split(
     split: Split,
 ) -> Result<impl Iterator<Item = io::Result<TextRecord>> + use<>, CorpusError> {
     let documents = read_documents(dir, split)?;
-    Ok(documents.map(|document| {
-        document
-            .map(|document| TextRecord {
-                id: document.id,
-                source: document.source,
-                text: document.text,
-            })
-            .map_err(io::Error::other)
+    Ok(documents.flat_map(|document| {
+        let (record, weight) = match document {
+            Ok(Document { id, source, text, weight, .. }) => {
+                (Ok(TextRecord { id, source, text }), weight.min(MAX_WEIGHT) as usize)
+            }
+            Err(error) => (Err(io::Error::other(error)), 1),
+        };
+        let mut record = Some(record);
+        (1..=weight).rev().filter_map(move |left| match &record {
+            // An error comes once; the last time the record itself is handed out.
+            Some(Ok(one)) if left > 1 => Some(Ok(one.clone())),
+            _ => record.take(),
+        })
     }))
 }
 

@@ -46,6 +46,12 @@ pub struct SourceStats {
     pub lines_removed: u64,
     /// Pages whose declared charset was refuted by their bytes.
     pub charsets_refuted: u64,
+    /// Passages of evaluation items that were cut out.
+    #[serde(default)]
+    pub passages_cut: u64,
+    /// Bytes of repeated passages that were cut out.
+    #[serde(default)]
+    pub repeated_bytes_cut: u64,
     /// Personal data that was masked, by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub masked: BTreeMap<String, u64>,
@@ -61,6 +67,7 @@ impl SourceStats {
         self.read += other.read;
         self.lines_removed += other.lines_removed;
         self.charsets_refuted += other.charsets_refuted;
+        self.passages_cut += other.passages_cut;
         for (&reason, &count) in &other.dropped {
             *self.dropped.entry(reason).or_default() += count;
         }
@@ -192,6 +199,14 @@ impl fmt::Display for Stats {
             rows.extend(masked.iter().map(|(kind, n)| vec![(*kind).to_owned(), n.to_string()]));
             writeln!(f)?;
             write_table(f, &rows)?;
+        }
+        let cut: u64 = self.sources.values().map(|source| source.repeated_bytes_cut).sum();
+        if cut > 0 {
+            writeln!(f, "\nrepeated passages cut out: {}", units::binary_bytes(cut))?;
+        }
+        let passages: u64 = self.sources.values().map(|source| source.passages_cut).sum();
+        if passages > 0 {
+            writeln!(f, "\nevaluation items cut out: {passages}")?;
         }
         for note in &self.notes {
             writeln!(f, "\nnote: {note}")?;

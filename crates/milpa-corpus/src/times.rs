@@ -40,6 +40,8 @@ stages! {
     Language = "language",
     /// Filters. Bytes of text.
     Filter = "filter",
+    /// Looking for evaluation items. Bytes of text.
+    Decontaminate = "decontaminate",
     /// Finding and masking personal data. Bytes of text.
     PersonalData = "personal data",
     /// Keys and signatures of copies. Bytes of text.
@@ -48,6 +50,8 @@ stages! {
     Spool = "spool",
     /// Finding copies among all documents. Bytes of text.
     Deduplicate = "deduplicate",
+    /// Finding repeated passages. Bytes of text.
+    Repeats = "repeats",
     /// Writing shards. Bytes of text.
     Write = "write",
 }

@@ -1,21 +1,25 @@
 //! What a text is, before anything is made of it.
 //!
 //! Unicode normalisation and mojibake repair ([`mod@normalise`]), words ([`segment`]; as spaCy cuts
-//! them, [`WordRules`]), language identification ([`language`]), personal data ([`personal`]), and
-//! near-duplicate detection by shingles and MinHash ([`minhash`]). It knows no files of the corpus,
-//! no HTML and no filters: strings in, facts out.
+//! them, [`WordRules`]; as numbers, [`word_hashes`]), language identification ([`language`]), personal
+//! data ([`personal`]), near-duplicate detection by shingles and MinHash ([`minhash`]), and known
+//! texts found in others ([`ngram_index`]). It knows no files of the corpus, no HTML and no filters:
+//! strings in, facts out.
 
 #![forbid(unsafe_code)]
 
 pub mod language;
 pub mod minhash;
+pub mod ngram_index;
 pub mod normalise;
 pub mod personal;
 pub mod segment;
+pub mod word_hash;
 mod word_rules;
 
 pub use language::{Identification, LanguageModel};
-pub use minhash::{MinHasher, Signature};
+pub use minhash::{Banding, MinHashConfig, MinHasher, Signature};
 pub use normalise::{normalise, repair_mojibake};
 pub use segment::words;
+pub use word_hash::word_hashes;
 pub use word_rules::WordRules;

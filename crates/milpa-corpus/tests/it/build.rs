@@ -3,7 +3,7 @@
 use milpa_base::{Kind, Manifest, manifest::Verify, open_artifact};
 use milpa_corpus::{
     Fate, Reason,
-    config::{Format, KeepLanguages, Preset, Scope},
+    config::{CompareWithin, Format, KeepLanguages, Preset},
     prepare, read_split, record, why,
 };
 use serde_json::json;
@@ -260,16 +260,108 @@ fn copies_are_sought_in_all_of_the_corpus_or_by_language() {
         };
         ["a", "b", "c"].into_iter().zip(languages).map(source).collect::<Vec<_>>()
     };
-    let check = |scope: Scope, languages: [&str; 3], expect: &[&str]| {
+    let check = |scope: CompareWithin, languages: [&str; 3], expect: &[&str]| {
         let mut config = config(sources(languages));
         config.dedup.scope = scope;
         let reasons = bench.build(&config).reasons();
         assert_eq!(reasons.iter().map(|(reason, _)| reason.as_str()).collect::<Vec<_>>(), expect);
     };
-    check(Scope::All, ["spa", "glg", "por"], &["exact_duplicate", "near_duplicate"]);
-    check(Scope::Language, ["spa", "glg", "por"], &[]);
-    check(Scope::Language, ["spa", "spa", "por"], &["exact_duplicate"]);
-    check(Scope::Language, ["spa", "por", "spa"], &["near_duplicate"]);
+    check(CompareWithin::All, ["spa", "glg", "por"], &["exact_duplicate", "near_duplicate"]);
+    check(CompareWithin::Language, ["spa", "glg", "por"], &[]);
+    check(CompareWithin::Language, ["spa", "spa", "por"], &["exact_duplicate"]);
+    check(CompareWithin::Language, ["spa", "por", "spa"], &["near_duplicate"]);
+}
+
+#[test]
+fn clusters_are_counted_and_can_weigh_their_document() {
+    let bench = Bench::new();
+    let texts = [spanish(1, 30), spanish(2, 30), spanish(1, 30).to_uppercase(), spanish(1, 30)];
+    let rows: Vec<_> = texts.iter().map(|text| json!({"text": text})).collect();
+    bench.write("rows.jsonl", &jsonl(&rows));
+    let mut rows = source("rows", &bench.path("rows.jsonl"));
+    rows.filters = Preset::None;
+    let mut config = config(vec![rows]);
+    config.validation.share = 0.0;
+    let sizes = |corpus: &Corpus| -> Vec<(u64, u64)> {
+        corpus.train.iter().map(|document| (document.cluster_size, document.weight)).collect()
+    };
+    assert_eq!(sizes(&bench.build(&config)), [(3, 1), (1, 1)]);
+    config.dedup.rehydrate = Some(milpa_corpus::dedup::Rehydration::default());
+    let corpus = bench.build(&config);
+    assert_eq!(sizes(&corpus), [(3, 3), (1, 1)]);
+    // Who reads the texts sees a document as often as it weighs.
+    let ids: Vec<String> =
+        read_split(&corpus.dir, Split::Train).unwrap().map(|record| record.unwrap().id).collect();
+    let [first, second] = [0, 1].map(|at: usize| corpus.train[at].id.clone());
+    assert_eq!(ids, [first.clone(), first.clone(), first, second]);
+    assert_eq!(corpus.stats.total(Split::Train).documents, 2);
+}
+
+#[test]
+fn repeated_passages_are_cut_after_the_first() {
+    let bench = Bench::new();
+    let notice = "Este portal usa materiales de la biblioteca regional y de sus socios; para \
+                  reproducirlos hay que pedir permiso por escrito a la oficina de la calle mayor. ";
+    let text = |i| format!("{}\n\n{}", spanish(i, 30), notice.repeat(2));
+    let rows: Vec<_> = (1..4).map(|i| json!({"text": text(i)})).collect();
+    let rows: Vec<_> = rows.into_iter().chain([json!({"text": notice.repeat(2)})]).collect();
+    bench.write("rows.jsonl", &jsonl(&rows));
+    let mut rows = source("rows", &bench.path("rows.jsonl"));
+    rows.filters = Preset::None;
+    let mut config = config(vec![rows]);
+    config.validation.share = 0.0;
+    config.dedup.repeats = Some(milpa_corpus::config::RepeatConfig::default());
+    let corpus = bench.build(&config);
+    corpus.assert_consistent();
+    let notices: Vec<usize> =
+        corpus.train.iter().map(|document| document.text.matches("biblioteca").count()).collect();
+    // Within the first document the second half repeats the first.
+    assert_eq!(notices.len(), 3);
+    assert!(notices[0] >= 1 && notices[1..] == [0, 0], "{notices:?}");
+    for (document, i) in corpus.train.iter().zip(1..) {
+        // What stands right before two repeats and is equal belongs to them, such as a full stop.
+        let text = spanish(i, 30);
+        assert!(document.text.starts_with(&text[..text.len() - 30]), "{}", document.text);
+    }
+    assert_eq!(corpus.reasons().len(), 1);
+    assert_eq!(corpus.reasons()[0].0, "repeated_text");
+    assert!(corpus.stats.to_string().contains("repeated passages cut out"), "{}", corpus.stats);
+}
+
+#[test]
+fn evaluation_items_are_kept_out() {
+    let bench = Bench::new();
+    let item = spanish(77, 3);
+    bench.write("items.jsonl", &jsonl(&[json!({"id": "q1", "question": item})]));
+    let rows = [
+        json!({"id": "clean", "text": spanish(1, 30)}),
+        json!({"id": "leak", "text": format!("{}\n\n{}", spanish(2, 30), item.to_uppercase())}),
+    ];
+    bench.write("rows.jsonl", &jsonl(&rows));
+    let mut rows = source("rows", &bench.path("rows.jsonl"));
+    rows.id_field = Some("id".to_owned());
+    rows.filters = Preset::None;
+    let mut config = config(vec![rows]);
+    config.validation.share = 0.0;
+    let build = |action: &str, config: &mut CorpusConfig| {
+        let text = format!(
+            "action = {action:?}\nsets = [{{ name = \"set\", path = \"x\", passages = [[\"question\"]] }}]"
+        );
+        let mut items: milpa_corpus::decontaminate::DecontaminationConfig =
+            milpa_base::parse_toml(&text, std::path::Path::new("t")).unwrap();
+        items.sets[0].path = Location::plain(bench.path("items.jsonl"));
+        config.decontamination = Some(items);
+        bench.build(config)
+    };
+    let corpus = build("drop", &mut config);
+    assert_eq!(corpus.reasons(), [("contamination".to_owned(), "leak".to_owned())]);
+    assert!(corpus.dropped[0].detail.contains("q1"), "{}", corpus.dropped[0].detail);
+    let corpus = build("cut", &mut config);
+    assert_eq!((corpus.train.len(), corpus.stats.sources["rows"].passages_cut), (2, 1));
+    assert_eq!(
+        corpus.train[1].text.trim_end_matches(['\n', '.']),
+        spanish(2, 30).trim_end_matches('.')
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod build;
+mod dedup;
 mod extraction;
 mod filters;
 mod real_data;
