@@ -9,11 +9,13 @@
 
 use std::{collections::BTreeMap, error::Error, path::Path};
 
-use milpa_base::lines::{DEFAULT_MAX_LINE_BYTES, Line, LineReader};
 use milpa_text::{
     language::{Example, TrainingConfig, calibrate, canonical, evaluate, macrolanguage, train},
     normalise,
 };
+
+mod rows;
+use rows::for_each_row;
 
 /// Sources besides the declaration: file, label, wanted share of paragraphs, licence checked.
 const MORE: &[(&str, &str, usize)] = &[
@@ -103,16 +105,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         let score = evaluate(&model, &borrow(texts), macrolanguage);
         if score.texts > 0 {
             println!("  {name:24} accuracy {:.3} of {}", score.accuracy, score.texts);
-        }
-    }
-    Ok(())
-}
-
-fn for_each_row(path: &Path, mut f: impl FnMut(&serde_json::Value)) -> Result<(), Box<dyn Error>> {
-    let mut reader = LineReader::open(path, DEFAULT_MAX_LINE_BYTES)?;
-    while let Some(line) = reader.next_line()? {
-        if let Line::Whole(line) = line {
-            f(&serde_json::from_slice(line)?);
         }
     }
     Ok(())

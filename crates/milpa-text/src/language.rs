@@ -14,7 +14,11 @@ use std::{
 
 use milpa_base::seed::splitmix64;
 
-use crate::{normalise::fold_word, segment::words};
+use crate::{
+    codec::{Input, ModelError, put_varint},
+    normalise::fold_word,
+    segment::words,
+};
 
 mod codes;
 mod train;
@@ -24,17 +28,14 @@ pub use train::{Example, Score, TrainingConfig, calibrate, evaluate, train};
 
 /// First bytes of a model file; the digit is the version of its layout.
 const MAGIC: &[u8; 8] = b"MILPALI1";
+/// Name of the format in errors.
+const KIND: &str = "language model";
 /// Largest model that is read, decompressed, in bytes.
 const MAX_MODEL_BYTES: u64 = 64 << 20;
 /// Characters of a text that are looked at: three pieces from its begin, middle and end.
 const MAX_CHARS: usize = 3000;
 /// Longest word that is a feature as a whole, in characters.
 const MAX_WORD_FEATURE: usize = 10;
-
-/// A language model that cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("the language model is damaged: {0}; restore the file, or train it again")]
-pub struct LanguageModelError(String);
 
 /// The language of a text.
 #[derive(Debug, Clone, PartialEq)]
@@ -205,14 +206,14 @@ impl LanguageModel {
     }
 
     /// Reads a model that [`LanguageModel::to_bytes`] wrote.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, LanguageModelError> {
-        let damaged = |what: &str| LanguageModelError(what.to_owned());
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
+        let damaged = |what: &str| ModelError::Damaged { kind: KIND, detail: what.to_owned() };
         let body = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("wrong first bytes"))?;
         let mut raw = Vec::new();
         zstd::Decoder::new(body)
             .and_then(|decoder| decoder.take(MAX_MODEL_BYTES).read_to_end(&mut raw))
-            .map_err(|error| LanguageModelError(error.to_string()))?;
-        let mut input = Input { bytes: &raw };
+            .map_err(|error| damaged(&error.to_string()))?;
+        let mut input = Input { bytes: &raw, kind: KIND };
         let label_count = input.count(1)?;
         if label_count > usize::from(u16::MAX) {
             return Err(damaged("too many labels"));
@@ -333,60 +334,6 @@ fn for_each_feature(text: &str, add: &mut impl FnMut(u32)) {
         if (3..=MAX_WORD_FEATURE).contains(&letters) {
             let hash = padded.iter().fold(1u64, |hash, &c| splitmix64(hash ^ u64::from(c)));
             add((hash >> 32) as u32);
-        }
-    }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-struct Input<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Input<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], LanguageModelError> {
-        let (head, tail) = self
-            .bytes
-            .split_at_checked(length)
-            .ok_or_else(|| LanguageModelError("it ends too early".to_owned()))?;
-        self.bytes = tail;
-        Ok(head)
-    }
-
-    fn varint(&mut self) -> Result<u64, LanguageModelError> {
-        let mut value = 0u64;
-        for shift in (0..63).step_by(7) {
-            let byte = self.take(1)?[0];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(LanguageModelError("a number is too long".to_owned()))
-    }
-
-    /// A count of things that each take at least `least` bytes of what is left.
-    fn count(&mut self, least: usize) -> Result<usize, LanguageModelError> {
-        let count = self.varint()?;
-        if count > (self.bytes.len() / least) as u64 {
-            return Err(LanguageModelError("a count exceeds the file".to_owned()));
-        }
-        Ok(count as usize)
-    }
-
-    fn float(&mut self) -> Result<f32, LanguageModelError> {
-        let bytes = self.take(4)?;
-        let value = f32::from_le_bytes(bytes.try_into().expect("four bytes were taken"));
-        if value.is_finite() {
-            Ok(value)
-        } else {
-            Err(LanguageModelError("a number is not finite".to_owned()))
         }
     }
 }

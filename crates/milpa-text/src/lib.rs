@@ -8,7 +8,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod classifier;
+mod codec;
 pub mod language;
+pub mod metrics;
 pub mod minhash;
 pub mod ngram_index;
 pub mod normalise;
@@ -17,6 +20,8 @@ pub mod segment;
 pub mod word_hash;
 mod word_rules;
 
+pub use classifier::Classifier;
+pub use codec::ModelError;
 pub use language::{Identification, LanguageModel};
 pub use minhash::{Banding, MinHashConfig, MinHasher, Signature};
 pub use normalise::{normalise, repair_mojibake};

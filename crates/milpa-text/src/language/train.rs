@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{LanguageModel, assemble, codes, count_features};
+use crate::metrics::calibration_error;
 
 /// How a model is trained.
 #[derive(Debug, Clone)]
@@ -159,18 +160,15 @@ pub fn evaluate(
     map: impl Fn(&str) -> &str,
 ) -> Score {
     let mut tallies: BTreeMap<String, [usize; 3]> = BTreeMap::new();
-    let mut bins = [(0usize, 0usize, 0f64); 10];
-    let (mut right, mut texts) = (0usize, 0usize);
+    let (mut confidences, mut hits) = (Vec::new(), Vec::new());
     for (label, text) in examples {
         if !model.labels.iter().any(|known| map(known) == map(label)) {
             continue;
         }
         let answer = model.identify(text);
         let hit = map(answer.label) == map(label);
-        texts += 1;
-        right += usize::from(hit);
-        let bin = &mut bins[((answer.confidence * 10.0) as usize).min(9)];
-        *bin = (bin.0 + 1, bin.1 + usize::from(hit), bin.2 + f64::from(answer.confidence));
+        confidences.push(answer.confidence);
+        hits.push(hit);
         let which = usize::from(!hit);
         tallies.entry(map(label).to_owned()).or_default()[2 * which] += 1;
         if !hit {
@@ -186,17 +184,12 @@ pub fn evaluate(
             (label, f1)
         })
         .collect();
-    let calibration_error = bins
-        .iter()
-        .filter(|bin| bin.0 > 0)
-        .map(|&(count, hits, sum)| (hits as f64 - sum).abs() / count as f64 * count as f64)
-        .sum::<f64>()
-        / texts.max(1) as f64;
+    let calibration_error = calibration_error(&confidences, &hits, 10);
     Score {
         macro_f1: f1.values().sum::<f64>() / f1.len().max(1) as f64,
-        accuracy: right as f64 / texts.max(1) as f64,
+        accuracy: hits.iter().filter(|&&hit| hit).count() as f64 / hits.len().max(1) as f64,
         f1,
         calibration_error,
-        texts,
+        texts: hits.len(),
     }
 }
