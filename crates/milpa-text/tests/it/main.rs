@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod ngram;
 mod personal;
 
 use std::path::{Path, PathBuf};
