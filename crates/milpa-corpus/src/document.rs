@@ -127,6 +127,10 @@ reasons! {
     Repetition = "repetition",
     /// A rule on lines after C4 (Raffel et al. 2020) and FineWeb (Penedo et al. 2024).
     Lines = "lines",
+    /// A classifier's probability is out of bounds: of quality too low, of toxicity too high.
+    ModelScore = "model_score",
+    /// Its perplexity puts it into a bucket that is not kept.
+    Perplexity = "perplexity",
     /// It holds an item of an evaluation set.
     Contamination = "contamination",
     /// It holds personal data of a kind that is not kept.

@@ -18,6 +18,7 @@ mod characters;
 pub mod fineweb;
 pub mod gopher_quality;
 pub mod gopher_repetition;
+pub mod model;
 pub mod thresholds;
 pub mod url_blocklist;
 
@@ -25,6 +26,7 @@ pub use c4::C4;
 pub use fineweb::FineWeb;
 pub use gopher_quality::GopherQuality;
 pub use gopher_repetition::GopherRepetition;
+pub use model::{PerplexityFilter, ScoreFilter};
 pub use thresholds::{ThresholdOverrides, ThresholdTable, Thresholds};
 pub use url_blocklist::UrlBlocklist;
 
