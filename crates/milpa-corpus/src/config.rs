@@ -21,6 +21,19 @@
 //! ngrams = { words = 13, share = 0.5 }
 //! sets = [{ name = "enem", path = "${MILPA_DATA}/eval/enem_2022.jsonl", passages = [["question"]] }]
 //!
+//! [[corpus.classifiers]]                   # a file of `milpa corpus classifier`
+//! path = "models/quality.model"
+//! label = "clean"
+//! languages = ["spa"]
+//! at_least = 0.4                           # or at_most
+//!
+//! [[corpus.perplexity]]                    # a file of `milpa corpus ngrams`
+//! path = "models/spa.ngrams"
+//! language = "spa"
+//! head = 150.0
+//! middle = 420.0
+//! drop = ["tail"]                          # or keep all, with their perplexity in the shards
+//!
 //! [corpus.thresholds.spa]                  # or `default`; overrides single thresholds
 //! max_mean_word_length = 14
 //!
@@ -44,7 +57,7 @@ use milpa_base::{
     config::{Location, nearest},
 };
 use milpa_text::{
-    MinHasher, language,
+    MinHasher, PerplexityBucket, language,
     minhash::{Banding, MinHashConfig},
     personal::{Policies, Policy, UnknownKind},
 };
@@ -53,7 +66,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::{
     decontaminate::DecontaminationConfig,
     dedup::{Rehydration, RepeatSettings},
-    filter::ThresholdOverrides,
+    filter::{ThresholdOverrides, model::Bound},
     shard::MAX_WEIGHT,
 };
 
@@ -80,6 +93,12 @@ pub struct CorpusConfig {
     /// web sources are held against a small built-in list besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocklists: Vec<Location>,
+    /// Classifiers that documents are scored with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classifiers: Vec<ClassifierUse>,
+    /// N-gram models that give documents their perplexity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub perplexity: Vec<PerplexityUse>,
     /// Evaluation items that must not stand in the corpus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decontamination: Option<DecontaminationConfig>,
@@ -103,6 +122,8 @@ impl Default for CorpusConfig {
             validation: ValidationConfig::default(),
             dedup: DedupConfig::default(),
             blocklists: Vec::new(),
+            classifiers: Vec::new(),
+            perplexity: Vec::new(),
             decontamination: None,
             personal_data: None,
             thresholds: BTreeMap::new(),
@@ -207,6 +228,54 @@ impl ValidationConfig {
 
 fn default_share() -> f64 {
     0.02
+}
+
+/// A classifier, the languages that it judges and what its score must be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifierUse {
+    /// The file that `milpa corpus classifier` wrote.
+    pub path: Location,
+    /// The label that the score is the probability of.
+    pub label: String,
+    /// Documents in other languages pass.
+    pub languages: Vec<String>,
+    /// Least score that is kept, for quality.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<f32>,
+    /// Largest score that is kept, for toxicity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<f32>,
+}
+
+impl ClassifierUse {
+    /// What the score must be; `None` unless exactly one bound between 0 and 1 is set.
+    pub fn bound(&self) -> Option<Bound> {
+        let bound = match (self.at_least, self.at_most) {
+            (Some(least), None) => Bound::Least(least),
+            (None, Some(most)) => Bound::Most(most),
+            _ => return None,
+        };
+        let (Bound::Least(value) | Bound::Most(value)) = bound;
+        (0.0..=1.0).contains(&value).then_some(bound)
+    }
+}
+
+/// An n-gram model of a language.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerplexityUse {
+    /// The file that `milpa corpus ngrams` wrote.
+    pub path: Location,
+    /// The language of its documents.
+    pub language: String,
+    /// Largest perplexity of the head.
+    pub head: f64,
+    /// Largest perplexity of the middle.
+    pub middle: f64,
+    /// Buckets that are not kept; by default all are, and documents carry their bucket.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drop: Vec<PerplexityBucket>,
 }
 
 /// What is done with personal data: one policy, and others by kind (`cpf`), country (`br`) or both
@@ -439,6 +508,8 @@ impl CorpusConfig {
             .iter_mut()
             .map(|source| &mut source.path)
             .chain(&mut self.blocklists)
+            .chain(self.classifiers.iter_mut().map(|model| &mut model.path))
+            .chain(self.perplexity.iter_mut().map(|model| &mut model.path))
             .chain(sets.map(|set| &mut set.path))
     }
 
@@ -535,6 +606,28 @@ impl CorpusConfig {
         if let Some(repeats) = repeats {
             let settings = repeats.settings(self.dedup.memory);
             settings.validate().map_err(|message| ("corpus.dedup.repeats".to_owned(), message))?;
+        }
+        let unknown = |code: &&String| language::canonical(code).is_none();
+        for classifier in &self.classifiers {
+            if let Some(code) = classifier.languages.iter().find(unknown) {
+                return wrong("classifiers.languages", format!("{code:?} is no ISO 639 code"));
+            }
+            if classifier.bound().is_none() {
+                let message = "set at_least or at_most, one of them, between 0 and 1".to_owned();
+                return wrong("classifiers", message);
+            }
+        }
+        for model in &self.perplexity {
+            if unknown(&&model.language) {
+                let message = format!("{:?} is no ISO 639 code", model.language);
+                return wrong("perplexity.language", message);
+            }
+            if !(model.head > 0.0 && model.head <= model.middle && model.middle.is_finite()) {
+                let (head, middle) = (model.head, model.middle);
+                let message =
+                    format!("head = {head} and middle = {middle} must be positive and rise");
+                return wrong("perplexity.head", message);
+            }
         }
         if let Some(decontamination) = &self.decontamination {
             let wrong = |message| ("corpus.decontamination".to_owned(), message);

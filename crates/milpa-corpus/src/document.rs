@@ -32,6 +32,12 @@ pub struct Document {
     pub origin: String,
     /// Offset of its record in the decoded bytes of that file.
     pub origin_offset: u64,
+    /// Perplexity of its words, where its language has an n-gram model.
+    #[serde(default)]
+    pub perplexity: Option<f32>,
+    /// Bucket of that perplexity: `head`, `middle` or `tail`.
+    #[serde(default)]
+    pub perplexity_bucket: Option<String>,
     /// Documents that it stands for: itself and its dropped copies.
     #[serde(default = "one")]
     pub cluster_size: u64,

@@ -21,6 +21,7 @@ mod error;
 pub mod extract;
 pub mod filter;
 mod merge;
+pub mod models;
 mod part;
 mod pipeline;
 mod prepare;

@@ -34,7 +34,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     CorpusConfig, CorpusError, SourceConfig,
-    config::{KeepLanguages, PersonalDataConfig},
+    config::{ClassifierUse, KeepLanguages, PerplexityUse, PersonalDataConfig},
     decontaminate::DecontaminationConfig,
     dedup::TextKey,
     filter::ThresholdOverrides,
@@ -109,6 +109,8 @@ struct PartConfig<'a> {
     max_document: u64,
     /// What signatures documents have, if any.
     near: Option<MinHashConfig>,
+    classifiers: &'a [ClassifierUse],
+    perplexity: &'a [PerplexityUse],
     decontamination: &'a Option<DecontaminationConfig>,
     personal_data: &'a Option<PersonalDataConfig>,
     thresholds: &'a BTreeMap<String, ThresholdOverrides>,
@@ -198,6 +200,8 @@ impl Part {
             keep_languages: &config.keep_languages,
             max_document: config.max_document.0,
             near: config.dedup.near.enabled.then(|| config.dedup.near.minhash()),
+            classifiers: &config.classifiers,
+            perplexity: &config.perplexity,
             decontamination: &config.decontamination,
             personal_data: &config.personal_data,
             thresholds: &config.thresholds,

@@ -16,7 +16,7 @@ use crate::{
     dedup::{TextKey, text_key},
     document::{sample, sample_bytes},
     extract,
-    filter::{self, Filter, View},
+    filter::{self, Filter, Verdict, View},
     part::{DocumentKey, Encoded},
     reader::{Body, Item, Problem, RawRecord, http},
     rules::Rules,
@@ -79,6 +79,9 @@ impl<'a> Preparer<'a> {
     ) -> Self {
         let mut filters = filter::filters_of(source.filters);
         filters.insert(0, Box::new(Arc::clone(&rules.blocklist)));
+        for score in &rules.scores {
+            filters.push(Box::new(score.clone()));
+        }
         Self {
             config,
             source,
@@ -232,12 +235,27 @@ impl<'a> Preparer<'a> {
             group: draft.group,
             origin: origin.to_owned(),
             origin_offset: offset,
+            perplexity: None,
+            perplexity_bucket: None,
             cluster_size: 1,
             weight: 1,
         };
         let verdict = self.run(Stage::Filter, document.text.len(), || self.judge(&document));
         if let Some((reason, detail)) = verdict {
             return Prepared::Dropped { dropped: drop_document(&document, reason, detail), counts };
+        }
+        let measure = || self.rules.perplexity.measure(&document.text, &document.language);
+        if let Some((perplexity, bucket)) =
+            self.run(Stage::Perplexity, document.text.len(), measure)
+        {
+            let verdict = self.rules.perplexity.verdict(&document.language, perplexity, bucket);
+            if let Some(Verdict { reason, rule, detail }) = verdict {
+                let detail = format!("{rule}: {detail}");
+                let dropped = drop_document(&document, reason, detail);
+                return Prepared::Dropped { dropped, counts };
+            }
+            document.perplexity = Some(perplexity as f32);
+            document.perplexity_bucket = Some(bucket.name().to_owned());
         }
         if let Some((decontaminator, action)) = &self.rules.decontamination {
             let check = || decontaminator.check(&document.text);

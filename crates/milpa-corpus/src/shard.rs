@@ -50,6 +50,8 @@ const DOCUMENT_SCHEMA: &str = "message document {
     optional binary group (STRING);
     required binary origin (STRING);
     required int64 origin_offset;
+    optional float perplexity;
+    optional binary perplexity_bucket (STRING);
     required int64 cluster_size;
     required int64 weight;
 }";
@@ -117,6 +119,8 @@ impl ShardRow for Document {
         columns.optional_text(rows, |row| row.group.as_deref())?;
         columns.text(rows, |row| Some(&row.origin))?;
         columns.integer(rows, |row| row.origin_offset as i64)?;
+        columns.optional_float(rows, |row| row.perplexity)?;
+        columns.optional_text(rows, |row| row.perplexity_bucket.as_deref())?;
         columns.integer(rows, |row| row.cluster_size as i64)?;
         columns.integer(rows, |row| row.weight as i64)
     }
@@ -135,6 +139,8 @@ impl ShardRow for Document {
             group: fields.optional_text()?,
             origin: fields.text()?,
             origin_offset: fields.integer()? as u64,
+            perplexity: fields.optional_float()?,
+            perplexity_bucket: fields.optional_text()?,
             cluster_size: fields.integer()? as u64,
             weight: fields.integer()? as u64,
         })
@@ -228,6 +234,21 @@ impl Columns<'_> {
             .map_err(|error| error.to_string())
     }
 
+    fn optional_float<R>(
+        &mut self,
+        rows: &[R],
+        get: impl Fn(&R) -> Option<f32>,
+    ) -> Result<(), String> {
+        let levels: Vec<i16> = rows.iter().map(|row| i16::from(get(row).is_some())).collect();
+        let values: Vec<f32> = rows.iter().filter_map(get).collect();
+        let mut column = self.next()?;
+        column
+            .typed::<FloatType>()
+            .write_batch(&values, Some(&levels), None)
+            .and_then(|_| column.close())
+            .map_err(|error| error.to_string())
+    }
+
     fn integer<R>(&mut self, rows: &[R], get: impl Fn(&R) -> i64) -> Result<(), String> {
         let values: Vec<i64> = rows.iter().map(get).collect();
         let mut column = self.next()?;
@@ -255,11 +276,16 @@ impl Fields {
         self.optional_text()?.ok_or_else(|| "a text is missing".to_owned())
     }
 
-    fn float(&mut self) -> Result<f32, String> {
+    fn optional_float(&mut self) -> Result<Option<f32>, String> {
         match self.0.next() {
-            Some((_, Field::Float(value))) => Ok(value),
+            Some((_, Field::Float(value))) => Ok(Some(value)),
+            Some((_, Field::Null)) => Ok(None),
             other => Err(format!("a number is missing or of another type: {other:?}")),
         }
+    }
+
+    fn float(&mut self) -> Result<f32, String> {
+        self.optional_float()?.ok_or_else(|| "a number is missing".to_owned())
     }
 
     fn integer(&mut self) -> Result<i64, String> {
@@ -498,6 +524,8 @@ mod tests {
                 url: (i % 3 == 0).then(|| format!("http://x/{i}")),
                 group: (i % 2 == 0).then(|| "g".to_owned()),
                 origin_offset: i as u64,
+                perplexity: (i % 5 == 0).then_some(i as f32),
+                perplexity_bucket: (i % 5 == 0).then(|| "tail".to_owned()),
                 ..Document::default()
             })
             .collect()

@@ -40,6 +40,8 @@ stages! {
     Language = "language",
     /// Filters. Bytes of text.
     Filter = "filter",
+    /// Perplexity under n-gram models. Bytes of text.
+    Perplexity = "perplexity",
     /// Looking for evaluation items. Bytes of text.
     Decontaminate = "decontaminate",
     /// Finding and masking personal data. Bytes of text.
@@ -107,7 +109,7 @@ impl Times {
             let rate = if seconds > 0.0 { bytes as f64 / seconds / 1e6 } else { 0.0 };
             StageTime { stage: stage.name().to_owned(), seconds, bytes, megabytes_per_second: rate }
         };
-        Stage::ALL.iter().map(row).filter(|row| row.seconds > 0.0).collect()
+        Stage::ALL.iter().map(row).filter(|row| row.seconds >= 1e-4).collect()
     }
 }
 

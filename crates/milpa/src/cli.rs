@@ -209,6 +209,28 @@ pub enum CorpusCommand {
         #[arg(long, value_name = "I/N")]
         shard: Option<milpa_corpus::Shard>,
     },
+    /// Train a classifier of labelled texts, for [[corpus.classifiers]] of a recipe
+    Classifier {
+        #[command(flatten)]
+        examples: ExampleArguments,
+        /// The field with the label; rows without one are passed over
+        #[arg(long, value_name = "FIELD", default_value = "label")]
+        label_field: String,
+        /// File of the model
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Estimate an n-gram model of a language, for [[corpus.perplexity]] of a recipe
+    Ngrams {
+        #[command(flatten)]
+        examples: ExampleArguments,
+        /// Words in the longest n-gram, 2 to 5
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        order: usize,
+        /// File of the model
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Say what became of a document, and why
     Why {
         /// A corpus
@@ -221,6 +243,22 @@ pub enum CorpusCommand {
         /// A corpus
         corpus: PathBuf,
     },
+}
+
+/// Texts that a model of the corpus is made from.
+#[derive(Debug, clap::Args)]
+pub struct ExampleArguments {
+    /// JSONL, plain or compressed
+    pub data: PathBuf,
+    /// The field with the text
+    #[arg(long, value_name = "FIELD", default_value = "text")]
+    pub text_field: String,
+    /// The field that names what belongs together (a law, an author): never on both sides of the test
+    #[arg(long, value_name = "FIELD")]
+    pub group_field: Option<String>,
+    /// Most text that is read
+    #[arg(long, value_name = "SIZE", default_value = "1 GiB")]
+    pub limit: milpa_base::Bytes,
 }
 
 /// Token commands.

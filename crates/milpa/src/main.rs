@@ -75,6 +75,12 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                     milpa_corpus::stats(&out).map(|stats| stats.to_string()).unwrap_or_default()
                 })
             }
+            CorpusCommand::Classifier { examples, label_field, out } => {
+                corpus::classifier(context, &examples, &label_field, &out)
+            }
+            CorpusCommand::Ngrams { examples, order, out } => {
+                corpus::ngrams(context, &examples, order, &out)
+            }
             CorpusCommand::Why { corpus, document } => corpus::why(context, &corpus, &document),
             CorpusCommand::Stats { corpus } => corpus::stats(context, &corpus),
         },

@@ -74,6 +74,8 @@ pub struct PerplexityModel {
     pub model: Arc<NgramModel>,
     /// Where its buckets end.
     pub cuts: PerplexityCuts,
+    /// Buckets that are not kept; empty to label alone.
+    pub unwanted: Vec<PerplexityBucket>,
 }
 
 /// Labels documents by perplexity, and drops those of unwanted buckets.
@@ -81,35 +83,39 @@ pub struct PerplexityModel {
 pub struct PerplexityFilter {
     /// By language, ISO 639-3.
     pub models: BTreeMap<String, PerplexityModel>,
-    /// Buckets that are not kept; empty to label alone.
-    pub unwanted: Vec<PerplexityBucket>,
 }
 
 impl PerplexityFilter {
     /// The perplexity of a text in `language` and its bucket; `None` where there is no model for the
     /// language or no word in the text.
     pub fn measure(&self, text: &str, language: &str) -> Option<(f64, PerplexityBucket)> {
-        let PerplexityModel { model, cuts } = self.models.get(language)?;
+        let PerplexityModel { model, cuts, .. } = self.models.get(language)?;
         let perplexity = model.score_text(text).perplexity()?;
         Some((perplexity, cuts.bucket(perplexity)))
     }
 }
 
-impl Filter for PerplexityFilter {
-    fn check(&self, view: &View<'_>, _: &Thresholds) -> Option<Verdict> {
-        if self.unwanted.is_empty() {
-            return None;
-        }
-        let (perplexity, bucket) = self.measure(view.text, view.language)?;
-        self.unwanted.contains(&bucket).then(|| Verdict {
+impl PerplexityFilter {
+    /// Whether a bucket of a language is not kept.
+    pub fn verdict(
+        &self,
+        language: &str,
+        perplexity: f64,
+        bucket: PerplexityBucket,
+    ) -> Option<Verdict> {
+        let model = self.models.get(language)?;
+        model.unwanted.contains(&bucket).then(|| Verdict {
             reason: Reason::Perplexity,
             rule: "perplexity_bucket",
-            detail: format!(
-                "perplexity {perplexity:.1} is in the {} of {}",
-                bucket.name(),
-                view.language
-            ),
+            detail: format!("perplexity {perplexity:.1} is in the {} of {language}", bucket.name()),
         })
+    }
+}
+
+impl Filter for PerplexityFilter {
+    fn check(&self, view: &View<'_>, _: &Thresholds) -> Option<Verdict> {
+        let (perplexity, bucket) = self.measure(view.text, view.language)?;
+        self.verdict(view.language, perplexity, bucket)
     }
 }
 
@@ -162,14 +168,17 @@ mod tests {
         let bytes = counter.finish().unwrap().to_bytes().unwrap();
         let model = Arc::new(NgramModel::from_bytes(bytes).unwrap());
         let cuts = PerplexityCuts { head: 4.0, middle: 8.0 };
-        let models = BTreeMap::from([("spa".to_owned(), PerplexityModel { model, cuts })]);
-        let labels = PerplexityFilter { models: models.clone(), unwanted: Vec::new() };
+        let filter = |unwanted| {
+            let model = PerplexityModel { model: Arc::clone(&model), cuts, unwanted };
+            PerplexityFilter { models: BTreeMap::from([("spa".to_owned(), model)]) }
+        };
+        let labels = filter(Vec::new());
         assert_eq!(labels.measure(GOOD, "spa").unwrap().1, PerplexityBucket::Head);
         assert_eq!(labels.measure(BAD, "spa").unwrap().1, PerplexityBucket::Tail);
         assert_eq!(labels.measure(GOOD, "quy"), None);
         assert_eq!(labels.measure("\n…\n", "spa"), None);
         check(&labels, BAD, "spa", None);
-        let drops = PerplexityFilter { models, unwanted: vec![PerplexityBucket::Tail] };
+        let drops = filter(vec![PerplexityBucket::Tail]);
         check(&drops, GOOD, "spa", None);
         check(&drops, BAD, "spa", Some("perplexity_bucket"));
     }

@@ -3,7 +3,8 @@
 use milpa_base::{Kind, Manifest, manifest::Verify, open_artifact};
 use milpa_corpus::{
     Fate, Reason,
-    config::{CompareWithin, Format, KeepLanguages, Preset},
+    config::{ClassifierUse, CompareWithin, Format, KeepLanguages, PerplexityUse, Preset},
+    models::{self, ClassifierConfig, Examples},
     prepare, read_split, record, why,
 };
 use serde_json::json;
@@ -270,6 +271,84 @@ fn copies_are_sought_in_all_of_the_corpus_or_by_language() {
     check(CompareWithin::Language, ["spa", "glg", "por"], &[]);
     check(CompareWithin::Language, ["spa", "spa", "por"], &["exact_duplicate"]);
     check(CompareWithin::Language, ["spa", "por", "spa"], &["near_duplicate"]);
+}
+
+#[test]
+fn trained_models_label_and_drop() {
+    let bench = Bench::new();
+    let scanned = |text: String| text.replace('a', "@").replace('e', "3").replace("qu", "9v");
+    let rows: Vec<_> = (0..120)
+        .flat_map(|i| {
+            let (clean, scan) = (spanish(i, 8), scanned(spanish(1000 + i, 8)));
+            [json!({"text": clean, "label": "clean"}), json!({"text": scan, "label": "scan"})]
+        })
+        .chain([json!({"text": "Nadie lo etiquetó.", "label": null})])
+        .collect();
+    let data = bench.write("labelled.jsonl", &jsonl(&rows));
+    let examples = |text_field| Examples {
+        path: &data,
+        text_field,
+        group_field: None,
+        limit: milpa_base::Bytes(1 << 30),
+    };
+    let (quality, lm) = (bench.path("quality.model"), bench.path("spa.ngrams"));
+    let report =
+        models::classifier(&examples("text"), "label", &ClassifierConfig::default(), &quality);
+    let report = report.unwrap();
+    assert_eq!(report.texts.iter().sum::<usize>(), 240);
+    assert!(report.labels["clean"].auroc.unwrap().0 > 0.99, "{report}");
+    assert!(report.to_string().contains("AUROC"), "{report}");
+    let trigrams = models::NgramConfig { order: 3, ..models::NgramConfig::default() };
+    let clean: Vec<_> = (0..120).map(|i| json!({"text": spanish(i, 8)})).collect();
+    let clean = bench.write("clean.jsonl", &jsonl(&clean));
+    let clean = Examples { path: &clean, ..examples("text") };
+    let estimated = models::ngrams(&clean, trigrams, &lm).unwrap();
+    let cuts = estimated.cuts.unwrap();
+    assert!(cuts.head < cuts.middle && estimated.to_string().contains("head = "), "{estimated}");
+    let wrong = models::classifier(&examples("texto"), "label", &ClassifierConfig::default(), &lm);
+    let message = wrong.unwrap_err().to_string();
+    assert!(message.contains("labelled.jsonl") && message.contains("texto"), "{message}");
+
+    let rows: Vec<_> = (500..504)
+        .map(|i| json!({"id": format!("good{i}"), "text": spanish(i, 20)}))
+        .chain([json!({"id": "bad", "text": scanned(spanish(600, 20))})])
+        .collect();
+    bench.write("rows.jsonl", &jsonl(&rows));
+    let mut rows = source("rows", &bench.path("rows.jsonl"));
+    rows.id_field = Some("id".to_owned());
+    rows.language = Some("es".to_owned());
+    rows.filters = Preset::None;
+    let mut config = config(vec![rows]);
+    config.perplexity = vec![PerplexityUse {
+        path: Location::plain(&lm),
+        language: "es".to_owned(),
+        head: cuts.head,
+        middle: cuts.middle,
+        drop: Vec::new(),
+    }];
+    let corpus = bench.build(&config);
+    assert_eq!(corpus.dropped, []);
+    for document in corpus.kept() {
+        let tail = document.perplexity_bucket.as_deref() == Some("tail");
+        assert!(document.perplexity.unwrap() > 1.0 && (tail || document.id != "bad"));
+    }
+    let unlabelled = record(&config, Seed(1)).unwrap().key;
+    config.classifiers = vec![ClassifierUse {
+        path: Location::plain(&quality),
+        label: "clean".to_owned(),
+        languages: vec!["spa".to_owned()],
+        at_least: Some(0.5),
+        at_most: None,
+    }];
+    assert_ne!(record(&config, Seed(1)).unwrap().key, unlabelled);
+    let corpus = bench.build(&config);
+    assert_eq!(corpus.reasons(), [("model_score".to_owned(), "bad".to_owned())]);
+    config.classifiers[0].label = "toxic".to_owned();
+    let error = bench.try_build(&config, 1).err().unwrap().to_string();
+    assert!(error.contains("\"toxic\"") && error.contains("clean, scan"), "{error}");
+    config.classifiers[0].at_most = Some(0.5);
+    let error = bench.try_build(&config, 1).err().unwrap().to_string();
+    assert!(error.contains("one of them"), "{error}");
 }
 
 #[test]

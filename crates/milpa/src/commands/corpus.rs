@@ -4,9 +4,12 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use milpa_base::Seed;
-use milpa_corpus::{Built, CorpusConfig, Shard, Work};
+use milpa_corpus::{
+    Built, CorpusConfig, Shard, Work,
+    models::{self, ClassifierConfig, Examples, NgramConfig},
+};
 
-use crate::context::Context;
+use crate::{cli::ExampleArguments, context::Context};
 
 /// Builds a corpus and tells how fast each stage was.
 pub fn build(context: &Context, corpus: &CorpusConfig, seed: Seed, out: &Path) -> Result<Built> {
@@ -37,6 +40,39 @@ pub fn prepare(context: &Context, corpus: &CorpusConfig, out: &Path, shard: Shar
             "shard {shard}: {parts}, {found} of them found prepared, {documents} documents; {merge}"
         )
     })
+}
+
+/// Trains a classifier and says how good it is.
+pub fn classifier(
+    context: &Context,
+    arguments: &ExampleArguments,
+    label_field: &str,
+    out: &Path,
+) -> Result<()> {
+    let config = ClassifierConfig::default();
+    let report = models::classifier(&examples(arguments), label_field, &config, out)?;
+    context.show(&report, || format!("{report}\nwritten to {}", out.display()))
+}
+
+/// Estimates an n-gram model and says where its buckets end.
+pub fn ngrams(
+    context: &Context,
+    arguments: &ExampleArguments,
+    order: usize,
+    out: &Path,
+) -> Result<()> {
+    let config = NgramConfig { order, ..NgramConfig::default() };
+    let report = models::ngrams(&examples(arguments), config, out)?;
+    context.show(&report, || format!("{report}\nwritten to {}", out.display()))
+}
+
+fn examples(arguments: &ExampleArguments) -> Examples<'_> {
+    Examples {
+        path: &arguments.data,
+        text_field: &arguments.text_field,
+        group_field: arguments.group_field.as_deref(),
+        limit: arguments.limit,
+    }
 }
 
 fn count(parts: usize) -> String {
