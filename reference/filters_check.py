@@ -24,6 +24,7 @@ import collections
 import html.parser
 import io
 import json
+import math
 import pathlib
 import random
 import subprocess
@@ -184,15 +185,16 @@ def filters(limits, language):
     if limits is None:
         made = GopherRepetitionFilter(language=name), GopherQualityFilter(language=name), C4QualityFilter(language=name), FineWebQualityFilter(language=name)
     else:
-        of = limits.get
+        # JSON has no word for infinity: a limit that is off comes as null.
+        of = lambda name: math.inf if limits.get(name) is None else limits[name]
         made = (
             GopherRepetitionFilter(
                 dup_line_frac=of("max_repeated_lines"),
                 dup_para_frac=of("max_repeated_paragraphs"),
                 dup_line_char_frac=of("max_repeated_line_chars"),
                 dup_para_char_frac=of("max_repeated_paragraph_chars"),
-                top_n_grams=[(n, of(f"max_top_{n}_gram")) for n in (2, 3, 4) if of(f"max_top_{n}_gram")],
-                dup_n_grams=[(n, of(f"max_repeated_{n}_grams")) for n in range(5, 11) if of(f"max_repeated_{n}_grams")],
+                top_n_grams=[(n, of(f"max_top_{n}_gram")) for n in (2, 3, 4)],
+                dup_n_grams=[(n, of(f"max_repeated_{n}_grams")) for n in range(5, 11)],
                 language=name,
             ),
             GopherQualityFilter(
@@ -305,8 +307,13 @@ def golden(out):
         ("quy", "Ñuqanchikpa 'hinaspam' wawankunata, yachachinku:) imayna—allpata. K'anchay! 2-3 a.b C.D"),
         ("gug", "Che ha'e peteĩ g\u0303uahe, ko’ẽro!! ñe'ẽ—joja (opa) :D"),
     ]
+    import spacy
     from datatrove.utils.word_tokenizers import load_word_tokenizer
 
+    # All words for which spaCy has a rule of its own; one with a space inside is two here.
+    for language, code in [("eng", "en"), ("spa", "es"), ("por", "pt"), ("quy", "xx")]:
+        own = sorted(text for text in spacy.blank(code).tokenizer.rules if not any(map(str.isspace, text)))
+        words.append((language, " ".join(own)))
     cut = [{"language": language, "text": text, "words": load_word_tokenizer(language).word_tokenize(text)} for language, text in words]
     print(f"{len(kept)} documents that show {len(seen)} decisions; {len(cut)} sentences cut into words")
     pathlib.Path(out).write_text(json.dumps({"documents": kept, "words": cut}, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@
 //! disturbs the machine disturbs both; a row is the median of each side and of the rounds' ratios.
 //! It knows nothing of filters: a stage is two commands that print `documents`, `bytes`, `kept` and
 //! `seconds` as a JSON object. To add a stage (reading, extraction, language, MinHash): a row of
-//! [`STAGES`], an example of `milpa-corpus` and an action of a script in `reference/`.
+//! [`STAGES`], an example, and a script in `reference/` with the actions `documents` and `time`.
 
 use std::{
     fmt::Write as _,
@@ -23,10 +23,10 @@ use crate::{
 /// One stage and how both sides run it.
 struct Stage {
     name: &'static str,
-    /// What the peer is.
-    peer: &'static str,
-    /// Example of `milpa-corpus`, and what it is asked after the file of documents.
-    example: &'static str,
+    /// The peer's packages; their versions are recorded.
+    peers: &'static [&'static str],
+    /// Crate and example, and what it is asked after the file of documents.
+    example: (&'static str, &'static str),
     arguments: &'static [&'static str],
     /// Script of the peer; it takes `documents DATA FILE COUNT` and `time OURS FILE`.
     script: &'static str,
@@ -36,15 +36,35 @@ struct Stage {
     least_ratio: f64,
 }
 
-const STAGES: &[Stage] = &[Stage {
-    name: "filters",
-    peer: "datatrove",
-    example: "filter_documents",
-    arguments: &["--built-in", "time"],
-    script: "reference/filters_check.py",
-    documents: 4_000,
-    least_ratio: 20.0,
-}];
+const STAGES: &[Stage] = &[
+    Stage {
+        name: "filters",
+        peers: &["datatrove", "spacy"],
+        example: ("milpa-corpus", "filter_documents"),
+        arguments: &["--built-in", "time"],
+        script: "reference/filters_check.py",
+        documents: 1_000,
+        least_ratio: 20.0,
+    },
+    Stage {
+        name: "addresses",
+        peers: &["datatrove", "tldextract"],
+        example: ("milpa-corpus", "block_addresses"),
+        arguments: &["time"],
+        script: "reference/addresses_check.py",
+        documents: 30_000,
+        least_ratio: 20.0,
+    },
+    Stage {
+        name: "personal data",
+        peers: &["datatrove"],
+        example: ("milpa-text", "mask_documents"),
+        arguments: &[],
+        script: "reference/personal_speed.py",
+        documents: 4_000,
+        least_ratio: 1.0,
+    },
+];
 
 /// How the comparison is asked for.
 pub(crate) struct CorpusOptions {
@@ -95,40 +115,42 @@ impl CorpusOptions {
 pub(crate) fn corpus(options: &CorpusOptions) -> Result<()> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let stages: Vec<&Stage> =
+        STAGES.iter().filter(|stage| stage.name.contains(&options.only)).collect();
+    if stages.is_empty() {
+        bail!("no stage is called {:?}", options.only);
+    }
     let (date, mut text) = heading()?;
-    let versions = versions(&options.python)?;
-    writeln!(text, "peers   {versions}\n{} rounds in turns, one core\n", options.rounds)?;
+    writeln!(text, "{} rounds in turns, one core", options.rounds)?;
     let mut rows = Vec::new();
-    for stage in STAGES.iter().filter(|stage| stage.name.contains(&options.only)) {
+    for stage in stages {
         let row = compare(options, stage, &target)?;
         eprintln!("{row}");
-        writeln!(text, "{row}")?;
+        writeln!(text, "\n{row:#}")?;
         rows.push(row);
-    }
-    if rows.is_empty() {
-        bail!("no stage is called {:?}", options.only);
     }
     publish(text, rows, (options.json, options.save), &format!("corpus-{date}.txt"))
 }
 
-fn versions(python: &str) -> Result<String> {
-    let script = "import importlib.metadata as m, json\n\
-                  names = ['datatrove', 'spacy']\n\
-                  print(json.dumps({name: m.version(name) for name in names}))";
-    Ok(last_json(Command::new(python).args(["-c", script]))?.to_string())
+/// Versions of the peer's packages.
+fn versions(python: &str, packages: &[&str]) -> Result<Value> {
+    let script = "import importlib.metadata as m, json, sys\n\
+                  print(json.dumps({name: m.version(name) for name in sys.argv[1:]}))";
+    last_json(Command::new(python).args(["-c", script]).args(packages))
 }
 
 fn compare(options: &CorpusOptions, stage: &Stage, target: &Path) -> Result<Value> {
-    let build = ["build", "--release", "--quiet", "-p", "milpa-corpus", "--example", stage.example];
-    cargo(&build)?;
-    let ours = target.join("release/examples").join(stage.example);
-    let file = target.join(format!("bench-{}.jsonl", stage.name));
+    let (package, example) = stage.example;
+    let versions = versions(&options.python, stage.peers)?;
+    cargo(&["build", "--release", "--quiet", "-p", package, "--example", example])?;
+    let ours = target.join("release/examples").join(example);
+    let file = target.join(format!("bench-{}.jsonl", stage.name.replace(' ', "-")));
     let documents = stage.documents.to_string();
     let mut make = Command::new(&options.python);
     make.args([stage.script, "documents"]).arg(&options.data).arg(&file).arg(documents);
     run(&mut make)?;
     let (mut own, mut theirs) = (Vec::new(), Vec::new());
-    let mut printed = Value::Null;
+    let (mut printed, mut peer_kept) = (Value::Null, Value::Null);
     for round in 1..=options.rounds {
         eprintln!("{}: round {round} of {}", stage.name, options.rounds);
         let mut command = Command::new(&options.python);
@@ -137,9 +159,7 @@ fn compare(options: &CorpusOptions, stage: &Stage, target: &Path) -> Result<Valu
         if printed["documents"] != peer["documents"] || printed["bytes"] != peer["bytes"] {
             bail!("{}: the sides had other documents: {printed} and {peer}", stage.name);
         }
-        if printed["kept"] != peer["kept"] {
-            eprintln!("{}: kept {} and {}", stage.name, printed["kept"], peer["kept"]);
-        }
+        peer_kept = peer["kept"].clone();
         own.push(rate(&printed)?);
         theirs.push(rate(&peer)?);
     }
@@ -149,7 +169,7 @@ fn compare(options: &CorpusOptions, stage: &Stage, target: &Path) -> Result<Valu
     let tenths = |value: f64| (value * 10.0).round() / 10.0;
     Ok(json!({
         "stage": stage.name,
-        "peer": stage.peer,
+        "peer": versions,
         "ratio": tenths(median(&ratios)),
         "least_ratio": stage.least_ratio,
         "documents_per_second": tenths(median(&own)),
@@ -158,6 +178,7 @@ fn compare(options: &CorpusOptions, stage: &Stage, target: &Path) -> Result<Valu
         "peer_megabytes_per_second": tenths(median(&theirs) * each),
         "documents": printed["documents"],
         "kept": printed["kept"],
+        "peer_kept": peer_kept,
         "rounds": own.iter().zip(&theirs)
             .map(|(own, theirs)| json!([tenths(*own), tenths(*theirs)])).collect::<Vec<_>>(),
     }))
