@@ -64,6 +64,15 @@ const STAGES: &[Stage] = &[
         documents: 4_000,
         least_ratio: 1.0,
     },
+    Stage {
+        name: "minhash",
+        peers: &["datatrove"],
+        example: ("milpa-corpus", "dedup_documents"),
+        arguments: &["time"],
+        script: "reference/dedup_check.py",
+        documents: 500,
+        least_ratio: 20.0,
+    },
 ];
 
 /// How the comparison is asked for.

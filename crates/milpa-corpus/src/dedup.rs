@@ -11,7 +11,7 @@ mod rehydrate;
 mod substring;
 
 use milpa_base::hash_bytes;
-use milpa_text::{normalise::fold_word, words};
+use milpa_text::word_hashes;
 
 pub use find::{CopyKind, DuplicateSettings, Duplicates, Member, Members, NearSettings, Scope};
 pub use rehydrate::Rehydration;
@@ -25,13 +25,8 @@ pub struct TextKey(pub(crate) u128);
 
 /// Computes the key of a text: the hash of its words in lower case.
 pub fn text_key(text: &str) -> TextKey {
-    let (mut joined, mut folded) = (String::with_capacity(text.len()), String::new());
-    for word in words(text) {
-        fold_word(word, &mut folded);
-        joined.push_str(&folded);
-        joined.push(' ');
-    }
-    let digest = hash_bytes(joined.as_bytes()).0;
+    let words: Vec<u8> = word_hashes(text).flat_map(|word| word.hash.to_le_bytes()).collect();
+    let digest = hash_bytes(&words).0;
     let half: [u8; 16] = digest[..16].try_into().expect("a digest has 32 bytes");
     TextKey(u128::from_le_bytes(half))
 }

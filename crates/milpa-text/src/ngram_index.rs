@@ -33,8 +33,10 @@ pub struct NgramConfig {
 }
 
 impl Default for NgramConfig {
+    /// 8-grams, of which three in ten must be found: the most tolerant setting that found nothing
+    /// in 24,000 natural documents (`reference/dedup_check.py contaminate`).
     fn default() -> Self {
-        Self { words: 8, share: 0.5 }
+        Self { words: 8, share: 0.3 }
     }
 }
 
