@@ -19,11 +19,12 @@
   documents DATA OUT [COUNT]   writes Spanish documents of about 5 kB, to be timed on
   time OURS FILE               runs datatrove's MinHash signatures (14 x 8, word 5-grams, 64-bit SHA-1, as
                                FineWeb has them) in one thread, without writing them; prints a JSON object
+  time-rensa FILE              runs rensa's RMinHash (112 permutations) in one thread over shingles that are
+                               ready before the clock runs, so that cutting and joining words is free for it
 
 Words are cut and folded here by a regular expression of its own; the similarity does not come from
 the code that is checked. Needs: numpy, zstandard; `time` also datatrove, spacy, tokenizers (which
-datatrove imports on the way).
-No network is used.
+datatrove imports on the way), `time-rensa` rensa. No network is used.
 """
 import collections
 import io
@@ -405,6 +406,21 @@ def timed(file):
     print(json.dumps({"documents": len(texts), "bytes": size, "kept": kept, "seconds": seconds, "megabytes_per_second": size / seconds / 1e6}))
 
 
+def timed_rensa(file):
+    import rensa
+
+    texts = [row["text"] for row in rows(pathlib.Path(file))]
+    ready = [list(shingles(text)) for text in texts]
+    begin = time.perf_counter()
+    for found in ready:
+        sketch = rensa.RMinHash(num_perm=112, seed=1)
+        sketch.update(found)
+        sketch.digest()
+    seconds = time.perf_counter() - begin
+    size = sum(len(text.encode()) for text in texts)
+    print(json.dumps({"documents": len(texts), "bytes": size, "kept": sum(map(bool, ready)), "seconds": seconds, "megabytes_per_second": size / seconds / 1e6}))
+
+
 def main(action, *rest):
     if action == "planted":
         planted(pathlib.Path(rest[0]), rest[1], int(rest[2]) if len(rest) > 2 else 20_000)
@@ -418,6 +434,8 @@ def main(action, *rest):
         documents(pathlib.Path(rest[0]), rest[1], int(rest[2]) if len(rest) > 2 else 500)
     elif action == "time":
         timed(rest[-1])
+    elif action == "time-rensa":
+        timed_rensa(rest[-1])
     else:
         sys.exit(__doc__)
 

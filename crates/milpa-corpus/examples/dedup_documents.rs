@@ -2,7 +2,7 @@
 //! timed beside datatrove. All output is JSON, one object per line.
 //!
 //! `dedup_documents FILE time` computes a signature of each document (FILE is JSONL with `text`)
-//! and prints documents, bytes and seconds; `time-words` only cuts and hashes words.
+//! and prints documents, bytes and the mean seconds of a pass; `time-words` only cuts and hashes words.
 //! `dedup_documents FILE bands [BANDS ROWS]` prints for each pair of documents that share a band
 //! their numbers. `dedup_documents FILE members [THRESHOLD]` prints each document that has a copy,
 //! with the kept one. `dedup_documents FILE repeats MIN_BYTES` prints what is repeated.
@@ -19,7 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use milpa_base::{
@@ -33,7 +33,9 @@ use milpa_corpus::{
         text_key,
     },
 };
-use milpa_text::{Banding, MinHashConfig, MinHasher, ngram_index::NgramConfig, word_hashes};
+use milpa_text::{
+    Banding, MinHashConfig, MinHasher, Signature, ngram_index::NgramConfig, word_hashes,
+};
 use serde_json::{Value, json};
 
 type AnyError = Box<dyn std::error::Error>;
@@ -88,25 +90,28 @@ fn size(texts: &[String]) -> usize {
 }
 
 fn time(texts: &[String], hasher: &MinHasher) {
-    let begin = Instant::now();
-    let signed = texts.iter().filter(|text| hasher.signature(text).is_some()).count();
-    report_time(texts, signed, begin);
+    report_time(texts, |text| hasher.signature(text).is_some());
 }
 
 fn time_words(texts: &[String]) {
-    let begin = Instant::now();
-    let sum = |text: &String| word_hashes(text).fold(0u64, |sum, word| sum ^ word.hash);
-    let with_words = texts.iter().filter(|text| sum(text) != 0).count();
-    report_time(texts, with_words, begin);
+    report_time(texts, |text| word_hashes(text).fold(0u64, |sum, word| sum ^ word.hash) != 0);
 }
 
-fn report_time(texts: &[String], kept: usize, begin: Instant) {
-    let (bytes, seconds) = (size(texts), begin.elapsed().as_secs_f64());
+/// Runs over all texts for a second at least, and prints the mean time of a pass: one pass takes
+/// so little that anything else on the machine would count for more.
+fn report_time(texts: &[String], run: impl Fn(&str) -> bool) {
+    let (mut passes, mut kept) = (0u32, 0);
+    let begin = Instant::now();
+    while passes == 0 || begin.elapsed() < Duration::from_secs(1) {
+        kept = texts.iter().filter(|text| run(text)).count();
+        passes += 1;
+    }
+    let (bytes, seconds) = (size(texts), begin.elapsed().as_secs_f64() / f64::from(passes));
     let rate = bytes as f64 / seconds / 1e6;
     println!(
         "{}",
         json!({"documents": texts.len(), "bytes": bytes, "kept": kept, "seconds": seconds,
-               "megabytes_per_second": rate})
+               "passes": passes, "megabytes_per_second": rate})
     );
 }
 
@@ -114,7 +119,7 @@ fn bands(texts: &[String], banding: Banding) -> Result<(), AnyError> {
     let hasher = MinHasher::new(MinHashConfig { banding, ..MinHashConfig::default() })?;
     let mut buckets: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (number, text) in texts.iter().enumerate() {
-        for key in hasher.signature(text).iter().flat_map(milpa_text::Signature::band_keys) {
+        for key in hasher.signature(text).iter().flat_map(Signature::band_keys) {
             buckets.entry(key).or_default().push(number);
         }
     }
@@ -202,6 +207,8 @@ fn contaminated(texts: &[String], sets: &Path, ngrams: NgramConfig) -> Result<()
 const WORDS: u64 = 500;
 /// One document in so many is a near copy of another.
 const COPIES: u64 = 10;
+/// Words of a copy that are replaced; they spoil five shingles each.
+const EDITS: u64 = 3;
 
 fn scale(gigabytes: f64, memory: u64, folder: &Path, verify: Option<f64>) -> Result<(), AnyError> {
     let target = (gigabytes * 1e9) as u64;
@@ -213,12 +220,9 @@ fn scale(gigabytes: f64, memory: u64, folder: &Path, verify: Option<f64>) -> Res
     let mut text = String::new();
     let begin = Instant::now();
     while bytes < target {
-        let copy = number % COPIES == COPIES - 1;
-        // The original lies anywhere before; copies of copies are copies of the original.
-        let original = Seed(8).u64_at(number) % number.max(1) / COPIES * COPIES;
-        let (content, edits) = if copy { (original, 3) } else { (number, 0) };
-        planted += u64::from(copy);
-        write_document(&mut text, content, number, edits);
+        let original = original_of(number);
+        planted += u64::from(original != number);
+        write_document(&mut text, original, number);
         bytes += text.len() as u64;
         let signature = hasher.signature(&text);
         duplicates.add(number, Scope::GLOBAL, text_key(&text), signature.as_ref())?;
@@ -229,8 +233,7 @@ fn scale(gigabytes: f64, memory: u64, folder: &Path, verify: Option<f64>) -> Res
     for member in duplicates.find()? {
         let member = member?;
         if !member.is_kept() {
-            let expected = Seed(8).u64_at(member.ordinal) % member.ordinal.max(1) / COPIES * COPIES;
-            let right = member.ordinal % COPIES == COPIES - 1 && member.kept == expected;
+            let right = member.kept == original_of(member.ordinal);
             found += u64::from(right);
             wrong += u64::from(!right);
         }
@@ -245,23 +248,33 @@ fn scale(gigabytes: f64, memory: u64, folder: &Path, verify: Option<f64>) -> Res
     Ok(())
 }
 
-/// Made-up words by a stream of numbers, some of them replaced.
-fn write_document(text: &mut String, content: u64, number: u64, edits: u64) {
+/// Of which document `number` is a near copy: one anywhere before it, or itself.
+fn original_of(number: u64) -> u64 {
+    if number % COPIES == COPIES - 1 {
+        Seed(8).u64_at(number) % number / COPIES * COPIES
+    } else {
+        number
+    }
+}
+
+/// Writes made-up words by a stream of numbers; in a copy some of them are replaced.
+fn write_document(text: &mut String, original: u64, number: u64) {
     const SYLLABLES: [&str; 16] = [
         "ca", "ro", "li", "me", "tu", "sa", "ño", "pe", "di", "ga", "lo", "vi", "na", "que", "tar",
         "són",
     ];
     text.clear();
-    let stream = Seed(content);
+    let stream = Seed(original);
+    let edits = if original == number { 0 } else { EDITS };
     let replaced: Vec<u64> = (0..edits).map(|edit| Seed(number).u64_at(edit) % WORDS).collect();
     for at in 0..WORDS {
         let word = if replaced.contains(&at) { Seed(number).u64_at(at) } else { stream.u64_at(at) };
-        for syllable in 0..=((word >> 60) % 4) {
+        for syllable in 0..=(word >> 60) % 4 {
             text.push_str(SYLLABLES[(word >> (4 * syllable)) as usize % 16]);
         }
         text.push(' ');
     }
-    let _ = write!(text, "{content}");
+    let _ = write!(text, "{original}");
 }
 
 /// The most memory that the process has had, in MiB, where the system says it.

@@ -182,11 +182,10 @@ impl NgramIndex {
             return Vec::new();
         }
         let length = self.config.words as usize;
-        let words: Vec<HashedWord> = word_hashes(text).collect();
-        if words.len() < length {
+        let mut grams: Vec<u64> = word_hashes(text).map(|word| word.hash).collect();
+        if grams.len() < length {
             return Vec::new();
         }
-        let mut grams: Vec<u64> = words.iter().map(|word| word.hash).collect();
         runs_of_words(&mut grams, length);
         let mut hits: Vec<Hit> = Vec::new();
         for (at, &hash) in grams.iter().enumerate() {
@@ -197,7 +196,11 @@ impl NgramIndex {
                 hits.extend(items.map(|&(_, item)| Hit { item, at: at as u32, hash }));
             }
         }
+        if hits.is_empty() {
+            return Vec::new();
+        }
         hits.sort_unstable();
+        let words: Vec<HashedWord> = word_hashes(text).collect();
         hits.chunk_by(|a, b| a.item == b.item)
             .filter_map(|hits| self.best_stretch(hits, &words))
             .collect()
