@@ -40,9 +40,10 @@
 //! [[corpus.sources]]
 //! name = "novelas"
 //! path = "${MILPA_DATA}/text/es_novels_a.jsonl.zst"   # a file, or a folder of such files
-//! format = "jsonl"                         # "auto" (default) | "warc" | "jsonl" | "html" | "text"
-//! text_field = "text"                      # JSONL: where the text stands
-//! id_field = "id"                          # JSONL: identity; without it, file and offset
+//! format = "jsonl"                         # "auto" (default) | "warc" | "jsonl" | "parquet" |
+//!                                          # "html" | "markdown" | "text" | "pdf"
+//! text_field = "text"                      # JSONL and Parquet: where the text stands
+//! id_field = "id"                          # the same: identity; without it, file and offset
 //! group_field = "author"                   # whole groups go to validation
 //! language = "spa"                         # declared: not identified
 //! licence = "Public Domain Mark 1.0"
@@ -481,8 +482,14 @@ pub enum Format {
     Jsonl,
     /// One HTML page per file.
     Html,
-    /// One plain text or Markdown document per file.
+    /// One plain text per file.
     Text,
+    /// One Markdown document per file; its front matter is left out.
+    Markdown,
+    /// One row per document, in columns.
+    Parquet,
+    /// One born-digital PDF document per file.
+    Pdf,
 }
 
 /// Sets of filters by kind of text.

@@ -502,7 +502,7 @@ mod tests {
 
     fn file(name: usize, bytes: u64) -> SourceFile {
         let (origin, path) = (name.to_string(), PathBuf::from(name.to_string()));
-        SourceFile { origin, path, format: Format::Text, bytes }
+        SourceFile { origin, path, format: Format::Text, bytes, fields: Vec::new() }
     }
 
     fn check(sizes: &[u64], whole: bool, expect: &[usize]) {

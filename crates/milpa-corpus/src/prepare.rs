@@ -18,7 +18,7 @@ use crate::{
     extract,
     filter::{self, Filter, Verdict, View},
     part::{DocumentKey, Encoded},
-    reader::{Body, Item, Problem, RawRecord, http},
+    reader::{Body, Item, Problem, RawRecord, http, pdf},
     rules::Rules,
     times::{Stage, Times},
 };
@@ -316,6 +316,7 @@ impl<'a> Preparer<'a> {
             Body::Json(bytes) => self.json_draft(&bytes),
             Body::Html { bytes, charset } => Ok(draft(page(&bytes, charset.as_deref())?)),
             Body::Text { bytes, charset } => Ok(draft(plain(&bytes, charset.as_deref()))),
+            Body::Pdf(bytes) => Ok(draft(pdf_text(&bytes, max)?)),
             Body::Http(bytes) => {
                 let response = http::parse(&bytes, max)
                     .map_err(|(reason, detail)| NoDraft::Drop(reason, detail))?;
@@ -331,7 +332,8 @@ impl<'a> Preparer<'a> {
                     "" if looks_like_html(&response.body) => {
                         Ok(draft(page(&response.body, charset)?))
                     }
-                    "text/plain" => Ok(draft(plain(&response.body, charset))),
+                    "text/plain" | "text/markdown" => Ok(draft(plain(&response.body, charset))),
+                    "application/pdf" => Ok(draft(pdf_text(&response.body, max)?)),
                     other => Err(NoDraft::Skip(media_kind(other))),
                 }
             }
@@ -350,7 +352,7 @@ impl<'a> Preparer<'a> {
         };
         let field = &self.source.text_field;
         let text = match lookup(&value, field) {
-            Some(Value::String(text)) => text.clone(),
+            Some(Value::String(text)) => charset::repair(text).into_owned(),
             Some(other) => {
                 let detail = format!("{field:?} is no text but {}", kind_of(other));
                 return drop(Reason::MissingText, detail);
@@ -475,6 +477,10 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
+fn pdf_text(bytes: &[u8], max: u64) -> Result<String, NoDraft> {
+    pdf::text(bytes, max).map_err(|(reason, detail)| NoDraft::Drop(reason, detail))
+}
+
 fn looks_like_html(body: &[u8]) -> bool {
     let head = body[..body.len().min(512)].to_ascii_lowercase();
     [&b"<html"[..], b"<!doctype html", b"<body"]
@@ -486,7 +492,6 @@ fn looks_like_html(body: &[u8]) -> bool {
 fn media_kind(mime: &str) -> String {
     let family = mime.split('/').next().unwrap_or_default();
     match (mime, family) {
-        ("application/pdf", _) => "media type application/pdf".to_owned(),
         (_, "image" | "video" | "audio" | "font" | "text" | "application") => {
             format!("media type {family}")
         }

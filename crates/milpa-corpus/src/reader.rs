@@ -25,14 +25,19 @@ use crate::{
 pub mod http;
 mod input;
 mod jsonl;
+mod parquet;
+pub mod pdf;
 mod warc;
 
+pub use self::parquet::ParquetReader;
 pub use input::{Fault, Input};
 pub use jsonl::JsonlReader;
 pub use warc::WarcReader;
 
 /// Deepest nesting of folders that is followed.
 const MAX_FOLDER_DEPTH: usize = 32;
+/// Longest front matter of a Markdown document.
+const MAX_FRONT_MATTER_LINES: usize = 200;
 
 /// Hands out the records of one file.
 pub trait Reader: Send {
@@ -57,7 +62,7 @@ pub enum Item {
 /// A record as it stands in its file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RawRecord {
-    /// Offset of the record in the decoded bytes of the file.
+    /// Offset of the record in the decoded bytes of the file; in Parquet the number of its row.
     pub offset: u64,
     /// Identity that the format itself gives (`WARC-Record-ID`).
     pub id: Option<String>,
@@ -90,6 +95,8 @@ pub enum Body {
         /// Charset named outside of it.
         charset: Option<String>,
     },
+    /// A PDF document.
+    Pdf(Vec<u8>),
 }
 
 impl Default for Body {
@@ -104,6 +111,7 @@ impl Body {
         match self {
             Self::Json(bytes)
             | Self::Http(bytes)
+            | Self::Pdf(bytes)
             | Self::Html { bytes, .. }
             | Self::Text { bytes, .. } => bytes,
         }
@@ -145,6 +153,8 @@ pub struct SourceFile {
     pub format: Format,
     /// Its length in bytes on disk.
     pub bytes: u64,
+    /// Fields that the source reads, where the format lets others be passed over.
+    pub fields: Vec<String>,
 }
 
 /// Lists the files of a source in the order in which they are read.
@@ -157,6 +167,7 @@ pub fn source_files(source: &SourceConfig) -> Result<Vec<SourceFile>, CorpusErro
     };
     let metadata = fs::metadata(root).map_err(|error| failed(root, error))?;
     let mut files = Vec::new();
+    let fields = fields_of(source);
     if metadata.is_dir() {
         walk(root, "", 0, &mut |origin, path, bytes| {
             let format = match source.format {
@@ -164,7 +175,8 @@ pub fn source_files(source: &SourceConfig) -> Result<Vec<SourceFile>, CorpusErro
                 format => Some(format).filter(|format| format_of_name(&origin) == Some(*format)),
             };
             if let Some(format) = format {
-                files.push(SourceFile { origin, path, format, bytes });
+                let fields = fields.clone();
+                files.push(SourceFile { origin, path, format, bytes, fields });
             }
         })
         .map_err(|error| failed(root, error))?;
@@ -180,18 +192,32 @@ pub fn source_files(source: &SourceConfig) -> Result<Vec<SourceFile>, CorpusErro
             },
             format => format,
         };
-        files.push(SourceFile { origin, path: root.clone(), format, bytes: metadata.len() });
+        let (path, bytes) = (root.clone(), metadata.len());
+        files.push(SourceFile { origin, path, format, bytes, fields });
     }
     if files.is_empty() {
         return Err(CorpusError::NoFiles {
             source_name: source.name.clone(),
             path: root.clone(),
-            hint: "looked for .warc, .arc, .wet, .jsonl, .html, .htm, .txt and .md, also with .gz \
-                   or .zst"
-                .to_owned(),
+            hint:
+                "looked for .warc, .arc, .wet, .jsonl, .html, .htm, .txt, .md and .pdf, also with \
+                   .gz or .zst, and for .parquet"
+                    .to_owned(),
         });
     }
     Ok(files)
+}
+
+/// The fields that a source names.
+fn fields_of(source: &SourceConfig) -> Vec<String> {
+    let optional = [
+        &source.id_field,
+        &source.url_field,
+        &source.date_field,
+        &source.licence_field,
+        &source.group_field,
+    ];
+    std::iter::once(&source.text_field).chain(optional.into_iter().flatten()).cloned().collect()
 }
 
 fn walk(
@@ -218,12 +244,17 @@ fn walk(
 
 fn format_of_name(name: &str) -> Option<Format> {
     let name = name.to_ascii_lowercase();
+    if name.ends_with(".parquet") {
+        return Some(Format::Parquet);
+    }
     let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
     match name.rsplit_once('.')?.1 {
         "warc" | "arc" | "wet" => Some(Format::Warc),
         "jsonl" | "ndjson" | "json" => Some(Format::Jsonl),
         "html" | "htm" | "xhtml" => Some(Format::Html),
-        "txt" | "md" => Some(Format::Text),
+        "txt" => Some(Format::Text),
+        "md" | "markdown" => Some(Format::Markdown),
+        "pdf" => Some(Format::Pdf),
         _ => None,
     }
 }
@@ -237,6 +268,10 @@ fn format_of_content(path: &Path) -> io::Result<Format> {
         Format::Warc
     } else if head.starts_with(b"{") {
         Format::Jsonl
+    } else if head.starts_with(b"PAR1") {
+        Format::Parquet
+    } else if head.starts_with(b"%PDF-") {
+        Format::Pdf
     } else if head.starts_with(b"<") {
         Format::Html
     } else {
@@ -250,15 +285,19 @@ pub fn open(
     max_record: u64,
     position: &Arc<AtomicU64>,
 ) -> io::Result<Box<dyn Reader>> {
+    if file.format == Format::Parquet {
+        let reader = ParquetReader::open(&file.path, &file.fields, max_record, position)?;
+        return Ok(Box::new(reader));
+    }
     let raw = Counting { inner: File::open(&file.path)?, position: Arc::clone(position) };
     Ok(match file.format {
-        Format::Warc | Format::Auto => {
+        Format::Warc | Format::Auto | Format::Parquet => {
             Box::new(WarcReader::new(Input::new(Box::new(raw))?, max_record))
         }
         Format::Jsonl => Box::new(JsonlReader::new(lines::decode(raw)?, max_record)),
-        Format::Html | Format::Text => Box::new(WholeFile {
+        Format::Html | Format::Text | Format::Markdown | Format::Pdf => Box::new(WholeFile {
             stream: Some(lines::decode(raw)?),
-            html: file.format == Format::Html,
+            format: file.format,
             max_record,
         }),
     })
@@ -281,7 +320,7 @@ impl Read for Counting {
 /// A file that is one document.
 struct WholeFile {
     stream: Option<Box<dyn Read + Send>>,
-    html: bool,
+    format: Format,
     max_record: u64,
 }
 
@@ -298,10 +337,33 @@ impl Reader for WholeFile {
             let reason = reason_of_stream_error(&error)?;
             return Ok(Some(Item::Problem(Problem::new(reason, 0, error.to_string()))));
         }
-        let (html, charset) = (self.html, None);
-        let body = if html { Body::Html { bytes, charset } } else { Body::Text { bytes, charset } };
+        let body = match self.format {
+            Format::Html => Body::Html { bytes, charset: None },
+            Format::Pdf => Body::Pdf(bytes),
+            Format::Markdown => {
+                let bytes = without_front_matter(&bytes).to_vec();
+                Body::Text { bytes, charset: None }
+            }
+            _ => Body::Text { bytes, charset: None },
+        };
         Ok(Some(Item::Record(RawRecord { body, ..RawRecord::default() })))
     }
+}
+
+/// A Markdown document without the settings between two lines of `---` at its begin.
+fn without_front_matter(bytes: &[u8]) -> &[u8] {
+    let is_mark = |line: &[u8]| line.trim_ascii_end() == b"---";
+    let text = bytes.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(bytes);
+    let mut lines = text.split_inclusive(|&byte| byte == b'\n');
+    let Some(first) = lines.next().filter(|line| is_mark(line)) else { return bytes };
+    let mut length = first.len();
+    for line in lines.take(MAX_FRONT_MATTER_LINES) {
+        length += line.len();
+        if is_mark(line) {
+            return &text[length..];
+        }
+    }
+    bytes
 }
 
 /// Tells a cut or damaged compressed stream from a failing disk, which is passed on.
@@ -310,5 +372,39 @@ pub(crate) fn reason_of_stream_error(error: &io::Error) -> io::Result<Reason> {
         io::ErrorKind::UnexpectedEof => Ok(Reason::TruncatedStream),
         _ if error.raw_os_error().is_none() => Ok(Reason::CorruptStream),
         kind => Err(io::Error::new(kind, error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn front_matter_is_no_text() {
+        let check = |text: &str, expect: &str| {
+            assert_eq!(without_front_matter(text.as_bytes()), expect.as_bytes());
+        };
+        check("---\ntitle: Yuca\n---\n# La yuca\n", "# La yuca\n");
+        check("---\r\na: b\r\n---\r\ntexto", "texto");
+        check("---\nuna raya al comienzo", "---\nuna raya al comienzo");
+        check("texto\n---\nmás\n---\n", "texto\n---\nmás\n---\n");
+        check("", "");
+    }
+
+    #[test]
+    fn names_tell_the_format() {
+        for (name, expect) in [
+            ("a.warc.gz", Some(Format::Warc)),
+            ("a.ARC", Some(Format::Warc)),
+            ("a.warc.wet.gz", Some(Format::Warc)),
+            ("a.jsonl.zst", Some(Format::Jsonl)),
+            ("a.parquet", Some(Format::Parquet)),
+            ("b/ley.pdf", Some(Format::Pdf)),
+            ("b/LEEME.md", Some(Format::Markdown)),
+            ("b/page.htm", Some(Format::Html)),
+            ("b/foto.jpg", None),
+        ] {
+            assert_eq!(format_of_name(name), expect, "{name}");
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::io::Read;
 
 use crate::document::Reason;
 
+/// Bytes that the decoder of brotli reads at once.
+const BROTLI_BUFFER: usize = 64 << 10;
 /// Longest header block in bytes.
 const MAX_HEADER_BYTES: usize = 256 << 10;
 
@@ -129,6 +131,7 @@ fn undo(encoding: &str, body: Vec<u8>, max: u64) -> Result<Vec<u8>, (Reason, Str
             Box::new(flate2::read::ZlibDecoder::new(&body[..]))
         }
         "deflate" => Box::new(flate2::read::DeflateDecoder::new(&body[..])),
+        "br" => Box::new(brotli_decompressor::Decompressor::new(&body[..], BROTLI_BUFFER)),
         "zstd" => match zstd::Decoder::with_buffer(&body[..]) {
             Ok(decoder) => Box::new(decoder),
             Err(error) => return Err((Reason::ContentEncoding, error.to_string())),
@@ -184,8 +187,27 @@ mod tests {
         let cut = gzip(&(0..999u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
         let cut = parse(&[&head[..], &cut[..40]].concat(), 10_000).unwrap_err();
         assert_eq!(cut.0, Reason::ContentEncoding);
-        let odd = parse(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\nx", 9).unwrap_err();
-        assert_eq!(odd.0, Reason::ContentEncoding);
+        for (encoding, body) in [("br", &b"x"[..]), ("compress", b"x"), ("zstd", b"no frame")] {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n\r\n");
+            let odd = parse(&[head.as_bytes(), body].concat(), 9).unwrap_err();
+            assert_eq!(odd.0, Reason::ContentEncoding, "{encoding}");
+        }
+        let head = b"HTTP/1.1 200 OK\nContent-Encoding: br\n\n";
+        let brotli = |bytes: &[u8]| {
+            let mut out = Vec::new();
+            let (mut writer, mut rest) =
+                (brotli::CompressorWriter::new(&mut out, 4096, 5, 20), bytes);
+            std::io::copy(&mut rest, &mut writer).unwrap();
+            drop(writer);
+            out
+        };
+        check(&[&head[..], &brotli(b"hola, hola, hola")].concat(), "hola, hola, hola");
+        let bomb = parse(&[&head[..], &brotli(&vec![0; 1 << 20])].concat(), 1000).unwrap_err();
+        assert_eq!(bomb.0, Reason::TooLarge);
+        let head = b"HTTP/1.1 200 OK\nContent-Encoding: zstd\n\n";
+        check(&[&head[..], &zstd::encode_all(&b"hola"[..], 3).unwrap()].concat(), "hola");
+        let zeros = zstd::encode_all(&vec![0; 1 << 20][..], 3).unwrap();
+        assert_eq!(parse(&[&head[..], &zeros].concat(), 1000).unwrap_err().0, Reason::TooLarge);
         assert_eq!(parse(b"hello", 9).unwrap_err().0, Reason::MalformedRecord);
     }
 

@@ -113,9 +113,10 @@ impl WarcReader {
             ("response" | "resource", "text/html" | "application/xhtml+xml") => {
                 Body::Html { bytes: content, charset }
             }
-            ("response" | "resource" | "conversion", "text/plain") => {
+            ("response" | "resource" | "conversion", "text/plain" | "text/markdown") => {
                 Body::Text { bytes: content, charset }
             }
+            ("response" | "resource", "application/pdf") => Body::Pdf(content),
             (kind @ ("warcinfo" | "request" | "metadata" | "revisit" | "continuation"), _) => {
                 return Ok(Item::Skipped(format!("warc {kind}")));
             }
@@ -148,6 +149,8 @@ impl WarcReader {
             Body::Html { bytes: content, charset: None }
         } else if line.mime == "text/plain" {
             Body::Text { bytes: content, charset: None }
+        } else if line.mime == "application/pdf" {
+            Body::Pdf(content)
         } else {
             return Ok(Item::Skipped("arc record that is no text".to_owned()));
         };

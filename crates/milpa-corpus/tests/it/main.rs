@@ -7,6 +7,7 @@ mod build;
 mod dedup;
 mod extraction;
 mod filters;
+mod formats;
 mod real_data;
 mod survival;
 
