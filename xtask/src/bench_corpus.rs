@@ -73,6 +73,24 @@ const STAGES: &[Stage] = &[
         documents: 500,
         least_ratio: 20.0,
     },
+    Stage {
+        name: "pipeline jsonl",
+        peers: &["datatrove", "spacy"],
+        example: ("milpa-corpus", "time_pipeline"),
+        arguments: &["jsonl"],
+        script: "reference/pipeline_check.py",
+        documents: 1_000,
+        least_ratio: 10.0,
+    },
+    Stage {
+        name: "pipeline warc",
+        peers: &["datatrove", "trafilatura", "warcio", "spacy"],
+        example: ("milpa-corpus", "time_pipeline"),
+        arguments: &["warc"],
+        script: "reference/pipeline_check.py",
+        documents: 380,
+        least_ratio: 10.0,
+    },
 ];
 
 /// How the comparison is asked for.
