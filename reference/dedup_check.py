@@ -304,7 +304,7 @@ def repeats(ours, data, least):
 
 
 def items(data):
-    """(set, passages) of each item."""
+    """(set and identity, passages) of each item."""
     for name, file in SETS.items():
         for row in rows(data / "eval" / file):
             passages = []
@@ -315,7 +315,7 @@ def items(data):
                     texts += [value] if isinstance(value, str) else value
                 if texts:
                     passages.append("\n".join(texts))
-            yield name, passages
+            yield f"{name} {row['id']}", passages
 
 
 def changed(chance, text, share, pool):
@@ -364,7 +364,7 @@ def contaminate(ours, data):
                 cells = []
                 for variant, file in files.items():
                     *found, last = run(ours, file, "contaminated", sets, words, share)
-                    hits = {row["document"] for row in found if row["passage"].split(" ")[0] == names[row["document"]]}
+                    hits = {row["document"] for row in found if row["passage"].rsplit(" ", 1)[0] == names[row["document"]]}
                     cells.append(f"{len(hits) / len(names):15.2%}")
                 *found, natural_last = run(ours, natural, "contaminated", sets, words, share)
                 false = {row["document"] for row in found}

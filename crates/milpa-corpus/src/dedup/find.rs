@@ -100,6 +100,31 @@ impl Member {
 }
 
 /// Collects keys and signatures, then finds the copies.
+///
+/// ```
+/// use milpa_base::Bytes;
+/// use milpa_corpus::dedup::{DuplicateSettings, Duplicates, NearSettings, Scope, text_key};
+/// use milpa_text::MinHasher;
+///
+/// # fn main() -> Result<(), milpa_corpus::CorpusError> {
+/// # let folder = tempfile::tempdir().expect("a folder");
+/// # let scratch = folder.path();
+/// let near = Some(NearSettings::default());
+/// let settings = DuplicateSettings { exact: true, near, memory: Bytes(64 << 20) };
+/// let mut duplicates = Duplicates::new(scratch, settings)?;
+/// let hasher = MinHasher::default();
+/// for (ordinal, text) in ["El río crece.", "Ñande ñe'ẽ.", "EL RÍO CRECE"].iter().enumerate() {
+///     let (key, signature) = (text_key(text), hasher.signature(text));
+///     duplicates.add(ordinal as u64, Scope::GLOBAL, key, signature.as_ref())?;
+/// }
+/// for member in duplicates.find()? {
+///     let member = member?;
+///     assert_eq!((member.kept, member.cluster_size), (0, 2));
+///     assert!(member.is_kept() || member.ordinal == 2);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Duplicates {
     scratch: Scratch,
