@@ -265,6 +265,14 @@ mod tests {
         );
     }
 
+    /// Each would take minutes if a sign were looked at more than a few times.
+    #[test]
+    fn hostile_text_takes_linear_time() {
+        for piece in ["@", "1@", "a@a.", "1:", "1:z", "1 ", "+1 (", "1.1.", "tel 1", "9", "ñ1"] {
+            find(&piece.repeat(100_000));
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_panics_and_the_rest_stays(text in "(\\PC|[0-9 .@+/:()-]){0,60}") {

@@ -9,6 +9,8 @@ use super::{numbers::NUMBERS, phone};
 const CONTEXT_BYTES: usize = 40;
 /// Words before a number of which one can be the name of its kind.
 const CONTEXT_WORDS: usize = 4;
+/// Longer than every IPv6 address.
+const MAX_COLON_BYTES: usize = 48;
 /// Most groups of one number: a card has four, an IBAN eight.
 const MAX_GROUPS: usize = 9;
 
@@ -32,11 +34,13 @@ pub(super) enum Candidate {
 pub(super) struct Candidates<'a> {
     text: &'a str,
     at: usize,
+    /// Where the run ends that was looked at last: one with many `@` is measured once.
+    run_end: usize,
 }
 
 /// The candidates of `text`, in order.
 pub(super) fn candidates(text: &str) -> Candidates<'_> {
-    Candidates { text, at: 0 }
+    Candidates { text, at: 0, run_end: 0 }
 }
 
 impl Candidates<'_> {
@@ -54,7 +58,10 @@ impl Iterator for Candidates<'_> {
         let is_trigger = |byte: &u8| byte.is_ascii_digit() || *byte == b'@';
         let trigger = self.at + text.as_bytes()[self.at..].iter().position(is_trigger)?;
         let start = trigger - length_back(&text[self.at..trigger], is_inside);
-        let end = trigger + length(&text[trigger..], is_inside);
+        if self.run_end <= trigger {
+            self.run_end = trigger + length(&text[trigger..], is_inside);
+        }
+        let end = self.run_end;
         if let Some(sign) = text[start..end].find('@') {
             let at = start + sign;
             // What stands before another `@` is looked at with that one.
@@ -62,9 +69,12 @@ impl Iterator for Candidates<'_> {
             return Some(Candidate::Email { run: start..end, at });
         }
         if text[end..].starts_with(':') || text[..start].ends_with(':') {
-            let is_hex = |c: char| c.is_ascii_hexdigit() || c == ':';
-            let first = trigger - length_back(&text[self.at..trigger], is_hex);
-            let last = trigger + length(&text[trigger..], is_hex);
+            let is_hex = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b':';
+            let (before, behind) = text.as_bytes().split_at(trigger);
+            let before = before[self.at..].iter().rev().take(MAX_COLON_BYTES);
+            let first = trigger - before.take_while(|byte| is_hex(byte)).count();
+            let behind = behind.iter().take(MAX_COLON_BYTES);
+            let last = trigger + behind.take_while(|byte| is_hex(byte)).count();
             let colons = text[first..last].bytes().filter(|&byte| byte == b':').count();
             let alone = !text[last..].starts_with(is_inside_word)
                 && !text[..first].ends_with(is_inside_word);
