@@ -91,50 +91,51 @@ impl UrlBlocklist {
 
     /// Number of different entries.
     pub fn entries(&self) -> usize {
-        self.lists.iter().map(|list| list.keys.len()).sum()
+        self.lists.iter().map(|list| list.entries.sorted.len()).sum()
     }
 
     /// Bytes of memory that the entries take.
     pub fn bytes(&self) -> usize {
-        self.lists.iter().map(|list| 8 * list.keys.len() + 4 * list.starts.len()).sum()
+        self.lists.iter().map(|list| list.entries.bytes() + list.addressed.bytes()).sum()
     }
 
-    /// Looks an address up: its host from the whole to the last label, then its beginnings from the
-    /// shortest to the longest, then its words; `None` if no list has any of them.
+    /// Looks an address up: its host from the whole to the last label, then for each of these the
+    /// beginnings of the address from the shortest to the longest, then its words; `None` if no list
+    /// has any of them.
     pub fn find(&self, url: &str) -> Option<Blocked<'_>> {
         let address = Address::parse(url)?;
         let look_up = |kind, range: std::ops::Range<usize>, wanted: fn(&List) -> bool| {
             let entry = &address.text[range];
             let key = word_hash(entry);
-            let list = self.lists.iter().find(|list| wanted(list) && list.contains(key))?;
+            let list = self.lists.iter().find(|list| wanted(list) && list.entries.contains(key))?;
             Some(Blocked { kind, entry: entry.to_owned(), list: &list.name })
         };
-        let ends = address.path_ends().take(self.lists.iter().map(|list| list.depth).max()?);
-        let beginnings = ends.flat_map(|end| address.hosts().map(move |at| at..end));
-        let mut words = Vec::new();
-        if self.lists.iter().any(|list| list.words) {
-            let mut at = 0;
-            for word in address.text.split(|c: char| !c.is_alphanumeric()) {
-                let end = at + word.len();
-                words.push(at..end);
-                at = end + address.text[end..].chars().next().map_or(0, char::len_utf8);
-            }
+        let host = |at| look_up(EntryKind::Host, at..address.host_bytes, |list| list.hosts);
+        let beginning = |at: usize| {
+            let key = word_hash(&address.host()[at..]);
+            let addressed = self.lists.iter().filter(|list| list.addressed.contains(key));
+            let depth = addressed.map(|list| list.depth).max()?;
+            let wanted = |list: &List| list.depth > 0;
+            address
+                .path_ends()
+                .take(depth)
+                .find_map(|end| look_up(EntryKind::Address, at..end, wanted))
+        };
+        let found = address.hosts().find_map(host).or_else(|| address.hosts().find_map(beginning));
+        if found.is_some() || !self.lists.iter().any(|list| list.words) {
+            return found;
         }
-        address
-            .hosts()
-            .find_map(|at| look_up(EntryKind::Host, at..address.host_bytes, |list| list.hosts))
-            .or_else(|| {
-                let mut beginnings = beginnings;
-                beginnings.find_map(|part| look_up(EntryKind::Address, part, |list| list.depth > 0))
-            })
-            .or_else(|| {
-                let mut words = words.into_iter();
-                words.find_map(|word| look_up(EntryKind::Word, word, |list| list.words))
-            })
+        let mut at = 0;
+        address.text.split(|c: char| !c.is_alphanumeric()).find_map(|word| {
+            let word = at..at + word.len();
+            at = word.end + address.text[word.end..].chars().next().map_or(0, char::len_utf8);
+            look_up(EntryKind::Word, word, |list| list.words)
+        })
     }
 
     fn read(&mut self, name: &str, mut reader: LineReader) -> Result<(), Problem> {
         let mut list = List { name: name.to_owned(), ..List::default() };
+        let (mut keys, mut addressed) = (Vec::new(), Vec::new());
         loop {
             let number = reader.line_number() + 1;
             let wrong = |message: String| Problem::Line { number, message };
@@ -159,17 +160,19 @@ impl UrlBlocklist {
                     EntryKind::Host => list.hosts = true,
                     EntryKind::Word => list.words = true,
                     EntryKind::Address => {
-                        let ends = Address::parse(&entry).map_or(0, |a| a.path_ends().count());
-                        list.depth = list.depth.max(ends);
+                        let Some(address) = Address::parse(&entry) else { continue };
+                        list.depth = list.depth.max(address.path_ends().count());
+                        addressed.push(word_hash(address.host()));
                     }
                 }
-                if list.keys.len() == MAX_ENTRIES {
+                if keys.len() == MAX_ENTRIES {
                     return Err(wrong(format!("a list has at most {MAX_ENTRIES} entries")));
                 }
-                list.keys.push(word_hash(&entry));
+                keys.push(word_hash(&entry));
             }
         }
-        list.index();
+        list.entries = Keys::new(keys);
+        list.addressed = Keys::new(addressed);
         self.lists.push(list);
         Ok(())
     }
@@ -203,37 +206,50 @@ enum Problem {
 #[derive(Debug, Clone, Default)]
 struct List {
     name: String,
-    /// Hashes of the entries, sorted, each once.
-    keys: Vec<u64>,
-    /// `starts[b]..starts[b + 1]` are the keys of bucket `b`, of equally wide ones.
-    starts: Vec<u32>,
+    entries: Keys,
+    /// Hosts of which some addresses are entries.
+    addressed: Keys,
     hosts: bool,
     words: bool,
     /// Most ends of parts of an address that an entry spans: longer beginnings need no look.
     depth: usize,
 }
 
-impl List {
-    fn index(&mut self) {
-        self.keys.sort_unstable();
-        self.keys.dedup();
-        self.keys.shrink_to_fit();
-        let buckets = self.keys.len() / KEYS_PER_BUCKET + 1;
+/// A set of hashes.
+#[derive(Debug, Clone, Default)]
+struct Keys {
+    /// Sorted, each once.
+    sorted: Vec<u64>,
+    /// `starts[b]..starts[b + 1]` are the keys of bucket `b`, of equally wide ones.
+    starts: Vec<u32>,
+}
+
+impl Keys {
+    fn new(mut sorted: Vec<u64>) -> Self {
+        sorted.sort_unstable();
+        sorted.dedup();
+        sorted.shrink_to_fit();
+        let buckets = sorted.len() / KEYS_PER_BUCKET + 1;
         let mut at = 0;
-        self.starts = (0..=buckets)
+        let starts = (0..=buckets)
             .map(|bucket| {
-                while at < self.keys.len() && bucket_of(self.keys[at], buckets) < bucket {
+                while at < sorted.len() && bucket_of(sorted[at], buckets) < bucket {
                     at += 1;
                 }
                 u32::try_from(at).expect("a list has at most 100 million entries")
             })
             .collect();
+        Self { sorted, starts }
     }
 
     fn contains(&self, key: u64) -> bool {
         let bucket = bucket_of(key, self.starts.len() - 1);
         let keys = self.starts[bucket] as usize..self.starts[bucket + 1] as usize;
-        self.keys[keys].contains(&key)
+        self.sorted[keys].contains(&key)
+    }
+
+    fn bytes(&self) -> usize {
+        8 * self.sorted.len() + 4 * self.starts.len()
     }
 }
 
