@@ -44,7 +44,7 @@ def pages(data, out):
             for row in rows(data / "web" / f"{name}.jsonl.zst"):
                 headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html; charset=utf-8")], protocol="HTTP/1.1")
                 body = io.BytesIO(row["html"].encode("utf-8", "replace"))
-                writer.write_record(writer.create_warc_record(row["url"], "response", payload=body, http_headers=headers))
+                writer.write_record(writer.create_warc_record(row.get("url") or f"http://page.example/{row['page_type']}", "response", payload=body, http_headers=headers))
 
 
 def texts(data, out, count):
@@ -82,6 +82,7 @@ def run(file):
     from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
     from datatrove.pipeline.readers import JsonlReader, WarcReader
     from datatrove.pipeline.writers import JsonlWriter
+    from datatrove.utils.hashing import HashConfig
 
     warc = "warc" in file.name
     language = "eng" if warc else "spa"
@@ -89,7 +90,7 @@ def run(file):
     reader = [WarcReader(compression="gzip", **where), Trafilatura(favour_precision=True, timeout=10)] if warc else [JsonlReader(compression=None, **where)]
     with tempfile.TemporaryDirectory() as folder:
         at = lambda name: os.path.join(folder, name)
-        config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+        config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=HashConfig(hash_fc="sha1", precision=64))
         filtered = lambda: JsonlReader(at("filtered"))
         steps = [
             reader

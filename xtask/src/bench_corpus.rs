@@ -38,6 +38,15 @@ struct Stage {
 
 const STAGES: &[Stage] = &[
     Stage {
+        name: "extraction",
+        peers: &["trafilatura"],
+        example: ("milpa-corpus", "measure_extraction"),
+        arguments: &["--json"],
+        script: "reference/extraction_check.py",
+        documents: 485,
+        least_ratio: 5.0,
+    },
+    Stage {
         name: "filters",
         peers: &["datatrove", "spacy"],
         example: ("milpa-corpus", "filter_documents"),

@@ -1,7 +1,8 @@
 //! Measures main-text extraction: mean word F1 by page type and pages per second on one core.
 //!
 //! `cargo run --release -p milpa-corpus --example measure_extraction -- FILE.jsonl.zst...` with
-//! rows of `html` and `ground_truth.main_content` or `ground_truth.articleBody`.
+//! rows of `html` and `ground_truth.main_content` or `ground_truth.articleBody`. `--worst` lists
+//! the worst pages; `--json` prints totals as `cargo xtask bench corpus` reads them.
 
 #![allow(clippy::print_stdout, reason = "a command for people")]
 
@@ -17,7 +18,8 @@ use milpa_base::lines::{DEFAULT_MAX_LINE_BYTES, Line, LineReader};
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let worst = arguments.iter().position(|a| a == "--worst").map(|at| arguments.remove(at));
-    let (mut seconds, mut pages, mut bytes) = (0.0, 0usize, 0usize);
+    let json = arguments.iter().position(|a| a == "--json").map(|at| arguments.remove(at));
+    let (mut seconds, mut pages, mut bytes, mut kept) = (0.0, 0usize, 0usize, 0usize);
     for file in &arguments {
         let mut by_type: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut list = Vec::new();
@@ -32,12 +34,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             seconds += start.elapsed().as_secs_f64();
             pages += 1;
             bytes += html.len();
+            kept += usize::from(!text.is_empty());
             let (f1, precision, recall) = word_f1(&text, gold);
             let kind = row["page_type"].as_str().unwrap_or("article").to_owned();
             list.push((f1, precision, recall, kind.clone(), row["url"].to_string()));
             by_type.entry(kind).or_default().push(f1);
         }
         let all: Vec<f64> = by_type.values().flatten().copied().collect();
+        if json.is_some() {
+            continue;
+        }
         println!("{file}: mean word F1 {:.4} of {} pages", mean(&all), all.len());
         for (kind, scores) in &by_type {
             println!("  {kind:14} {:.4} of {}", mean(scores), scores.len());
@@ -48,6 +54,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                 println!("    {f1:.2} P {precision:.2} R {recall:.2} {kind} {url}");
             }
         }
+    }
+    if json.is_some() {
+        let totals = serde_json::json!({
+            "documents": pages, "bytes": bytes, "kept": kept, "seconds": seconds,
+        });
+        println!("{totals}");
+        return Ok(());
     }
     println!(
         "{pages} pages, {:.1} pages/s, {:.1} MB of HTML/s on one core",

@@ -1,14 +1,21 @@
-//! HTML becomes the main text of the page, in a Markdown-like form.
+//! HTML becomes the main text of the page, in Markdown.
 //!
 //! [`blocks`] turns the tokens of html5ever's tokenizer into a flat list of text blocks over a
-//! flat list of elements (no tree, no recursion, linear time); [`main_content`] decides which
-//! blocks are the page's text; [`render`] writes them. It knows nothing of charsets or URLs.
+//! flat list of elements (no tree, no recursion, linear time), [`marks`] reads what elements say of
+//! themselves; `rules` give a first opinion, [`features`] measures each block, [`trees`] scores it,
+//! [`main_content`] chooses and [`render`] writes. It knows nothing of charsets or URLs. Work is bounded by counts (depth, tags,
+//! attributes), never by a clock: a page gives the same text on every machine.
 
 pub mod blocks;
+pub mod features;
+pub mod hints;
 pub mod main_content;
+pub mod marks;
 pub mod render;
+mod rules;
+pub mod trees;
 
-use blocks::{Noscript, Page};
+use blocks::{MAX_TAGS, Noscript, Page};
 use main_content::Strictness;
 
 /// Most attributes that a tag may have. The tokenizer compares each new attribute with those
@@ -17,7 +24,9 @@ const MAX_ATTRIBUTES: usize = 1000;
 
 /// With fewer words nothing was found.
 const MIN_WORDS: u32 = 8;
-/// A page with fewer words may have its text where scripts are off.
+/// Bytes in parts for browsers without scripts from which these may hold the page's text.
+const MIN_NOSCRIPT_BYTES: usize = 1000;
+/// Words of running text that parts for browsers without scripts must have.
 const FEW_WORDS: u32 = 30;
 
 /// The text of a page.
@@ -25,36 +34,58 @@ const FEW_WORDS: u32 = 30;
 pub struct Extracted {
     /// Content of `<title>`.
     pub title: String,
-    /// The main text: paragraphs, `# ` headings, `- ` lists, tables as ` | ` rows, fenced code.
+    /// The main text: paragraphs, `# ` headings, `- ` and `1. ` lists, tables, fenced code.
     pub text: String,
 }
 
 /// A page that is not taken apart because its markup is made to be slow.
-#[derive(Debug, PartialEq, thiserror::Error)]
-#[error("a tag has more than {MAX_ATTRIBUTES} attributes")]
-pub struct HostileMarkup;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostileMarkup {
+    /// A tag with countless attributes.
+    #[error("a tag has more than {MAX_ATTRIBUTES} attributes")]
+    Attributes,
+    /// Countless tags.
+    #[error("the page has more than {MAX_TAGS} tags")]
+    Tags,
+}
 
 /// Extracts the main text of a page. The text is empty if the page has none.
 pub fn extract(html: &str) -> Result<Extracted, HostileMarkup> {
     if has_hostile_tag(html.as_bytes()) {
-        return Err(HostileMarkup);
+        return Err(HostileMarkup::Attributes);
     }
-    let mut page = blocks::parse(html, Noscript::Skip);
-    let mut chosen = main_content::choose(&page, Strictness::Normal);
-    if words(&page, &chosen) < FEW_WORDS && html.contains("<noscript") {
-        let other = blocks::parse(html, Noscript::Read);
-        let other_chosen = main_content::choose(&other, Strictness::Normal);
-        if words(&other, &other_chosen) > 2 * words(&page, &chosen) {
-            (page, chosen) = (other, other_chosen);
-        }
-    }
+    let page = read(html)?;
+    let likelihoods = main_content::likelihoods(&page);
+    let mut chosen = main_content::choose(&page, &likelihoods, Strictness::Normal);
     if words(&page, &chosen) < MIN_WORDS {
-        chosen = main_content::choose(&page, Strictness::Loose);
+        chosen = main_content::choose(&page, &likelihoods, Strictness::Loose);
     }
     if words(&page, &chosen) < MIN_WORDS {
         chosen.clear();
     }
     Ok(Extracted { text: render::render(&page, &chosen), title: page.title })
+}
+
+/// Takes a page apart: as a browser sees it, or with the parts for browsers without scripts where
+/// these hold most of the text.
+pub fn read(html: &str) -> Result<Page, HostileMarkup> {
+    let page = parse(html, Noscript::Skip)?;
+    let noscript: usize = html
+        .split("<noscript")
+        .skip(1)
+        .map(|part| part.find("</noscript").unwrap_or(part.len()))
+        .sum();
+    if noscript < MIN_NOSCRIPT_BYTES {
+        return Ok(page);
+    }
+    let other = parse(html, Noscript::Read)?;
+    let (shown, all) = (features::running_words(&page), features::running_words(&other));
+    Ok(if all > 2 * shown + FEW_WORDS { other } else { page })
+}
+
+fn parse(html: &str, noscript: Noscript) -> Result<Page, HostileMarkup> {
+    let page = blocks::parse(html, noscript);
+    if page.tags > MAX_TAGS { Err(HostileMarkup::Tags) } else { Ok(page) }
 }
 
 fn words(page: &Page, chosen: &[usize]) -> u32 {
@@ -165,7 +196,8 @@ mod tests {
                  <table><tr><th>Raíz<th>Kilos<tr><td>yuca<td>12</table><p>{LONG}</p></article>"
             ),
             &format!(
-                "{LONG}\n\n```\nlet x = 1;\n  y && z\n```\n\nRaíz | Kilos\nyuca | 12\n\n{LONG}"
+                "{LONG}\n\n```\nlet x = 1;\n  y && z\n```\n\n| Raíz | Kilos |\n| --- | --- |\n| yuca | 12 |\
+                 \n\n{LONG}"
             ),
         );
     }
@@ -188,11 +220,11 @@ mod tests {
     fn a_tag_with_countless_attributes_is_refused() {
         let many = |f: fn(usize) -> String| (0..100_000).map(f).collect::<Vec<_>>().concat();
         let attributes = many(|i| format!(" a{i}"));
-        assert_eq!(extract(&format!("<div{attributes}>x</div>")), Err(HostileMarkup));
+        assert_eq!(extract(&format!("<div{attributes}>x</div>")), Err(HostileMarkup::Attributes));
         let slashes = many(|i| format!("/a{i}"));
-        assert_eq!(extract(&format!("<!--><p {slashes}")), Err(HostileMarkup));
+        assert_eq!(extract(&format!("<!--><p {slashes}")), Err(HostileMarkup::Attributes));
         let quoted = many(|i| format!("a{i}='x'"));
-        assert_eq!(extract(&format!("<p {quoted}>")), Err(HostileMarkup));
+        assert_eq!(extract(&format!("<p {quoted}>")), Err(HostileMarkup::Attributes));
         // Neither scripts nor comments nor long values are tags with attributes.
         let code = "if (a<b && c ".repeat(2000);
         check(&format!("<script>{code}</script><!-- <a {attributes} --><p>{LONG}"), LONG);

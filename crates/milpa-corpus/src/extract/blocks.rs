@@ -14,10 +14,19 @@ use html5ever::{
     },
 };
 
+use super::{
+    hints::{self, Hint},
+    marks::{self, Marks},
+};
+
 /// Open elements that are tracked; deeper ones count as part of the last tracked one.
 const MAX_DEPTH: usize = 256;
-/// Bytes of `class` and `id` that are looked at.
-const MAX_HINT_BYTES: usize = 400;
+/// Start tags that are read; a page with more is no page for people.
+pub const MAX_TAGS: usize = 1_000_000;
+/// Bytes of structured data (JSON-LD) that are kept.
+const MAX_DATA_BYTES: usize = 256 << 10;
+/// Characters of the title and of the description that are kept.
+const MAX_TITLE_CHARACTERS: usize = 1000;
 
 /// Index of the root element, which has no tag.
 pub const ROOT: usize = 0;
@@ -27,10 +36,18 @@ pub const ROOT: usize = 0;
 pub struct Page {
     /// Content of `<title>`.
     pub title: String,
+    /// Content of the `description` among the meta tags.
+    pub description: String,
+    /// Content of `og:type`.
+    pub kind: String,
+    /// Structured data: the page's JSON-LD scripts, one after the other.
+    pub data: String,
     /// Elements in order of their start tags; a parent comes before its children.
     pub elements: Vec<Element>,
     /// Text blocks in order.
     pub blocks: Vec<Block>,
+    /// Start tags that were read.
+    pub tags: usize,
 }
 
 /// An element that can hold blocks.
@@ -41,7 +58,13 @@ pub struct Element {
     /// Name of the tag.
     pub tag: ElementTag,
     /// What its tag, class, id and role say of it.
+    pub marks: Marks,
+    /// What is to be thought of it.
     pub hint: Hint,
+    /// Equal for elements of one look: hash of tag and classes.
+    pub look: u32,
+    /// Number of ancestors.
+    pub depth: u16,
 }
 
 /// Tags that the rest of extraction tells apart.
@@ -59,6 +82,7 @@ pub enum ElementTag {
     P,
     Li,
     List,
+    OrderedList,
     Table,
     Row,
     Cell,
@@ -68,26 +92,6 @@ pub enum ElementTag {
     Definition,
     A,
     Form,
-}
-
-/// What an element's own tag and attributes say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Hint {
-    /// Nothing.
-    #[default]
-    None,
-    /// Navigation, footer or aside by its tag or role.
-    Boilerplate,
-    /// Not shown, at least until a script runs.
-    Hidden,
-    /// Named like navigation, advertisement and so on by class or id.
-    Named,
-    /// Comments on the text.
-    Comments,
-    /// Likely holds the main text.
-    Content,
-    /// Is declared to be the main text (`main`, `article`, `role=main`, `itemprop=articleBody`).
-    Main,
 }
 
 /// A run of text without a block boundary inside.
@@ -103,6 +107,8 @@ pub struct Block {
     pub words: u32,
     /// Words of it inside links.
     pub link_words: u32,
+    /// Words of it in bold type.
+    pub bold_words: u32,
 }
 
 /// What a block is rendered as.
@@ -113,8 +119,13 @@ pub enum BlockKind {
     Text,
     /// A heading of level 1–6.
     Heading(u8),
-    /// An item of a list, with its nesting level from 0.
-    Item(u8),
+    /// An item of a list.
+    Item {
+        /// Its nesting level from 0.
+        depth: u8,
+        /// Its number in an ordered list.
+        number: Option<u32>,
+    },
     /// A cell of the table row that is the element given.
     Cell {
         /// Index of the row's element.
@@ -154,7 +165,13 @@ impl TokenSink for Sink {
     fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
         let mut builder = self.0.borrow_mut();
         match token {
-            Token::TagToken(tag) if tag.kind == TagKind::StartTag => return builder.open(&tag),
+            Token::TagToken(tag) if tag.kind == TagKind::StartTag => {
+                builder.page.tags += 1;
+                if builder.page.tags > MAX_TAGS {
+                    return TokenSinkResult::Continue;
+                }
+                return builder.open(&tag);
+            }
             Token::TagToken(tag) => builder.close(&tag.name),
             Token::CharacterTokens(text) => builder.text(&text),
             _ => {}
@@ -176,9 +193,14 @@ struct Builder {
     overflow: usize,
     block: Block,
     links: usize,
+    bold: usize,
     preformatted: usize,
-    lists: u8,
+    /// For each open list: the number of its next item if it is ordered.
+    lists: Vec<Option<u32>>,
+    /// Number of the item that is open, until its first block took it.
+    number: Option<u32>,
     in_title: bool,
+    in_data: bool,
     /// Words seen so far end in a space.
     at_space: bool,
     noscript: Noscript,
@@ -186,16 +208,19 @@ struct Builder {
 
 impl Builder {
     fn new(noscript: Noscript) -> Self {
-        let root = Element { parent: ROOT, tag: ElementTag::Body, hint: Hint::None };
+        let root = Element { tag: ElementTag::Body, ..Element::default() };
         Self {
             page: Page { elements: vec![root], ..Page::default() },
             stack: Vec::new(),
             overflow: 0,
             block: Block::default(),
             links: 0,
+            bold: 0,
             preformatted: 0,
-            lists: 0,
+            lists: Vec::new(),
+            number: None,
             in_title: false,
+            in_data: false,
             at_space: true,
             noscript,
         }
@@ -230,12 +255,17 @@ impl Builder {
                 self.flush();
                 return TokenSinkResult::Continue;
             }
-            "area" | "base" | "col" | "embed" | "img" | "input" | "link" | "meta" | "source"
-            | "track" | "wbr" | "param" | "html" => return TokenSinkResult::Continue,
+            "meta" => {
+                self.meta(tag);
+                return TokenSinkResult::Continue;
+            }
+            "area" | "base" | "col" | "embed" | "img" | "input" | "link" | "source" | "track"
+            | "wbr" | "param" | "html" => return TokenSinkResult::Continue,
             // A second body is an error of the page and changes nothing.
             "body" => {
                 self.stack.clear();
-                (self.overflow, self.links, self.preformatted, self.lists) = (0, 0, 0, 0);
+                (self.overflow, self.links, self.bold, self.preformatted) = (0, 0, 0, 0);
+                self.lists.clear();
             }
             _ => {}
         }
@@ -264,23 +294,27 @@ impl Builder {
             // Raw text must still not be taken for content; its own end tag pops nothing.
             return raw.map_or(TokenSinkResult::Continue, TokenSinkResult::RawData);
         }
+        self.in_data = name == "script"
+            && tag.attrs.iter().any(|a| &*a.name.local == "type" && &*a.value == JSON_LD);
         let noscript = name == "noscript" && self.noscript == Noscript::Skip;
         let skipped = self.skipping() || noscript || is_skipped(name);
-        let hidden = is_hidden(tag);
-        let element = if (inline && !hidden) || skipped {
+        let element = if skipped || (inline && !hides_itself(tag)) {
             self.element()
         } else {
-            let parent = self.element();
-            // Some pages are hidden until their scripts have run.
-            let hint =
-                if hidden { Hint::Hidden } else { hint_of(name, tag, self.inside_main(parent)) };
-            self.page.elements.push(Element { parent, tag: tag_of(name), hint });
-            self.page.elements.len() - 1
+            self.add_element(name, tag)
         };
         match name {
             "a" => self.links += 1,
+            "b" | "strong" => self.bold += 1,
             "pre" => self.preformatted += 1,
-            "ul" | "ol" => self.lists = self.lists.saturating_add(1),
+            "ul" | "menu" => self.lists.push(None),
+            "ol" => self.lists.push(Some(first_number(tag))),
+            "li" => {
+                self.number = self.lists.last().copied().flatten();
+                if let Some(Some(next)) = self.lists.last_mut() {
+                    *next = next.saturating_add(1);
+                }
+            }
             _ => {}
         }
         self.stack.push(Open { name: name.to_owned(), element, skipped });
@@ -288,6 +322,25 @@ impl Builder {
             self.begin_block();
         }
         raw.map_or(TokenSinkResult::Continue, TokenSinkResult::RawData)
+    }
+
+    fn add_element(&mut self, name: &str, tag: &Tag) -> usize {
+        let parent = self.element();
+        // Some pages are hidden until their scripts have run.
+        let hint = if hides_itself(tag) {
+            Hint::Hidden
+        } else {
+            hints::hint_of(name, tag, self.inside_main(parent))
+        };
+        self.page.elements.push(Element {
+            parent,
+            tag: tag_of(name),
+            marks: marks::marks_of(name, tag),
+            hint,
+            look: look_of(name, tag),
+            depth: self.page.elements[parent].depth + 1,
+        });
+        self.page.elements.len() - 1
     }
 
     /// Whether `element` or one of its near ancestors is declared to be the main text.
@@ -304,9 +357,29 @@ impl Builder {
         false
     }
 
+    /// Keeps what the page says of itself in its head.
+    fn meta(&mut self, tag: &Tag) {
+        let get = |wanted: &[&str]| {
+            let found = tag.attrs.iter().find(|a| wanted.contains(&&*a.name.local))?;
+            Some(&*found.value)
+        };
+        let Some(content) = get(&["content"]) else { return };
+        let target = match get(&["name", "property"]) {
+            Some("description" | "og:description") => &mut self.page.description,
+            Some("og:type") => &mut self.page.kind,
+            _ => return,
+        };
+        if target.len() < content.len() {
+            *target = content.chars().take(MAX_TITLE_CHARACTERS).collect();
+        }
+    }
+
     fn close(&mut self, name: &str) {
         if name == "title" {
             self.in_title = false;
+        }
+        if name == "script" {
+            self.in_data = false;
         }
         if self.overflow > 0 {
             self.overflow -= 1;
@@ -344,8 +417,12 @@ impl Builder {
             let Some(open) = self.stack.pop() else { return };
             match open.name.as_str() {
                 "a" => self.links = self.links.saturating_sub(1),
+                "b" | "strong" => self.bold = self.bold.saturating_sub(1),
                 "pre" => self.preformatted = self.preformatted.saturating_sub(1),
-                "ul" | "ol" => self.lists = self.lists.saturating_sub(1),
+                "ul" | "ol" | "menu" => {
+                    self.lists.pop();
+                    self.number = None;
+                }
                 _ => {}
             }
         }
@@ -381,8 +458,11 @@ impl Builder {
 
     fn text(&mut self, text: &str) {
         if self.in_title {
-            self.page.title.extend(text.chars().take(1000));
+            self.page.title.extend(text.chars().take(MAX_TITLE_CHARACTERS));
             return;
+        }
+        if self.in_data && self.page.data.len() + text.len() <= MAX_DATA_BYTES {
+            self.page.data.push_str(text);
         }
         if self.skipping() {
             return;
@@ -416,6 +496,9 @@ impl Builder {
         if self.links > 0 {
             self.block.link_words += words as u32;
         }
+        if self.bold > 0 {
+            self.block.bold_words += words as u32;
+        }
     }
 
     /// The next block belongs to the element that is open now.
@@ -442,14 +525,17 @@ impl Builder {
         self.page.blocks.push(block);
     }
 
-    fn kind_of(&self, element: usize) -> BlockKind {
+    fn kind_of(&mut self, element: usize) -> BlockKind {
         let mut at = element;
         // The nearest telling ancestor; a few levels of div and section may lie between.
         for _ in 0..8 {
             match self.page.elements[at].tag {
                 ElementTag::Heading(level) => return BlockKind::Heading(level),
                 ElementTag::Pre => return BlockKind::Code,
-                ElementTag::Li => return BlockKind::Item(self.lists.saturating_sub(1).min(6)),
+                ElementTag::Li => {
+                    let depth = self.lists.len().saturating_sub(1).min(6) as u8;
+                    return BlockKind::Item { depth, number: self.number.take() };
+                }
                 ElementTag::Cell => {
                     let row = self.page.elements[at].parent;
                     // A cell with several paragraphs is layout, not a table.
@@ -519,7 +605,6 @@ fn is_inline(name: &str) -> bool {
             | "picture"
             | "svg"
             | "math"
-            | "button"
             | "script"
             | "style"
     )
@@ -542,39 +627,43 @@ fn is_skipped(name: &str) -> bool {
             | "select"
             | "option"
             | "datalist"
-            | "button"
             | "textarea"
             | "head"
             | "title"
-            | "dialog"
             | "map"
             | "applet"
             | "xmp"
             | "noembed"
             | "noframes"
-            | "menu"
             | "rp"
             | "rt"
     )
 }
 
-fn is_hidden(tag: &Tag) -> bool {
-    tag.attrs.iter().any(|attribute| {
-        let value: &str = &attribute.value;
-        match &*attribute.name.local {
-            "hidden" => !value.eq_ignore_ascii_case("until-found"),
-            "style" => {
-                let style: String = value
-                    .chars()
-                    .take(300)
-                    .filter(|c| !c.is_whitespace())
-                    .map(|c| c.to_ascii_lowercase())
-                    .collect();
-                style.contains("display:none") || style.contains("visibility:hidden")
-            }
-            _ => false,
-        }
+/// Media type of structured data in a page.
+const JSON_LD: &str = "application/ld+json";
+
+/// Whether an inline element is one of its own because its text is not shown.
+fn hides_itself(tag: &Tag) -> bool {
+    tag.attrs.iter().any(|attribute| match &*attribute.name.local {
+        "hidden" => !attribute.value.eq_ignore_ascii_case("until-found"),
+        "style" => marks::hides(&attribute.value),
+        _ => false,
     })
+}
+
+fn first_number(tag: &Tag) -> u32 {
+    let start = tag.attrs.iter().find(|attribute| &*attribute.name.local == "start");
+    start.and_then(|attribute| attribute.value.trim().parse().ok()).unwrap_or(1)
+}
+
+/// FNV-1a hash of tag and classes, digits left out: `post-12` looks like `post-13`.
+fn look_of(name: &str, tag: &Tag) -> u32 {
+    let classes = tag.attrs.iter().find(|attribute| &*attribute.name.local == "class");
+    let classes = classes.map_or(&b""[..], |attribute| attribute.value.as_bytes());
+    name.bytes()
+        .chain(classes.iter().copied().take(200).filter(|byte| !byte.is_ascii_digit()))
+        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 fn tag_of(name: &str) -> ElementTag {
@@ -587,7 +676,8 @@ fn tag_of(name: &str) -> ElementTag {
         "div" => ElementTag::Div,
         "p" => ElementTag::P,
         "li" => ElementTag::Li,
-        "ul" | "ol" => ElementTag::List,
+        "ul" | "menu" => ElementTag::List,
+        "ol" => ElementTag::OrderedList,
         "table" => ElementTag::Table,
         "tr" => ElementTag::Row,
         "td" | "th" => ElementTag::Cell,
@@ -603,173 +693,4 @@ fn tag_of(name: &str) -> ElementTag {
         "form" => ElementTag::Form,
         _ => ElementTag::Other,
     }
-}
-
-/// Words of class and id that name what is not the page's text (English, Spanish, Portuguese).
-const BOILERPLATE_WORDS: &[&str] = &[
-    "nav",
-    "navbar",
-    "navigation",
-    "navigator",
-    "topnav",
-    "subnav",
-    "menu",
-    "submenu",
-    "megamenu",
-    "dropdown",
-    "footer",
-    "colophon",
-    "sidebar",
-    "sidenav",
-    "breadcrumb",
-    "breadcrumbs",
-    "cookie",
-    "cookies",
-    "consent",
-    "gdpr",
-    "share",
-    "sharing",
-    "sharedaddy",
-    "social",
-    "addtoany",
-    "advert",
-    "advertisement",
-    "ads",
-    "adsbygoogle",
-    "sponsor",
-    "sponsored",
-    "promo",
-    "newsletter",
-    "subscribe",
-    "subscription",
-    "signup",
-    "popup",
-    "modal",
-    "overlay",
-    "lightbox",
-    "pagination",
-    "pager",
-    "paginator",
-    "login",
-    "toolbar",
-    "related",
-    "recommended",
-    "recommendations",
-    "outbrain",
-    "taboola",
-    "skip",
-    "sitemap",
-    "masthead",
-    "copyright",
-    "legalnotice",
-    "byline",
-    "tagcloud",
-    "printonly",
-    "noprint",
-    "banner",
-    "offcanvas",
-    "searchform",
-    "pie",
-    "rodape",
-    "navegacion",
-    "navegacao",
-    "migas",
-    "compartir",
-    "compartilhar",
-    "relacionados",
-    "relacionadas",
-    "publicidad",
-    "publicidade",
-    "boletin",
-    "anuncio",
-    "anuncios",
-    "suscripcion",
-    "suscribete",
-    "cabecera",
-    "cabecalho",
-    "piepagina",
-];
-
-/// Words of class and id that name the page's text.
-const CONTENT_WORDS: &[&str] = &[
-    "article",
-    "articlebody",
-    "content",
-    "contents",
-    "post",
-    "entry",
-    "story",
-    "body",
-    "text",
-    "main",
-    "markdown",
-    "prose",
-    "contenido",
-    "conteudo",
-    "noticia",
-    "materia",
-    "nota",
-    "cuerpo",
-    "corpo",
-    "texto",
-    "articulo",
-    "artigo",
-];
-
-fn hint_of(name: &str, tag: &Tag, inside_main: bool) -> Hint {
-    match name {
-        "nav" | "footer" | "aside" => return Hint::Boilerplate,
-        "header" if !inside_main => return Hint::Boilerplate,
-        "main" | "article" => return Hint::Main,
-        // What is around the whole page says nothing of its parts.
-        "body" => return Hint::None,
-        _ => {}
-    }
-    let mut hint = Hint::None;
-    for attribute in &tag.attrs {
-        let value: &str = &attribute.value;
-        match &*attribute.name.local {
-            "role" => match value {
-                "main" | "article" => return Hint::Main,
-                "navigation" | "banner" | "contentinfo" | "complementary" | "search" | "menu"
-                | "menubar" | "dialog" | "alert" => return Hint::Boilerplate,
-                _ => {}
-            },
-            "itemprop" if value == "articleBody" => return Hint::Main,
-            "class" | "id" => hint = stronger(hint, hint_of_names(value)),
-            _ => {}
-        }
-    }
-    hint
-}
-
-fn stronger(a: Hint, b: Hint) -> Hint {
-    match (a, b) {
-        (Hint::Named, _) | (_, Hint::Named) => Hint::Named,
-        (Hint::Comments, _) | (_, Hint::Comments) => Hint::Comments,
-        (Hint::Content, _) | (_, Hint::Content) => Hint::Content,
-        _ => Hint::None,
-    }
-}
-
-fn hint_of_names(names: &str) -> Hint {
-    let end = names.char_indices().nth(MAX_HINT_BYTES).map_or(names.len(), |(at, _)| at);
-    let mut hint = Hint::None;
-    for name in names[..end].split_ascii_whitespace() {
-        for word in name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
-            let word = word.to_ascii_lowercase();
-            let word = word.as_str();
-            let found = if BOILERPLATE_WORDS.contains(&word) {
-                Hint::Named
-            } else if word.starts_with("comment") || word.starts_with("comentario") {
-                Hint::Comments
-            } else if CONTENT_WORDS.contains(&word) {
-                Hint::Content
-            } else {
-                continue;
-            };
-            hint = stronger(hint, found);
-        }
-    }
-    hint
 }

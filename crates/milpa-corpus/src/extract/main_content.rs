@@ -1,192 +1,79 @@
 //! Chooses the blocks that are the page's own text.
 //!
-//! In the line of jusText (Pomikálek 2011) and boilerpipe (Kohlschütter et al. 2010): blocks are
-//! judged by length, link density and place, short ones by their neighbours; over the blocks, the
-//! element that holds most of the good ones bounds the text. No word list, so no language matters.
+//! Each block is scored by trees over what [`super::features`] measures of it and around it. What is
+//! likely enough is kept; how likely that must be follows from the page: where all is clear (an
+//! article) more than where little is (a list of products), as the best choice for F1 has it
+//! (Lipton et al. 2014). Copies of long blocks are left out: pages hold their text once for small
+//! screens and once for large ones.
 
-use super::blocks::{Block, BlockKind, Element, ElementTag, Hint, Page, ROOT};
+use std::collections::HashMap;
 
-/// How a block looks before its neighbours are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
-    /// Running text.
-    Good,
-    /// Too short to tell.
-    Short,
-    /// Links, or a place that holds no text.
-    Bad,
-}
+use super::{
+    blocks::Page,
+    features::{self, FEATURES},
+    trees::Trees,
+};
 
-/// How much a page's own markup is believed.
+/// A block is kept if its likelihood is at least this share of half of the F1 to be expected: at
+/// half of it, keeping a block neither helps nor harms; below, what people miss counts for more.
+const CARE: f64 = 0.9;
+/// The same for pages on which nothing was found.
+const CARE_LOOSE: f64 = 0.35;
+/// Blocks with so many words are kept once.
+const LONG: u32 = 12;
+
+/// How sure a block must be to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strictness {
-    /// Class names, hidden parts and the main element count.
+    /// What a person would call the page's text.
     Normal,
-    /// Only the names of tags and the share of links count: for pages whose class names mislead,
-    /// or that are hidden until their scripts have run.
+    /// Also what may be: for pages with little text.
     Loose,
 }
 
+/// For each block the share of its words that likely are the page's text.
+pub fn likelihoods(page: &Page) -> Vec<f32> {
+    let rows = features::measure(page);
+    let trees = Trees::embedded();
+    rows.chunks_exact(FEATURES).map(|row| 1.0 / (1.0 + (-trees.score(row)).exp())).collect()
+}
+
 /// Returns the indices of the chosen blocks, in order.
-pub fn choose(page: &Page, strictness: Strictness) -> Vec<usize> {
-    let mut classes: Vec<Class> = page.blocks.iter().map(class_by_text).collect();
-    let boilerplate = inherited(page, &classes, strictness);
-    for (block, class) in page.blocks.iter().zip(&mut classes) {
-        if boilerplate[block.element] {
-            *class = Class::Bad;
-        }
-    }
-    let container = match strictness {
-        Strictness::Normal => main_element(page, &classes),
-        Strictness::Loose => ROOT,
+pub fn choose(page: &Page, likelihoods: &[f32], strictness: Strictness) -> Vec<usize> {
+    let first = first_copies(page);
+    let care = match strictness {
+        Strictness::Normal => CARE,
+        Strictness::Loose => CARE_LOOSE,
     };
-    let inside = spread(&page.elements, |at, _| at == container);
-    let candidates: Vec<usize> =
-        (0..page.blocks.len()).filter(|&at| inside[page.blocks[at].element]).collect();
-    let mut chosen = Vec::new();
-    for (place, &at) in candidates.iter().enumerate() {
-        let keep = match classes[at] {
-            Class::Good => true,
-            Class::Bad => false,
-            Class::Short => is_kept_short(page, &classes, &candidates, place),
-        };
-        if keep {
-            chosen.push(at);
-        }
-    }
-    chosen
+    let least = care * expected_f1(page, likelihoods, &first) / 2.0;
+    (0..page.blocks.len()).filter(|&at| first[at] && f64::from(likelihoods[at]) >= least).collect()
 }
 
-/// Judges a block by its own text and links.
-fn class_by_text(block: &Block) -> Class {
-    let density = f64::from(block.link_words) / f64::from(block.words.max(1));
-    match block.kind {
-        _ if block.words == 0 => Class::Short,
-        BlockKind::Heading(_) => Class::Short,
-        BlockKind::Code => Class::Good,
-        _ if density > 0.5 => Class::Bad,
-        _ if block.words >= 12 && density < 0.34 => Class::Good,
-        _ if block.words >= 6 && density < 0.2 && ends_a_sentence(&block.text) => Class::Good,
-        _ => Class::Short,
-    }
+/// For each block whether it is short, the first with its text, or beside the first: a refrain is
+/// repeated on purpose, a copy stands in another part of the page.
+fn first_copies(page: &Page) -> Vec<bool> {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    page.blocks
+        .iter()
+        .map(|block| {
+            let parent = page.elements[block.element].parent;
+            block.words < LONG || *seen.entry(block.text.as_str()).or_insert(parent) == parent
+        })
+        .collect()
 }
 
-/// A short block is kept if good text is near: a heading before it, anything else around it.
-fn is_kept_short(page: &Page, classes: &[Class], candidates: &[usize], place: usize) -> bool {
-    const NEAR: usize = 6;
-    let good = |&&at: &&usize| classes[at] == Class::Good;
-    let bad = |&&at: &&usize| classes[at] == Class::Bad && page.blocks[at].words > 1;
-    let after = candidates[place + 1..].iter().take(NEAR).take_while(|at| !bad(at));
-    let before = candidates[..place].iter().rev().take(NEAR).take_while(|at| !bad(at));
-    match page.blocks[candidates[place]].kind {
-        BlockKind::Heading(1) => true,
-        BlockKind::Heading(_) => {
-            candidates[place + 1..].iter().take(3).any(|at| good(&at))
-                || after.clone().any(|at| good(&at))
-        }
-        _ => after.clone().any(|at| good(&at)) || before.clone().any(|at| good(&at)),
+/// The F1 over words to be expected of the best choice: with the likeliest blocks up to any of
+/// them, twice the words expected right over the words chosen and those expected to be wanted.
+fn expected_f1(page: &Page, likelihoods: &[f32], first: &[bool]) -> f64 {
+    let mut order: Vec<usize> = (0..likelihoods.len()).filter(|&at| first[at]).collect();
+    order.sort_by(|&a, &b| likelihoods[b].total_cmp(&likelihoods[a]).then(a.cmp(&b)));
+    let words = |at: usize| f64::from(page.blocks[at].words);
+    let wanted: f64 = order.iter().map(|&at| f64::from(likelihoods[at]) * words(at)).sum();
+    let (mut right, mut chosen, mut best) = (0.0, 0.0, 0.0f64);
+    for at in order {
+        right += f64::from(likelihoods[at]) * words(at);
+        chosen += words(at);
+        best = best.max(2.0 * right / (chosen + wanted).max(f64::MIN_POSITIVE));
     }
-}
-
-fn ends_a_sentence(text: &str) -> bool {
-    let text = text.trim_end_matches(['"', '”', '»', ')', '’', '\'', ' ']);
-    text.ends_with(['.', '!', '?', '…', ':', ';', '。', '！', '？', '।', '؟'])
-}
-
-/// Share of the page's running text from which an element is no boilerplate, whatever it is called:
-/// `content-with-sidebar` is the page itself.
-const TOO_MUCH_FOR_BOILERPLATE: f64 = 0.5;
-
-/// For each element whether it or an ancestor is boilerplate.
-fn inherited(page: &Page, classes: &[Class], strictness: Strictness) -> Vec<bool> {
-    let loose = strictness == Strictness::Loose;
-    let sure = spread(&page.elements, |_, element| match element.hint {
-        Hint::Boilerplate => !loose || element.tag == ElementTag::Other,
-        Hint::Hidden => !loose,
-        _ => false,
-    });
-    if loose {
-        return sure;
-    }
-    let shown = |at: usize| !sure[page.blocks[at].element];
-    let weight = weights(page, |at| classes[at] == Class::Good && shown(at));
-    let most = TOO_MUCH_FOR_BOILERPLATE * weight[ROOT].max(1) as f64;
-    spread(&page.elements, |at, element| {
-        let named = matches!(element.hint, Hint::Named | Hint::Comments);
-        sure[at] || (named && (weight[at] as f64) < most)
-    })
-}
-
-/// For each element whether `own` holds for it or an ancestor.
-fn spread(elements: &[Element], own: impl Fn(usize, &Element) -> bool) -> Vec<bool> {
-    let mut out = vec![false; elements.len()];
-    for (at, element) in elements.iter().enumerate() {
-        // Parents come first, so their answer is known.
-        out[at] = own(at, element) || (at != ROOT && out[element.parent]);
-    }
-    out
-}
-
-/// Words of good text in each element with all that is in it.
-fn weights(page: &Page, is_good: impl Fn(usize) -> bool) -> Vec<u64> {
-    let mut weight = vec![0u64; page.elements.len()];
-    for (at, block) in page.blocks.iter().enumerate() {
-        if is_good(at) {
-            weight[block.element] += u64::from(block.words);
-        }
-    }
-    // Children come after their parents: one pass from the end sums up whole subtrees.
-    for at in (1..page.elements.len()).rev() {
-        let own = weight[at];
-        weight[page.elements[at].parent] += own;
-    }
-    weight
-}
-
-/// The innermost element that holds most of the good text.
-fn main_element(page: &Page, classes: &[Class]) -> usize {
-    let weight = weights(page, |at| classes[at] == Class::Good);
-    let total = weight[ROOT];
-    let mut best = ROOT;
-    // Declared main text is believed if it holds a fair part of the good text.
-    for (at, element) in page.elements.iter().enumerate() {
-        let enough = match element.tag {
-            ElementTag::Main => 0.3,
-            _ => 0.5,
-        };
-        if element.hint == Hint::Main && weight[at] as f64 >= enough * total.max(1) as f64 {
-            best = at;
-        }
-    }
-    // Then down as long as one child holds nearly all of it. Tables and rows are only passed
-    // through: a cell with nearly all text is a layout, a row is part of a table.
-    let (mut at, mut settled) = (best, best);
-    for child in best + 1..page.elements.len() {
-        let tag = page.elements[child].tag;
-        let holds = weight[child] as f64 >= 0.8 * weight[at].max(1) as f64;
-        if page.elements[child].parent == at && holds && (is_container(tag) || is_table_part(tag)) {
-            at = child;
-            if is_container(tag) || tag == ElementTag::Cell {
-                settled = child;
-            }
-        }
-    }
-    settled
-}
-
-fn is_table_part(tag: ElementTag) -> bool {
-    matches!(tag, ElementTag::Table | ElementTag::Row | ElementTag::Cell)
-}
-
-fn is_container(tag: ElementTag) -> bool {
-    matches!(
-        tag,
-        ElementTag::Body
-            | ElementTag::Main
-            | ElementTag::Article
-            | ElementTag::Section
-            | ElementTag::Div
-            | ElementTag::Form
-            | ElementTag::Other
-    )
+    best
 }
