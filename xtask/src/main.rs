@@ -8,6 +8,7 @@
 mod bench;
 mod bench_corpus;
 mod dependencies;
+mod fuzz;
 mod golden;
 mod kernels;
 mod sanitize;
@@ -29,6 +30,9 @@ cargo xtask COMMAND
                         that of --python PATH) with the packages of reference/requirements.txt
   gguf                  the last part of golden: GGUF files against llama.cpp
   sanitize              the kernels' tests under AddressSanitizer (about ten minutes on 2 cores)
+  fuzz warc|arc|html|charset|pdf --minutes N [--data DIR] [--seed N] [--save]
+                        broken inputs for a reader, mutated in process from built-in seeds and the
+                        files of DIR (the shared data); --save records the result under benches/
   kernels               compile the CUDA sources to cubins with the toolchain from PyPI, in an
                         environment under target/ (or that of --python PATH), then as --on-host
   kernels --on-host     run the CUDA sources on the host against their scalar twins
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         ["gguf"] => golden::gguf(None),
         ["gguf", "--python", python] => golden::gguf(Some(python)),
         ["sanitize"] => sanitize::sanitize(),
+        ["fuzz", target, rest @ ..] => fuzz::fuzz(target, rest),
         ["kernels"] => kernels::compile(None),
         ["kernels", "--python", python] => kernels::compile(Some(python)),
         ["kernels", "--on-host"] => kernels::on_host(),
