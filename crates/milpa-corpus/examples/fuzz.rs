@@ -29,7 +29,7 @@ use milpa_corpus::{
 };
 
 /// Longest input; longer seeds are cut.
-const MAX_INPUT: usize = 256 << 10;
+const MAX_INPUT: usize = 128 << 10;
 /// Pages of a set that become seeds, and bytes of each.
 const PAGES_PER_SET: usize = 40;
 const PAGE_BYTES: usize = 32 << 10;
@@ -39,8 +39,8 @@ const MAX_RECORD: u64 = 64 << 10;
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// Most resident memory of the whole process; more is a failure.
 const MAX_RESIDENT_KIB: u64 = 2 << 20;
-/// Most inputs that are kept for further mutation.
-const MAX_KEPT: usize = 20_000;
+/// Bytes of inputs that are kept for further mutation.
+const MAX_KEPT_BYTES: usize = 128 << 20;
 
 /// Runs one input; returns its shape.
 type Target = fn(&[u8]) -> u64;
@@ -140,6 +140,7 @@ fn fuzz(
     // The process may die where nothing can be caught: its last input lies here then.
     let current = options.out.join(format!("{}-current", options.target));
     let seeds = kept.len();
+    let mut kept_bytes: usize = kept.iter().map(Vec::len).sum();
     while start.elapsed() < end {
         let input = if executions < seeds as u64 {
             kept[executions as usize].clone()
@@ -172,8 +173,9 @@ fn fuzz(
         if let Ok(shape) = shape
             && shapes.insert(shape)
             && executions > seeds as u64
-            && kept.len() < MAX_KEPT
+            && kept_bytes + input.len() <= MAX_KEPT_BYTES
         {
+            kept_bytes += input.len();
             kept.push(input);
         }
     }
