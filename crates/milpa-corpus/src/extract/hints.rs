@@ -1,5 +1,5 @@
 //! A verdict on each element from its own tag, role, class and id: what the rules of
-//! [`super::rules`] go by. Narrower than the marks, which only describe.
+//! `rules` go by. Narrower than the marks, which only describe.
 
 use html5ever::tokenizer::Tag;
 

@@ -1,7 +1,7 @@
 //! Born-digital PDF becomes its text in reading order.
 //!
-//! lopdf reads the file's objects; the codes of its fonts become text in [`font`], the operators of
-//! a page become glyphs with places here (ISO 32000-1, 9.4), and [`layout`] puts them in order.
+//! lopdf reads the file's objects; the codes of its fonts become text in `font`, the operators of
+//! a page become glyphs with places here (ISO 32000-1, 9.4), and `layout` puts them in order.
 //! Pages that are pictures give no text: recognising it is another stage's. Pages, operators,
 //! glyphs, forms and decompressed bytes are bounded (lopdf bounds nesting itself), and a panic inside
 //! lopdf costs this document only.
