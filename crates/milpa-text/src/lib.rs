@@ -1,10 +1,11 @@
 //! What a text is, before anything is made of it.
 //!
 //! Unicode normalisation and mojibake repair ([`mod@normalise`]), words ([`segment`]; as spaCy cuts
-//! them, [`WordRules`]; as numbers, [`word_hashes`]), language identification ([`language`]), personal
-//! data ([`personal`]), near-duplicate detection by shingles and MinHash ([`minhash`]), and known
-//! texts found in others ([`ngram_index`]). It knows no files of the corpus, no HTML and no filters:
-//! strings in, facts out.
+//! them, [`WordRules`]; as numbers, [`word_hashes`]), language identification ([`language`]), text
+//! classifiers ([`classifier`], measured by [`metrics`]), n-gram language models ([`ngram_model`]),
+//! personal data ([`personal`]), near-duplicate detection by shingles and MinHash ([`minhash`]), and
+//! known texts found in others ([`ngram_index`]). It knows no files of the corpus, no HTML and no
+//! filters: strings in, facts out.
 
 #![forbid(unsafe_code)]
 

@@ -154,6 +154,11 @@ pub fn canonical(code: &str) -> Option<&'static str> {
     }
 }
 
+/// The language of a label without its variety (`uzn_cyrl` → `uzn`).
+pub fn language_code(label: &str) -> &str {
+    label.split_once('_').map_or(label, |(language, _)| language)
+}
+
 /// The macrolanguage of an ISO 639-3 code (`quz` → `que`, `gug` → `grn`), or the code itself.
 pub fn macrolanguage(label: &str) -> &str {
     MACRO.iter().find(|(_, members)| members.contains(&label)).map_or(label, |(name, _)| name)
@@ -162,6 +167,14 @@ pub fn macrolanguage(label: &str) -> &str {
 /// Whether a text labelled `label` is in the language `wanted`, which may be its macrolanguage.
 pub fn matches(label: &str, wanted: &str) -> bool {
     label == wanted || macrolanguage(label) == wanted
+}
+
+/// Scripts and forms that a label can name beside its language.
+const VARIETIES: &[&str] = &["", "akuapem", "arab", "asante", "cyrl", "hans", "hant", "latn"];
+
+/// The static string of a known variety.
+pub(super) fn variety(name: &str) -> Option<&'static str> {
+    VARIETIES.iter().copied().find(|known| *known == name)
 }
 
 /// Makes a static string of a three-letter code; there are at most 26³ of them.

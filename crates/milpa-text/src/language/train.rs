@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{LanguageModel, assemble, codes, count_features};
+use super::{
+    Identification, Label, LanguageModel, MAX_LABELS, MAX_POSTINGS, features::for_each_feature,
+    words,
+};
 use crate::metrics::calibration_error;
 
 /// How a model is trained.
@@ -36,7 +39,7 @@ impl Default for TrainingConfig {
 /// A text to learn from.
 #[derive(Debug, Clone, Copy)]
 pub struct Example<'a> {
-    /// ISO 639-3 code.
+    /// ISO 639-3 code, with a variety where the model is to tell them apart (`uzn_cyrl`).
     pub label: &'a str,
     /// What kind of text it is. A language takes for each feature the highest probability among
     /// its domains, so a language with many is not worse in the one that others have alone.
@@ -45,19 +48,19 @@ pub struct Example<'a> {
     pub text: &'a str,
 }
 
-/// Trains a model. Labels that are no ISO 639-3 codes are left out. The result depends on the
+/// Trains a model. Labels of another shape are left out, and those beyond 4,096. The result depends on the
 /// examples and the configuration alone.
 pub fn train(examples: &[Example<'_>], config: &TrainingConfig) -> LanguageModel {
-    let mut texts_of: BTreeMap<&'static str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+    let mut texts_of: BTreeMap<Label, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for example in examples {
-        if let Some(label) = codes::intern(example.label) {
+        if let Some(label) = Label::parse(example.label) {
             let domains = texts_of.entry(label).or_default();
             domains.entry(example.domain).or_default().push(example.text);
         }
     }
-    let labels: Vec<&'static str> = texts_of.keys().copied().collect();
+    let labels: Vec<Label> = texts_of.keys().copied().take(MAX_LABELS).collect();
     let mut all: Vec<(f32, u32, u16)> = Vec::new();
-    for (index, domains) in texts_of.values().enumerate() {
+    for (index, domains) in texts_of.values().enumerate().take(MAX_LABELS) {
         let mut weights: HashMap<u32, f32> = HashMap::new();
         for texts in domains.values() {
             let (counts, total) = count_features(texts.iter().copied());
@@ -84,41 +87,71 @@ pub fn train(examples: &[Example<'_>], config: &TrainingConfig) -> LanguageModel
         f64::from(weight) * ((count / f64::from(languages_of[&feature])).ln() + 1.0)
     };
     all.sort_by(|a, b| worth(b).total_cmp(&worth(a)).then_with(|| (a.1, a.2).cmp(&(b.1, b.2))));
-    all.truncate(config.max_weights);
+    all.truncate(config.max_weights.min(MAX_POSTINGS));
     let largest = all.iter().map(|&(weight, ..)| weight).fold(1.0, f32::max);
     let step = largest / 15.0;
-    let weights = all
-        .iter()
-        .map(|&(weight, feature, label)| {
-            ((feature, label), (weight / step).round().clamp(1.0, 15.0) as u8)
-        })
-        .collect();
-    assemble(labels, &weights, step)
+    // By feature, then by label.
+    all.sort_unstable_by_key(|&(_, feature, label)| (feature, label));
+    let (mut features, mut starts, mut postings) = (Vec::new(), Vec::new(), Vec::new());
+    for &(weight, feature, label) in &all {
+        if features.last() != Some(&feature) {
+            features.push(feature);
+            starts.push(postings.len() as u32);
+        }
+        postings.push((label << 4) | (weight / step).round().clamp(1.0, 15.0) as u16);
+    }
+    starts.push(postings.len() as u32);
+    let expected_weight = vec![0.0; labels.len()];
+    LanguageModel::assemble(labels, (features, starts, postings), step, 1.0, expected_weight)
 }
 
-/// Fits the softmax temperature and the expected coverage on held-out (label, text) pairs: the
-/// temperature that gives the held-out labels the highest likelihood.
+/// Counts the features of `texts`.
+fn count_features<'a>(texts: impl Iterator<Item = &'a str>) -> (HashMap<u32, u32>, u64) {
+    let mut counts: HashMap<u32, u32> = HashMap::new();
+    let mut total = 0;
+    for text in texts {
+        for_each_feature(text, |feature| {
+            *counts.entry(feature).or_default() += 1;
+            total += 1;
+        });
+    }
+    (counts, total)
+}
+
+/// Fits the softmax temperature and the expected weight of features on held-out (label, text)
+/// pairs: the temperature that gives the held-out languages the highest likelihood.
 pub fn calibrate(model: &mut LanguageModel, held_out: &[(&str, &str)]) {
     let mut scored: Vec<(Vec<f32>, usize, f32)> = Vec::new();
-    let mut coverages: Vec<Vec<f32>> = vec![Vec::new(); model.labels.len()];
+    let mut means: Vec<Vec<f32>> = vec![Vec::new(); model.labels.len()];
     for (label, text) in held_out {
-        let Ok(index) = model.labels.binary_search(label) else { continue };
-        let mut scores = vec![0.0; model.labels.len()];
-        let mut known = vec![0; model.labels.len()];
-        let features = model.score(text, &mut scores, &mut known);
-        if features > 0 {
-            coverages[index].push(known[index] as f32 / features as f32);
-            scored.push((scores, index, (features as f32).sqrt()));
-        }
+        let label = Label::parse(label).and_then(|label| model.labels.binary_search(&label).ok());
+        let Some(index) = label else { continue };
+        model.with_scratch(|scratch| {
+            scratch.clear();
+            words(text).for_each(|word| scratch.add_word(model, word));
+            let features = scratch.features();
+            if features == 0 {
+                return;
+            }
+            let step = model.weight_step;
+            let scores: Vec<f32> = scratch.scores().iter().map(|&s| s as f32 * step).collect();
+            means[index].push(scratch.scores()[index] as f32 / features as f32);
+            scored.push((scores, model.language_of[index], (features as f32).sqrt()));
+        });
     }
     let loss = |temperature: f32| -> f64 {
         scored
             .iter()
-            .map(|(scores, index, root)| {
+            .map(|(scores, language, root)| {
                 let scale = 1.0 / (temperature * root);
                 let best = scores.iter().copied().fold(f32::MIN, f32::max);
-                let total: f32 = scores.iter().map(|score| ((score - best) * scale).exp()).sum();
-                f64::from(total.ln() - (scores[*index] - best) * scale)
+                let (mut own, mut total) = (1e-9f32, 1e-9f32);
+                for (score, of) in scores.iter().zip(&model.language_of) {
+                    let weight = ((score - best) * scale).exp();
+                    total += weight;
+                    own += if of == language { weight } else { 0.0 };
+                }
+                f64::from((total / own).ln())
             })
             .sum()
     };
@@ -128,11 +161,9 @@ pub fn calibrate(model: &mut LanguageModel, held_out: &[(&str, &str)]) {
     if let (Some((_, temperature)), false) = (best, scored.is_empty()) {
         model.temperature = temperature;
     }
-    for (expected, coverages) in model.expected_coverage.iter_mut().zip(coverages) {
-        if !coverages.is_empty() {
-            let mean = coverages.iter().sum::<f32>() / coverages.len() as f32;
-            // Other subjects than the training text's have fewer known n-grams; half is normal.
-            *expected = 0.5 * mean;
+    for (expected, means) in model.expected_weight.iter_mut().zip(means) {
+        if !means.is_empty() {
+            *expected = means.iter().sum::<f32>() / means.len() as f32;
         }
     }
 }
@@ -153,43 +184,46 @@ pub struct Score {
 }
 
 /// Measures a model on (label, text) pairs; labels are compared after `map`, such as
-/// [`super::macrolanguage`]. Labels the model does not have are left out.
+/// [`super::language_code`]. Labels the model does not have are left out.
 pub fn evaluate(
     model: &LanguageModel,
     examples: &[(&str, &str)],
     map: impl Fn(&str) -> &str,
 ) -> Score {
+    let known: BTreeSet<String> =
+        model.labels.iter().map(|label| map(&label.to_string()).to_owned()).collect();
     let mut tallies: BTreeMap<String, [usize; 3]> = BTreeMap::new();
     let (mut confidences, mut hits) = (Vec::new(), Vec::new());
     for (label, text) in examples {
-        if !model.labels.iter().any(|known| map(known) == map(label)) {
+        let wanted = map(label);
+        if !known.contains(wanted) {
             continue;
         }
-        let answer = model.identify(text);
-        let hit = map(answer.label) == map(label);
-        confidences.push(answer.confidence);
-        hits.push(hit);
-        let which = usize::from(!hit);
-        tallies.entry(map(label).to_owned()).or_default()[2 * which] += 1;
-        if !hit {
-            tallies.entry(map(answer.label).to_owned()).or_default()[1] += 1;
+        let Identification { label, variety, confidence, .. } = model.identify(text);
+        let found = Label { language: label, variety }.to_string();
+        let found = map(&found);
+        confidences.push(confidence);
+        hits.push(found == wanted);
+        if found == wanted {
+            tallies.entry(wanted.to_owned()).or_default()[0] += 1;
+        } else {
+            tallies.entry(found.to_owned()).or_default()[1] += 1;
+            tallies.entry(wanted.to_owned()).or_default()[2] += 1;
         }
     }
-    let present: BTreeSet<&str> = examples.iter().map(|(label, _)| map(label)).collect();
     let f1: BTreeMap<String, f64> = tallies
         .into_iter()
-        .filter(|(label, _)| present.contains(label.as_str()))
+        .filter(|(_, [hits, _, misses])| hits + misses > 0)
         .map(|(label, [hits, false_alarms, misses])| {
-            let f1 = 2.0 * hits as f64 / (2 * hits + false_alarms + misses).max(1) as f64;
+            let f1 = 2.0 * hits as f64 / (2 * hits + false_alarms + misses) as f64;
             (label, f1)
         })
         .collect();
-    let calibration_error = calibration_error(&confidences, &hits, 10);
     Score {
         macro_f1: f1.values().sum::<f64>() / f1.len().max(1) as f64,
         accuracy: hits.iter().filter(|&&hit| hit).count() as f64 / hits.len().max(1) as f64,
         f1,
-        calibration_error,
+        calibration_error: calibration_error(&confidences, &hits, 10),
         texts: hits.len(),
     }
 }

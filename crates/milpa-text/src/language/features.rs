@@ -1,0 +1,241 @@
+//! The features of a text, and the sums of their weights word by word.
+//!
+//! Most words of a text have been seen before, so each thread keeps the sums of words that it met in
+//! a table of fixed size; whole numbers make the result independent of what is in it.
+
+use milpa_base::seed::splitmix64;
+
+use super::{LanguageModel, Place};
+use crate::{normalise::fold_word, segment::words};
+
+/// Characters of a text that are looked at: three pieces from its begin, middle and end.
+const MAX_CHARS: usize = 3000;
+/// Longest word that is a feature as a whole, in characters.
+const MAX_WORD_FEATURE: usize = 10;
+/// Words that a thread keeps; 2 bytes for each of some 400 labels make 1.6 MB of them.
+const KEPT_BITS: u32 = 13;
+/// Most features of a word that is kept: with weights of at most 15, its sums stay below 1,500.
+const MAX_KEPT_FEATURES: u16 = 100;
+/// Features whose weights are added in 16 bits: 4,300 · 15 < 2¹⁶.
+const BLOCK_FEATURES: usize = 4300;
+
+/// Three pieces of a long text, or the whole of a short one.
+pub(super) fn pieces(text: &str) -> Vec<&str> {
+    // Four bytes hold any character, so shorter texts need no counting.
+    if text.len() <= MAX_CHARS {
+        return vec![text];
+    }
+    let piece = |from: usize| {
+        let start = (from..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
+        let rest = &text[start..];
+        let end = rest.char_indices().nth(MAX_CHARS / 3).map_or(rest.len(), |(at, _)| at);
+        &rest[..end]
+    };
+    let third = text.len() / 3;
+    vec![piece(0), piece(third), piece(2 * third)]
+}
+
+/// Folds words and cuts them into features.
+#[derive(Debug, Default)]
+pub(super) struct WordFeatures {
+    folded: String,
+    padded: Vec<u32>,
+}
+
+impl WordFeatures {
+    /// Calls `add` with the hash of each feature of `word`: its 1–4-grams with a space on both
+    /// sides (single letters beyond ASCII alone), and the word itself if it is short. Words without
+    /// letters or with digits give none.
+    pub(super) fn for_each(&mut self, word: &str, mut add: impl FnMut(u32)) {
+        if !word.chars().any(char::is_alphabetic) || word.bytes().any(|b| b.is_ascii_digit()) {
+            return;
+        }
+        fold_word(word, &mut self.folded);
+        let padded = &mut self.padded;
+        padded.clear();
+        padded.push(u32::from(' '));
+        // A run without spaces (Thai, Chinese) may be long; its n-grams are all that is used.
+        padded.extend(self.folded.chars().map(u32::from));
+        padded.push(u32::from(' '));
+        let letters = padded.len() - 2;
+        for start in 0..padded.len() {
+            let mut hash = 0u64;
+            for (length, &c) in padded[start..].iter().take(4).enumerate() {
+                hash = splitmix64(hash ^ u64::from(c));
+                // The padding alone says nothing, and a letter of ASCII hardly more.
+                if length > 0 || c >= 128 {
+                    add((hash >> 32) as u32);
+                }
+            }
+        }
+        if (3..=MAX_WORD_FEATURE).contains(&letters) {
+            let hash = padded.iter().fold(1u64, |hash, &c| splitmix64(hash ^ u64::from(c)));
+            add((hash >> 32) as u32);
+        }
+    }
+}
+
+/// Calls `add` with the hash of each feature of `text`.
+pub(super) fn for_each_feature(text: &str, mut add: impl FnMut(u32)) {
+    let mut features = WordFeatures::default();
+    words(text).for_each(|word| features.for_each(word, &mut add));
+}
+
+/// A thread's working memory for one model.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub(super) identity: u64,
+    labels: usize,
+    features: WordFeatures,
+    /// Of the word at hand.
+    places: Vec<Place>,
+    /// Of each kept word: the hash of its bytes (0 where none is kept), number of features, sums.
+    kept: Vec<u64>,
+    kept_features: Vec<u16>,
+    kept_sums: Vec<u16>,
+    /// Sums of the last few words, and of all before.
+    block: Vec<u16>,
+    block_features: usize,
+    scores: Vec<u32>,
+    count: usize,
+}
+
+impl Scratch {
+    pub(super) fn new(model: &LanguageModel) -> Self {
+        let labels = model.labels.len();
+        Self {
+            identity: model.identity,
+            labels,
+            features: WordFeatures::default(),
+            places: Vec::new(),
+            kept: vec![0; 1 << KEPT_BITS],
+            kept_features: vec![0; 1 << KEPT_BITS],
+            kept_sums: vec![0; labels << KEPT_BITS],
+            block: vec![0; labels],
+            block_features: 0,
+            scores: vec![0; labels],
+            count: 0,
+        }
+    }
+
+    /// Begins a new text.
+    pub(super) fn clear(&mut self) {
+        self.block.fill(0);
+        self.block_features = 0;
+        self.scores.fill(0);
+        self.count = 0;
+    }
+
+    /// Number of features added.
+    pub(super) fn features(&self) -> usize {
+        self.count
+    }
+
+    /// The sums of weights of what was added, by label.
+    pub(super) fn scores(&mut self) -> &[u32] {
+        for (score, sum) in self.scores.iter_mut().zip(&mut self.block) {
+            *score += u32::from(std::mem::take(sum));
+        }
+        self.block_features = 0;
+        &self.scores
+    }
+
+    /// Adds the features of a word.
+    pub(super) fn add_word(&mut self, model: &LanguageModel, word: &str) {
+        let hash = word_hash(word);
+        let slot = (hash >> (64 - KEPT_BITS)) as usize;
+        let place = slot * self.labels..(slot + 1) * self.labels;
+        if self.kept[slot] != hash {
+            // Each character begins at most four n-grams, the padding three more.
+            if word.len() > usize::from(MAX_KEPT_FEATURES) / 4 - 2 {
+                self.add_long_word(model, word);
+                return;
+            }
+            let sums = &mut self.kept_sums[place.clone()];
+            sums.fill(0);
+            // All places first, then all weights: the table's memory is waited for at once.
+            self.places.clear();
+            self.features.for_each(word, |feature| self.places.push(model.place(feature)));
+            for &place in &self.places {
+                model.add(place, sums);
+            }
+            self.kept[slot] = hash;
+            self.kept_features[slot] = self.places.len() as u16;
+        }
+        if self.kept_features[slot] == 0 {
+            return;
+        }
+        let count = usize::from(self.kept_features[slot]);
+        self.count += count;
+        self.make_room(count);
+        for (sum, &kept) in self.block.iter_mut().zip(&self.kept_sums[place]) {
+            *sum += kept;
+        }
+    }
+
+    /// Counts features that are about to be added to the block, after emptying it if it is full.
+    fn make_room(&mut self, features: usize) {
+        if self.block_features + features > BLOCK_FEATURES {
+            self.scores();
+        }
+        self.block_features += features;
+    }
+
+    /// Adds a word that is too long to be kept.
+    fn add_long_word(&mut self, model: &LanguageModel, word: &str) {
+        let mut features = std::mem::take(&mut self.features);
+        features.for_each(word, |feature| {
+            self.count += 1;
+            self.make_room(1);
+            model.add(model.place(feature), &mut self.block);
+        });
+        self.features = features;
+    }
+}
+
+/// A hash of a word's bytes, never 0.
+fn word_hash(word: &str) -> u64 {
+    let mut chunks = word.as_bytes().chunks_exact(8);
+    let mut hash = word.len() as u64;
+    for chunk in &mut chunks {
+        hash = splitmix64(hash ^ u64::from_le_bytes(chunk.try_into().expect("chunks of eight")));
+    }
+    let rest = chunks.remainder().iter().fold(0u64, |rest, &byte| (rest << 8) | u64::from(byte));
+    splitmix64(hash ^ rest.wrapping_mul(0x9E37_79B9_7F4A_7C15)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_judged_by_pieces() {
+        let text = "ñandé ".repeat(3000);
+        let pieces = pieces(&text);
+        assert_eq!(pieces.len(), 3);
+        assert!(pieces.iter().all(|piece| piece.chars().count() <= MAX_CHARS / 3));
+    }
+
+    #[test]
+    fn kept_words_add_up_as_counted_ones() {
+        let model = super::super::tests::toy();
+        let text = "los niños y warmakuna en el parque, 25 bolalar уйда ".repeat(60)
+            + &"parquepi".repeat(20);
+        let mut scratch = Scratch::new(&model);
+        words(&text).for_each(|word| scratch.add_word(&model, word));
+        let (mut scores, mut count) = (vec![0u32; model.labels.len()], 0);
+        for_each_feature(&text, |feature| {
+            count += 1;
+            if let Ok(at) = model.features.binary_search(&feature) {
+                let own = model.starts[at] as usize..model.starts[at + 1] as usize;
+                for &posting in &model.postings[own] {
+                    scores[usize::from(posting >> 4)] += u32::from(posting & 15);
+                }
+            }
+        });
+        assert_eq!(scratch.scores(), scores);
+        assert_eq!(scratch.features(), count);
+        scratch.clear();
+        assert_eq!((scratch.features(), scratch.scores().iter().sum::<u32>()), (0, 0));
+    }
+}
