@@ -5,8 +5,8 @@
 //! language and of the neighbours of Spanish and Portuguese, calibration; false positives in a
 //! stream of which 99 % is Spanish, Portuguese and English; planted splices of two languages; MB/s
 //! over the bytes that are scored. There is no labelled mixed text at hand: splices of known
-//! sentences are what mixture is measured on. Writes OUT_DIR/test.tsv and stream.tsv (label, tab,
-//! text) for `reference/language_check.py`.
+//! sentences are what mixture is measured on. Writes OUT_DIR/test.tsv and stream.tsv (label,
+//! answer, text) for `reference/language_check.py`.
 
 #![allow(clippy::print_stdout, reason = "a command for people")]
 
@@ -54,7 +54,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, rows) in [("test.tsv", &test), ("stream.tsv", &stream)] {
         let mut lines = String::new();
         for (label, text) in rows {
-            writeln!(lines, "{label}\t{}", text.replace(['\n', '\t'], " "))?;
+            let answer = model.identify(text).label;
+            writeln!(lines, "{label}\t{answer}\t{}", text.replace(['\n', '\t'], " "))?;
         }
         fs::write(out.join(name), lines)?;
     }

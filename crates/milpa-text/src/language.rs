@@ -148,8 +148,9 @@ impl LanguageModel {
             .iter()
             .map(|label| place(label).expect("languages are those of labels"))
             .collect();
-        // At most half full, so a search is short and finds an empty place.
-        let mut table = vec![(0, Place(0)); (2 * features.len()).next_power_of_two().max(2)];
+        // At most three quarters full, so a search is short and finds an empty place.
+        let slots = (features.len() * 4 / 3 + 1).next_power_of_two();
+        let mut table = vec![(0, Place(0)); slots];
         let mut rows: Vec<u16> = Vec::new();
         for (&feature, bounds) in features.iter().zip(starts.windows(2)) {
             let own = &postings[bounds[0] as usize..bounds[1] as usize];
