@@ -125,8 +125,11 @@ impl UrlBlocklist {
         if found.is_some() || !self.lists.iter().any(|list| list.words) {
             return found;
         }
+        let is_letter = |c: char| {
+            if c.is_ascii() { c.is_ascii_alphanumeric() } else { c.is_alphanumeric() }
+        };
         let mut at = 0;
-        address.text.split(|c: char| !c.is_alphanumeric()).find_map(|word| {
+        address.text.split(|c: char| !is_letter(c)).find_map(|word| {
             let word = at..at + word.len();
             at = word.end + address.text[word.end..].chars().next().map_or(0, char::len_utf8);
             look_up(EntryKind::Word, word, |list| list.words)
@@ -323,8 +326,10 @@ impl Address {
     /// `None` if there is no host.
     fn parse(url: &str) -> Option<Self> {
         let url = url.trim();
-        let rest = url.find("://").map_or(url, |at| &url[at + 3..]);
-        let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let scheme = url.find(':').filter(|&at| url[at..].starts_with("://"));
+        let rest = scheme.map_or(url, |at| &url[at + 3..]);
+        let is_end = |byte: u8| matches!(byte, b'/' | b'?' | b'#');
+        let host_end = rest.bytes().position(is_end).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(host_end);
         let host = authority.rsplit('@').next().unwrap_or_default();
         let host = match host.rfind(']') {
@@ -335,10 +340,13 @@ impl Address {
         if host.is_empty() {
             return None;
         }
-        let mut text = host.to_lowercase();
-        let host_bytes = text.len();
-        text.push_str(&path.to_lowercase());
-        Some(Self { text, host_bytes })
+        let mut text = [host, path].concat();
+        if text.is_ascii() {
+            text.make_ascii_lowercase();
+            return Some(Self { text, host_bytes: host.len() });
+        }
+        let host = host.to_lowercase();
+        Some(Self { text: [host.as_str(), &path.to_lowercase()].concat(), host_bytes: host.len() })
     }
 
     fn host(&self) -> &str {
@@ -350,9 +358,13 @@ impl Address {
     fn hosts(&self) -> impl Iterator<Item = usize> {
         let host = self.host();
         let named = host.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.');
-        let dots = host.match_indices('.').map(|(at, _)| at).filter(move |_| named);
         let top = host.rfind('.').filter(|_| named);
-        std::iter::once(0).chain(dots.map(|at| at + 1)).chain(top)
+        // The last label alone is no host.
+        let dots = host
+            .bytes()
+            .enumerate()
+            .filter(move |&(at, byte)| byte == b'.' && top.is_some_and(|top| at < top));
+        std::iter::once(0).chain(dots.map(|(at, _)| at + 1)).chain(top)
     }
 
     /// Ends of the beginnings that an entry can be, the shortest first; none where the path is
