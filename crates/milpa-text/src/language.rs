@@ -5,9 +5,9 @@
 //! nothing for an unknown one, with one floor p₀ for all, so a language with little training text
 //! is not at a disadvantage. Weights are 4-bit, the file is a sorted, compressed posting list.
 //! Scores are sums of whole numbers, word by word, so those of usual words are kept from text to
-//! text and the answer is the same whatever was asked before. [`document`] looks at the segments of
-//! a text and finds mixed ones. It knows ISO 639-3 labels and texts; which languages a corpus wants
-//! is not its business.
+//! text and the answer is the same whatever was asked before. [`LanguageModel::identify_segments`]
+//! looks at the segments of a text and finds mixed ones. It knows ISO 639-3 labels and texts; which
+//! languages a corpus wants is not its business.
 
 use std::{
     cell::RefCell,

@@ -5,7 +5,7 @@
 //! is found in an open-addressing table by a 64-bit hash of its words: the upper bits give the
 //! place, the lower 32 are stored. The builder makes sure that no two n-grams of a model are taken
 //! for each other; an n-gram that is not in it is taken for one that is with a probability of about
-//! 10⁻⁹. [`estimate`] makes models from text, [`arpa`] reads and writes the usual text format. It
+//! 10⁻⁹. [`NgramCounter`] makes models from text, [`arpa`] reads and writes the usual text format. It
 //! knows nothing of corpora: which perplexity is too high is [`PerplexityCuts`]' business.
 
 use std::{
