@@ -7,6 +7,8 @@
 mod components;
 pub mod external_sort;
 mod find;
+#[cfg(test)]
+mod oracle;
 mod rehydrate;
 mod substring;
 

@@ -10,8 +10,6 @@
 //! unbiased for sets of any size, and the rows of one band come from independent hash functions,
 //! which is what s^rows asks for. It knows no documents, only their words.
 
-use std::collections::HashMap;
-
 use milpa_base::seed::{Seed, splitmix64};
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +18,6 @@ use crate::word_hash::{folded_product, runs_of_words, word_hashes};
 
 /// Seed of the hash family: a constant, so signatures of different runs can be compared.
 const FAMILY_SEED: Seed = Seed(0x6D69_6C70_615F_6C73);
-/// Compared members of one bucket: beyond it, a bucket full of different texts would cost n².
-pub const MAX_REPRESENTATIVES: usize = 32;
 /// The most minima of a signature: 128 KiB.
 const MAX_HASHES: u32 = 1 << 14;
 /// The longest shingle in words.
@@ -290,72 +286,9 @@ pub fn jaccard(a: &[u64], b: &[u64]) -> f64 {
     if union == 0 { 0.0 } else { both as f64 / union as f64 }
 }
 
-/// Groups near-duplicates: for each signature the index of the first member of its cluster.
-///
-/// Two signatures are joined if they share a band and their estimated similarity is at least
-/// `threshold`; clusters are the transitive closure. Texts without a signature stand alone. The
-/// result depends on the order of the signatures alone.
-pub fn cluster(signatures: &[Option<Signature>], threshold: f64) -> Vec<usize> {
-    let mut sets = UnionFind::new(signatures.len());
-    let mut buckets: HashMap<u64, Vec<usize>> = HashMap::new();
-    for (index, signature) in signatures.iter().enumerate() {
-        let Some(signature) = signature else { continue };
-        for key in signature.band_keys() {
-            let bucket = buckets.entry(key).or_default();
-            let mut joined = false;
-            for &other in bucket.iter() {
-                let near = signatures[other]
-                    .as_ref()
-                    .is_some_and(|other| other.similarity(signature) >= threshold);
-                if near {
-                    sets.union(other, index);
-                    joined = true;
-                }
-            }
-            // A joined text is represented by the one it joined.
-            if !joined && bucket.len() < MAX_REPRESENTATIVES {
-                bucket.push(index);
-            }
-        }
-    }
-    (0..signatures.len()).map(|index| sets.find(index)).collect()
-}
-
-/// Disjoint sets whose representative is their smallest member.
-#[derive(Debug, Clone)]
-pub struct UnionFind {
-    parents: Vec<usize>,
-}
-
-impl UnionFind {
-    /// Makes `len` sets of one member each.
-    pub fn new(len: usize) -> Self {
-        Self { parents: (0..len).collect() }
-    }
-
-    /// The smallest member of the set of `index`.
-    pub fn find(&mut self, index: usize) -> usize {
-        let mut at = index;
-        while self.parents[at] != at {
-            // Path halving keeps later walks short.
-            self.parents[at] = self.parents[self.parents[at]];
-            at = self.parents[at];
-        }
-        at
-    }
-
-    /// Joins the sets of `a` and `b`.
-    pub fn union(&mut self, a: usize, b: usize) {
-        let (a, b) = (self.find(a), self.find(b));
-        let (low, high) = (a.min(b), a.max(b));
-        self.parents[high] = low;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     /// Two sets of `union` shingles together, of which they share `both`, and the rest in turns.
     fn pair(seed: u64, union: u64, both: u64) -> [Vec<u64>; 2] {
@@ -466,22 +399,6 @@ mod tests {
         assert_eq!(Signature::from_minima(Banding::default(), Box::new([1])), None);
     }
 
-    fn text(seed: u64, len: u64) -> String {
-        let words: Vec<String> =
-            (0..len).map(|i| format!("w{}", Seed(seed).u64_at(i) % 5000)).collect();
-        words.join(" ")
-    }
-
-    #[test]
-    fn the_first_of_a_cluster_stands_for_it() {
-        let hasher = MinHasher::default();
-        let (base, other) = (text(1, 300), text(2, 300));
-        let near = format!("{base} fin");
-        let texts = [other.as_str(), &base, "", &near, &base.to_uppercase(), &other];
-        let signatures: Vec<_> = texts.iter().map(|text| hasher.signature(text)).collect();
-        assert_eq!(cluster(&signatures, 0.7), [0, 1, 2, 1, 1, 0]);
-    }
-
     #[test]
     fn short_texts_are_one_shingle() {
         assert_eq!(shingles("uno dos", 5).len(), 1);
@@ -490,21 +407,5 @@ mod tests {
         assert!(shingles(" -- ", 5).is_empty());
         let (one, two) = (shingles("a b c d e f", 5), shingles("a b c d e g", 5));
         assert_eq!(jaccard(&one, &two), 1.0 / 3.0);
-    }
-
-    proptest! {
-        #[test]
-        fn union_find_keeps_the_smallest(pairs in prop::collection::vec((0usize..30, 0usize..30), 0..60)) {
-            let mut sets = UnionFind::new(30);
-            let mut labels: Vec<usize> = (0..30).collect();
-            for &(a, b) in &pairs {
-                sets.union(a, b);
-                let (from, to) = (labels[a].max(labels[b]), labels[a].min(labels[b]));
-                labels.iter_mut().filter(|label| **label == from).for_each(|label| *label = to);
-            }
-            for (index, &label) in labels.iter().enumerate() {
-                prop_assert_eq!(sets.find(index), label);
-            }
-        }
     }
 }

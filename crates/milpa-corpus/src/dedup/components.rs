@@ -105,9 +105,9 @@ fn small_star(links: Sorted<Link>, scratch: &Scratch) -> Result<(Spool<Link>, bo
 
 #[cfg(test)]
 mod tests {
+    use super::super::oracle::UnionFind;
     use super::*;
     use milpa_base::Seed;
-    use milpa_text::minhash::UnionFind;
     use proptest::prelude::*;
 
     /// Compares with a union-find over all members.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use milpa_base::{Bytes, hash_bytes, seed::splitmix64};
-use milpa_text::{Signature, minhash::MAX_REPRESENTATIVES};
+use milpa_text::Signature;
 
 use super::{
     TextKey,
@@ -24,6 +24,8 @@ use super::{
 };
 use crate::error::CorpusError;
 
+/// Compared members of one bucket: beyond it, a bucket full of different texts would cost n².
+const MAX_REPRESENTATIVES: usize = 32;
 /// Buffer of a list that is read while sorters work.
 const LIST_BUFFER: usize = 16 << 10;
 
@@ -588,7 +590,7 @@ mod tests {
         let hasher = MinHasher::default();
         let signatures: Vec<_> = texts.iter().map(|(_, text)| hasher.signature(text)).collect();
         // With no threshold both are the components of pairs that share a band.
-        let roots = milpa_text::minhash::cluster(&signatures, 0.0);
+        let roots = super::super::oracle::components(&signatures);
         let mut sizes = std::collections::BTreeMap::new();
         for root in &roots {
             *sizes.entry(*root as u64).or_insert(0u64) += 1;
