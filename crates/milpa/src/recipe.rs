@@ -199,3 +199,21 @@ impl Loaded {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_on_corpora_shows_a_recipe_that_can_be_read() {
+        let page = include_str!("../../../docs/corpus.md");
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        let (recipe, _) = rest.split_once("```").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("recipe.toml");
+        std::fs::write(&path, recipe).unwrap();
+        let loaded = load_corpus(&path, &|name| Some(format!("/{name}"))).unwrap();
+        assert_eq!(loaded.corpus.sources[0].path.path, Path::new("/CRAWL"));
+        assert!(loaded.corpus.dedup.repeats.is_some() && loaded.corpus.perplexity.len() == 1);
+    }
+}
