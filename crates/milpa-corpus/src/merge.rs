@@ -32,7 +32,7 @@ use crate::{
     shard::ShardWriter,
     split::{Chooser, GroupKey},
     times::{Stage, Times},
-    why::copy_of,
+    why::{Kept, copy_of},
 };
 
 /// Shards of dropped documents hold samples only and may be large in rows.
@@ -183,7 +183,7 @@ struct Copy {
     cluster: u64,
     /// Whether it equals the kept document.
     exact: bool,
-    /// Estimated similarity to the kept document.
+    /// Estimated similarity to the kept document; not a number where it was not estimated.
     similarity: f64,
 }
 
@@ -320,8 +320,10 @@ impl Merge<'_> {
         let mut repeated = Follow::new(repeated);
         let mut offsets = ScratchFile::create(self.scratch.path().join("offsets.bin"))?;
         let mut text = ScratchFile::create(self.scratch.path().join("ids.bin"))?;
-        offsets.write(&0u64.to_le_bytes())?;
-        let mut end = 0;
+        // An empty file cannot be mapped.
+        text.write(b"\n")?;
+        let mut end = 1u64;
+        offsets.write(&end.to_le_bytes())?;
         self.each_name(|number, name| {
             let mut id = name.id;
             if repeated.at(number)?.is_some() {
@@ -442,10 +444,12 @@ impl Merge<'_> {
                 .expect("all sources were entered");
             let copy = copies.at(number)?;
             if let Some(copy) = copy.filter(|copy| copy.kept != number) {
-                let similarity = Some(copy.similarity).filter(|_| !copy.exact);
-                let detail = copy_of(names.get(copy.kept), similarity);
-                let reason =
-                    if copy.exact { Reason::ExactDuplicate } else { Reason::NearDuplicate };
+                let (reason, kept) = match copy.exact {
+                    true => (Reason::ExactDuplicate, Kept::Same),
+                    false if copy.similarity.is_nan() => (Reason::NearDuplicate, Kept::Linked),
+                    false => (Reason::NearDuplicate, Kept::Similar(copy.similarity)),
+                };
+                let detail = copy_of(names.get(copy.kept), kept);
                 *stats.dropped.entry(reason).or_default() += 1;
                 dropped.push(drop_document(&document, reason, detail))?;
             } else {

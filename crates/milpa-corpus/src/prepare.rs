@@ -425,7 +425,7 @@ pub(crate) struct DocumentName {
 
 impl DocumentName {
     fn of(document: &Document) -> Self {
-        let place = format!("{}@{}", document.origin, document.origin_offset);
+        let place = format!("{}/{}@{}", document.source, document.origin, document.origin_offset);
         Self { id: document.id.clone(), group: document.group.clone(), place }
     }
 }

@@ -77,20 +77,33 @@ fn search(
     Ok(fates)
 }
 
+/// How a copy is tied to the document that is kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Kept {
+    /// By the same text.
+    Same,
+    /// By an estimated similarity.
+    Similar(f64),
+    /// By a band of their signatures, perhaps through others.
+    Linked,
+}
+
 /// Detail of a copy: names the document that is kept instead.
-pub(crate) fn copy_of(kept: &str, similarity: Option<f64>) -> String {
-    match similarity {
-        None => format!("same text as {kept}"),
-        Some(similarity) => format!("similarity {similarity:.2} to {kept}"),
+pub(crate) fn copy_of(id: &str, kept: Kept) -> String {
+    match kept {
+        Kept::Same => format!("same text as {id}"),
+        Kept::Similar(similarity) => format!("similarity {similarity:.2} to {id}"),
+        Kept::Linked => format!("near copy of {id}"),
     }
 }
 
 fn names(detail: &str, id: &str) -> bool {
-    detail.strip_prefix("same text as ").is_some_and(|kept| kept == id)
-        || detail
-            .strip_prefix("similarity ")
-            .and_then(|rest| rest.split_once(" to "))
-            .is_some_and(|(_, kept)| kept == id)
+    let similar = |detail: &str| {
+        let (_, kept) = detail.strip_prefix("similarity ")?.split_once(" to ")?;
+        Some(kept == id)
+    };
+    ["same text as ", "near copy of "].iter().any(|begin| detail.strip_prefix(begin) == Some(id))
+        || similar(detail) == Some(true)
 }
 
 impl fmt::Display for Fate {

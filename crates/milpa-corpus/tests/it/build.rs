@@ -140,6 +140,21 @@ fn shards_and_any_memory_give_the_same_bytes() {
     assert_eq!((built.manifest.files, built.found), (expect.clone(), 5));
     assert!(!bench.path("sharded.parts").exists());
 
+    let mut banded = config.clone();
+    banded.dedup.near.similarity = 0.0;
+    banded.dedup.near.bands = 40;
+    banded.dedup.near.rows = 3;
+    let built = build(&banded, Seed(1), &work(2, &bench.path("banded"), &stop)).unwrap();
+    let corpus = Corpus::read(bench.path("banded"));
+    assert!(
+        built.found == 0 && corpus.reasons().iter().any(|(reason, _)| reason == "near_duplicate")
+    );
+    let near = corpus.dropped.iter().find(|row| row.reason == Reason::NearDuplicate).unwrap();
+    let kept = near.detail.strip_prefix("near copy of ").unwrap();
+    let fates = why(&corpus.dir, kept).unwrap();
+    let [Fate::Kept { copies, .. }] = &fates[..] else { panic!("{fates:?}") };
+    assert!(copies.contains(&near.id), "{copies:?}");
+
     let mut little = config.clone();
     little.dedup.memory = milpa_base::Bytes(100);
     let built = build(&little, Seed(1), &work(2, &bench.path("little"), &stop)).unwrap();
