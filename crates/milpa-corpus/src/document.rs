@@ -20,6 +20,9 @@ pub struct Document {
     pub language: String,
     /// Probability of the language; 1 where the source declares it.
     pub language_confidence: f32,
+    /// The second language, where the text is surely in two (jopará, portuñol, castellano andino).
+    #[serde(default)]
+    pub mixed_with: Option<String>,
     /// Where it was published, if known.
     pub url: Option<String>,
     /// When it was collected or published, as the source writes it.

@@ -216,12 +216,10 @@ impl<'a> Preparer<'a> {
             }
             text
         });
-        let (label, confidence) = if let Some(declared) = self.declared {
-            (declared, 1.0)
+        let (label, confidence, mixed_with) = if let Some(declared) = self.declared {
+            (declared, 1.0, None)
         } else {
-            let identify = || LanguageModel::embedded().identify(&text);
-            let found = self.run(Stage::Language, text.len(), identify);
-            (found.label, found.confidence)
+            self.run(Stage::Language, text.len(), || identify(&text))
         };
         let mut document = Document {
             id: draft.id.unwrap_or_else(|| self.place_id(origin, offset)),
@@ -229,6 +227,7 @@ impl<'a> Preparer<'a> {
             source: self.source.name.clone(),
             language: label.to_owned(),
             language_confidence: confidence,
+            mixed_with: mixed_with.map(str::to_owned),
             url: draft.url,
             date: draft.date,
             licence: draft.licence.or_else(|| self.source.licence.clone()),
@@ -397,13 +396,17 @@ impl<'a> Preparer<'a> {
         if let Some(verdict) = verdict(false) {
             return Some(verdict);
         }
-        if !self.config.keep_languages.keeps(language) {
+        let keep = &self.config.keep_languages;
+        let second = document.mixed_with.as_deref();
+        if !keep.keeps(language) && !second.is_some_and(|second| keep.keeps(second)) {
             let detail = format!("{language} ({:.2}) is not kept", document.language_confidence);
             return Some((Reason::Language, detail));
         }
         let least = thresholds.min_language_confidence;
         let confidence = f64::from(document.language_confidence);
-        let uncertain = confidence < least && self.source.filters != Preset::None;
+        // Who writes in two languages is no doubtful case of one.
+        let one = second.is_none() && self.source.filters != Preset::None;
+        let uncertain = confidence < least && one;
         if let Some(verdict) = verdict(true) {
             return Some(verdict);
         }
@@ -412,6 +415,14 @@ impl<'a> Preparer<'a> {
             (Reason::LanguageConfidence, detail)
         })
     }
+}
+
+/// The language of a text, its probability and, where the text is surely in two, the second one.
+fn identify(text: &str) -> (&'static str, f32, Option<&'static str>) {
+    let model = LanguageModel::embedded();
+    let segments = model.identify_segments(text);
+    let found = if segments.mixed_with.is_some() { segments.main } else { model.identify(text) };
+    (found.label, found.confidence, segments.mixed_with)
 }
 
 /// What merging needs of a document besides its key.

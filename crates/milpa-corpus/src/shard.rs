@@ -44,6 +44,7 @@ const DOCUMENT_SCHEMA: &str = "message document {
     required binary source (STRING);
     required binary language (STRING);
     required float language_confidence;
+    optional binary mixed_with (STRING);
     optional binary url (STRING);
     optional binary date (STRING);
     optional binary licence (STRING);
@@ -113,6 +114,7 @@ impl ShardRow for Document {
         columns.text(rows, |row| Some(&row.source))?;
         columns.text(rows, |row| Some(&row.language))?;
         columns.float(rows, |row| row.language_confidence)?;
+        columns.optional_text(rows, |row| row.mixed_with.as_deref())?;
         columns.optional_text(rows, |row| row.url.as_deref())?;
         columns.optional_text(rows, |row| row.date.as_deref())?;
         columns.optional_text(rows, |row| row.licence.as_deref())?;
@@ -133,6 +135,7 @@ impl ShardRow for Document {
             source: fields.text()?,
             language: fields.text()?,
             language_confidence: fields.float()?,
+            mixed_with: fields.optional_text()?,
             url: fields.optional_text()?,
             date: fields.optional_text()?,
             licence: fields.optional_text()?,
@@ -521,6 +524,7 @@ mod tests {
                 source: "s".to_owned(),
                 language: "spa".to_owned(),
                 language_confidence: 0.5,
+                mixed_with: (i % 7 == 0).then(|| "gug".to_owned()),
                 url: (i % 3 == 0).then(|| format!("http://x/{i}")),
                 group: (i % 2 == 0).then(|| "g".to_owned()),
                 origin_offset: i as u64,

@@ -367,6 +367,39 @@ fn trained_models_label_and_drop() {
 }
 
 #[test]
+fn texts_in_two_languages_are_kept_with_both() {
+    let bench = Bench::new();
+    let spanish = "La maestra de la escuela del pueblo contó a los niños cómo se sembraba el maíz en el \
+                   tiempo de los abuelos, y por qué nadie cortaba los árboles que estaban cerca del río.";
+    let portuguese = "A professora da escola da vila contou às crianças como se plantava o milho no tempo \
+                      dos avós, e por que ninguém cortava as árvores que ficavam perto do rio.";
+    let rows = [
+        json!({"id": "mixed", "text": ([spanish, portuguese, spanish, portuguese].join("\n\n"))}),
+        json!({"id": "one", "text": ([spanish, spanish].join("\n\n"))}),
+        json!({"id": "other", "text": portuguese}),
+    ];
+    bench.write("rows.jsonl", &jsonl(&rows));
+    let mut rows = source("rows", &bench.path("rows.jsonl"));
+    rows.id_field = Some("id".to_owned());
+    rows.filters = Preset::Law;
+    let mut config = config(vec![rows]);
+    config.validation.share = 0.0;
+    config.dedup.near.enabled = false;
+    config.keep_languages = KeepLanguages::List(vec!["spa".to_owned()]);
+    let corpus = bench.build(&config);
+    let languages: Vec<_> = corpus
+        .kept()
+        .map(|d| (d.id.as_str(), d.language.as_str(), d.mixed_with.as_deref()))
+        .collect();
+    let mixed = languages.iter().find(|(id, ..)| *id == "mixed").unwrap();
+    let mut both = [mixed.1, mixed.2.unwrap()];
+    both.sort_unstable();
+    assert_eq!(both, ["por", "spa"]);
+    assert!(languages.contains(&("one", "spa", None)), "{languages:?}");
+    assert_eq!(corpus.reasons(), [("language".to_owned(), "other".to_owned())]);
+}
+
+#[test]
 fn clusters_are_counted_and_can_weigh_their_document() {
     let bench = Bench::new();
     let texts = [spanish(1, 30), spanish(2, 30), spanish(1, 30).to_uppercase(), spanish(1, 30)];
