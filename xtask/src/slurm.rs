@@ -67,7 +67,9 @@ pub(crate) fn slurm(data: &Path) -> Result<()> {
         let state = cluster.ask(Command::new("squeue").args(["-h", "-j", &victim, "-o", "%T"]))?;
         Ok(state.trim() == "PENDING")
     })?;
-    // Slurm lets a requeued job wait for two minutes; nobody else wants the machine here.
+    // Slurm lets a requeued job wait for two minutes; nobody else wants the machine here. In the second
+    // in which it was killed its credential is still revoked.
+    thread::sleep(Duration::from_secs(3));
     cluster.wait("the requeued task may start", || {
         let update = format!("JobId={victim}");
         Ok(cluster.ask(Command::new("scontrol").args(["update", &update, "StartTime=now"])).is_ok())

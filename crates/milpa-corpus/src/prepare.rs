@@ -244,8 +244,9 @@ impl<'a> Preparer<'a> {
             return Prepared::Dropped { dropped: drop_document(&document, reason, detail), counts };
         }
         let measure = || self.rules.perplexity.measure(&document.text, &document.language);
-        if let Some((perplexity, bucket)) =
-            self.run(Stage::Perplexity, document.text.len(), measure)
+        if !self.rules.perplexity.models.is_empty()
+            && let Some((perplexity, bucket)) =
+                self.run(Stage::Perplexity, document.text.len(), measure)
         {
             let verdict = self.rules.perplexity.verdict(&document.language, perplexity, bucket);
             if let Some(Verdict { reason, rule, detail }) = verdict {
