@@ -18,7 +18,7 @@
 //! rehydrate = { steps = [[1, 1], [2, 2], [5, 3]] }   # (cluster size, weight); not done by default
 //!
 //! [corpus.decontamination]
-//! ngrams = { words = 13, share = 0.5 }
+//! ngrams = { words = 8, share = 0.3 }
 //! sets = [{ name = "enem", path = "${MILPA_DATA}/eval/enem_2022.jsonl", passages = [["question"]] }]
 //!
 //! [[corpus.classifiers]]                   # a file of `milpa corpus classifier`

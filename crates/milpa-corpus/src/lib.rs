@@ -2,10 +2,12 @@
 //! reason for each one that is not kept.
 //!
 //! The way of a document, one module per step:
-//! [`reader`] (WARC, JSONL, folders → raw records) → [`charset`] and [`extract`] (bytes and HTML →
-//! text) → [`milpa_text`] (normalisation, language) → [`filter`] (quality, each drop with its
-//! reason) → [`dedup`] → [`split`] → [`shard`] (Parquet). [`build`] runs it; [`stats()`] and [`why()`]
-//! explain afterwards what happened. It knows nothing of tokenizers or models.
+//! [`reader`] (WARC, Parquet, PDF, JSONL, folders → raw records) → [`charset`] and [`extract`] (bytes
+//! and HTML → text) → [`milpa_text`] (normalisation, language) → [`filter`] (quality, each drop with
+//! its reason) → [`decontaminate`] and personal data → [`dedup`] → [`split`] → [`shard`] (Parquet).
+//! Up to fingerprints a document is prepared by itself, in parts ([`prepare()`]); [`build`] merges the
+//! parts; [`stats()`] and [`why()`] explain afterwards what happened. It knows nothing of tokenizers or
+//! language models but n-gram counts.
 //!
 //! To add a reader, implement [`reader::Reader`] and name it in [`reader::open`]; to add a filter,
 //! implement [`filter::Filter`] and list it in [`filter::filters_of`].

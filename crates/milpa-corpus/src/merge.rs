@@ -27,7 +27,7 @@ use crate::{
         RepeatSettings, Scope, cut_ranges,
         external_sort::{ExternalSorter, Record, Scratch, Spool, SpoolWriter},
     },
-    part::{DocumentKey, PreparedPart},
+    part::PreparedPart,
     prepare::{DocumentName, drop_document},
     shard::ShardWriter,
     split::{Chooser, GroupKey},
@@ -67,13 +67,10 @@ impl Merge<'_> {
     pub(crate) fn run(self, times: &mut Times) -> Result<Merged, CorpusError> {
         let mut stats = self.counts();
         let documents: u64 = self.parts.iter().map(|part| part.documents).sum();
-        let mut bytes = 0;
-        self.each_key(|_, key| {
-            bytes += key.bytes;
-            Ok(())
-        })?;
         self.progress.begin("comparing", Some(documents), "documents");
-        let copies = times.run(Stage::Deduplicate, bytes as usize, || self.copies())?;
+        let copies = times.run(Stage::Deduplicate, 0, || self.copies())?;
+        let bytes = copies.bytes as usize;
+        times.add_bytes(Stage::Deduplicate, bytes);
         if copies.removed == documents {
             return Err(empty(&stats, &copies));
         }
@@ -85,13 +82,13 @@ impl Merge<'_> {
             Some(config) => {
                 let settings = config.settings(self.config.dedup.memory);
                 let find = || self.repeats(&copies, settings, documents);
-                Some(times.run(Stage::Repeats, bytes as usize, find)?)
+                Some(times.run(Stage::Repeats, bytes, find)?)
             }
             None => None,
         };
         let mut merged = Merged { stats, licences: BTreeSet::new() };
         self.progress.begin("writing", Some(documents), "documents");
-        times.run(Stage::Write, bytes as usize, || {
+        times.run(Stage::Write, bytes, || {
             self.write(&copies, &names, &held_out, repeats, &mut merged)
         })?;
         self.progress.end();
@@ -127,21 +124,6 @@ impl Merge<'_> {
         // Two work at the same time.
         let memory = usize::try_from(self.config.dedup.memory.0 / 2).unwrap_or(usize::MAX);
         ExternalSorter::new(self.scratch, memory)
-    }
-
-    fn each_key(
-        &self,
-        mut each: impl FnMut(u64, DocumentKey) -> Result<(), CorpusError>,
-    ) -> Result<(), CorpusError> {
-        let mut number = 0;
-        for part in self.parts {
-            self.check_stop()?;
-            for key in part.keys()? {
-                each(number, key?)?;
-                number += 1;
-            }
-        }
-        Ok(())
     }
 
     fn each_name(
@@ -211,6 +193,8 @@ struct Copies {
     /// Exact and near copies.
     removed: u64,
     exact: u64,
+    /// Bytes of text that were compared.
+    bytes: u64,
 }
 
 impl Copies {
@@ -249,7 +233,7 @@ impl Merge<'_> {
         let settings = DuplicateSettings { exact: dedup.exact, near, memory: dedup.memory };
         let mut duplicates = Duplicates::new(self.scratch.path(), settings)?;
         let banding = dedup.near.minhash().banding;
-        let mut number = 0;
+        let (mut number, mut bytes) = (0, 0);
         for part in self.parts {
             self.check_stop()?;
             let mut signatures = part.signatures(banding)?;
@@ -261,6 +245,7 @@ impl Merge<'_> {
                     CompareWithin::Language => Scope::from_hash(key.language),
                 };
                 duplicates.add(number, scope, key.text, signature.as_ref())?;
+                bytes += key.bytes;
                 number += 1;
             }
         }
@@ -280,7 +265,7 @@ impl Merge<'_> {
             }
             members.push(copy.record(member.ordinal))?;
         }
-        Ok(Copies { members: members.finish()?, removed, exact })
+        Ok(Copies { members: members.finish()?, removed, exact, bytes })
     }
 }
 

@@ -20,7 +20,7 @@ The whole way, from a recipe
   explain   Say how to reproduce the numbers of a run
 
 One stage at a time
-  corpus    build, why, stats: raw pages and books to clean documents
+  corpus    build, classifier, ngrams, why, stats: raw pages and books to clean documents
   tokens    train, encode, inspect: tokenizer and token shards
   train     Train a model
   eval      suite, perplexity, choice: measure a model
