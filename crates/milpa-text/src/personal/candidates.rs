@@ -129,7 +129,11 @@ fn without_name(text: &str, run: Range<usize>) -> Range<usize> {
         return run;
     }
     let start = run.start + letters;
-    start + length(&text[start..run.end], |c| matches!(c, '.' | '-'))..run.end
+    let number = start + length(&text[start..run.end], |c| matches!(c, '.' | '-'))..run.end;
+    // A CNPJ with letters can begin like a name (`NIS0FKKU55MB50`); what a name is glued to has
+    // digits, and at most a letter to check them at its end.
+    let body = text[number.clone()].trim_end_matches(char::is_alphabetic);
+    if body.len() + 1 < number.len() || body.contains(char::is_alphabetic) { run } else { number }
 }
 
 /// A run with the groups that follow it after single spaces or a bracket: 4111 1111 1111 1111,

@@ -60,7 +60,8 @@ const KINDS: &[(&str, &str, &str, f64)] = &[
     ("RUT CL", "[1-9][0-9]{7}", "K0-9", 1.0),
     ("RUT UY", "(0[1-9]|1[0-9]|2[0-2])[0-9]{6}001", "0-9", 1.0),
     ("CURP", "[B-Z]{4}[0-9]{2}0[1-9]1[0-9]HDF[B-Z]{3}[0-9]", "0-9", 0.85),
-    ("RFC", "[B-Z]{4}[0-9]{2}0[1-9]1[0-9][0-9A-Z]{2}", "A0-9", 1.0),
+    // A letter near the end, or one beginning with CURP or FONE reads as that name and a number.
+    ("RFC", "[B-Z]{4}[0-9]{2}0[1-9]1[0-9][A-Z][0-9A-Z]", "A0-9", 1.0),
     ("RUC PE", "(10|15|17|20)[0-9]{8}", "0-9", 0.95),
     ("RUC EC", "(0[1-9]|1[0-9]|2[0-4])[0-5][0-9]{6}", "0-9", 0.99),
     ("RUC PY", "[1-9][0-9]{6}", "0-9", 0.95),
@@ -113,10 +114,11 @@ fn wrong_digits_are_noticed() {
 }
 
 proptest! {
-    /// A valid number behind its name is found with its place, and with a wrong digit it is not.
+    /// A valid number behind its name is found with its place, and with another digit only if some
+    /// country's rule takes that for valid too.
     #[test]
     fn numbers_are_found_in_sentences(index in 0..KINDS.len(), salt in any::<u64>(), step in 1u8..10) {
-        let (kind, form, signs, least) = KINDS[index];
+        let (kind, form, signs, _) = KINDS[index];
         let rng = proptest::test_runner::TestRng::from_seed(
             proptest::test_runner::RngAlgorithm::ChaCha,
             &std::array::from_fn::<u8, 32, _>(|at| salt.to_le_bytes()[at % 8]),
@@ -135,17 +137,23 @@ proptest! {
         let found = find(&text);
         prop_assert_eq!(found.len(), 1, "{}: {:?}", &text, &found);
         prop_assert_eq!(found[0].range.clone(), before.len()..before.len() + number.len());
-        if least >= 1.0 {
-            // The last digit of the number proper, before a branch.
-            let at = number.len() - branch.len() - 2;
-            let digit = number.as_bytes()[at];
-            prop_assume!(digit.is_ascii_digit());
-            let mut other = number.clone().into_bytes();
-            other[at] = b'0' + (digit - b'0' + step) % 10;
-            let other = text.replace(&number, std::str::from_utf8(&other).unwrap());
-            let same = find(&other).iter().any(|one| one.kind == found[0].kind);
-            prop_assert!(!same, "{}", other);
-        }
+        // The last digit of the number proper, before a branch.
+        let at = number.len() - branch.len() - 2;
+        let digit = number.as_bytes()[at];
+        prop_assume!(digit.is_ascii_digit());
+        let mut other = number.clone().into_bytes();
+        other[at] = b'0' + (digit - b'0' + step) % 10;
+        let other = String::from_utf8(other).unwrap();
+        // A name that several countries use stands before the numbers of each.
+        let first = kind.split(' ').next().unwrap();
+        let expect = if first == "card" {
+            card(&other)
+        } else {
+            NUMBERS.iter().any(|one| one.name == first && (one.check)(&other))
+        };
+        let text = text.replace(&number, &other);
+        let same = find(&text).iter().any(|one| one.kind.name() == found[0].kind.name());
+        prop_assert_eq!(same, expect, "{}", text);
     }
 }
 
