@@ -1,9 +1,13 @@
 //! The command line: every command, flag and help text, and nothing else.
 
+mod plan;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use milpa_model::GgufFormat;
+
+pub use plan::PlanCommand;
 
 const GROUPS: &str = "\
 {about}
@@ -22,6 +26,7 @@ The whole way, from a recipe
 One stage at a time
   corpus    build, classifier, ngrams, why, stats: raw pages and books to clean documents
   tokens    train, encode, inspect: tokenizer and token shards
+  plan      What it takes, before it is spent: size, memory, time and cost
   train     Train a model
   eval      suite, perplexity, choice: measure a model
   package   Make a bundle: Hugging Face folder and GGUF
@@ -104,6 +109,9 @@ pub enum Command {
     /// Tokenizer and token shards
     #[command(subcommand)]
     Tokens(TokensCommand),
+    /// What it takes, before it is spent: size, memory, time and cost
+    #[command(subcommand)]
+    Plan(PlanCommand),
     /// Train a model
     Train {
         /// The recipe

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
     use commands::{
         chat::{self, ModelPaths},
-        corpus, demo, doctor, eval, explain, package, serve, tokens, train,
+        corpus, demo, doctor, eval, explain, package, plan, serve, tokens, train,
     };
     match command {
         Command::Demo { out } => demo::demo(context, &out),
@@ -99,6 +99,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 tokens::inspect(context, &tokenizer, data.as_deref(), text.as_deref())
             }
         },
+        Command::Plan(command) => plan::plan(context, command),
         Command::Train { recipe, tokenizer, tokens, out } => {
             let summary = train::train(
                 context,

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod eval;
 pub mod explain;
 pub mod package;
+pub mod plan;
 pub mod serve;
 pub mod tokens;
 pub mod train;

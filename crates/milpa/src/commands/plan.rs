@@ -1,0 +1,14 @@
+//! `milpa plan`: what a run, a fit or a machine takes, before it is spent.
+
+mod run;
+
+use anyhow::Result;
+
+use crate::{cli::PlanCommand, context::Context};
+
+/// One of the planning commands.
+pub fn plan(context: &Context, command: PlanCommand) -> Result<()> {
+    match command {
+        PlanCommand::Run { recipe } => run::run(context, &recipe),
+    }
+}
