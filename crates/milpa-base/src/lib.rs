@@ -29,8 +29,8 @@ pub use mixture::Mixture;
 pub use progress::{Progress, Silent, StopFlag};
 pub use seed::Seed;
 pub use text_model::{
-    Choice, FinishReason, GenerateRequest, Generation, ModelError, ModelInfo, Piece, RollingScore,
-    Sampling, Score, ScoreRequest, TextModel,
+    Choice, FinishReason, GenerateRequest, Generation, ModelError, ModelInfo, Piece, PromptTokens,
+    RollingScore, RollingWindows, Sampling, Score, ScoreRequest, TextModel,
 };
 pub use text_record::{TextRecord, TextRecords};
 pub use units::{Bytes, Flops, Steps, Tokens};

@@ -27,6 +27,9 @@ pub struct ScoreRequest {
     pub context: String,
     /// Text whose log-probability is wanted.
     pub continuation: String,
+    /// Whether special tokens spelled in the context are read as such (a rendered chat template
+    /// needs it, other text must not have it).
+    pub parse_special: bool,
 }
 
 /// The score of a [`ScoreRequest`].
@@ -51,6 +54,34 @@ pub struct RollingScore {
     pub tokens: usize,
     /// UTF-8 bytes of the text.
     pub bytes: usize,
+}
+
+/// How a text that is longer than the model's window is cut to be scored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RollingWindows {
+    /// Each window begins in the middle of the one before: a token has at least half a window of
+    /// context.
+    #[default]
+    Overlapping,
+    /// Each window begins where the one before ended, with one token of context, as in the LM
+    /// Evaluation Harness: cheaper, and a little worse for the model.
+    Disjoint,
+}
+
+/// How a model reads a prompt: what a report shows so that a missing or doubled BOS is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptTokens {
+    /// The first tokens.
+    pub first: Vec<u32>,
+    /// The last tokens.
+    pub last: Vec<u32>,
+    /// All tokens.
+    pub count: usize,
+    /// The token that every sequence of this model begins with, if there is one.
+    pub bos: Option<u32>,
+    /// How many times in a row it stands at the beginning.
+    pub leading_bos: usize,
 }
 
 impl RollingScore {
@@ -200,11 +231,12 @@ pub trait TextModel: Send + Sync {
         on_done: &mut dyn FnMut(usize),
     ) -> Result<Vec<Score>, ModelError>;
 
-    /// Scores whole texts. Windows do not overlap by more than is needed: each token is predicted
-    /// once. `on_done(n)` is called with the number of texts finished so far.
+    /// Scores whole texts, each token once, in windows as `windows` says where they are longer than
+    /// the model takes. `on_done(n)` is called with the number of texts finished so far.
     fn score_rolling(
         &self,
         texts: &[&str],
+        windows: RollingWindows,
         on_done: &mut dyn FnMut(usize),
     ) -> Result<Vec<RollingScore>, ModelError>;
 
@@ -214,6 +246,15 @@ pub trait TextModel: Send + Sync {
         request: &GenerateRequest,
         on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
     ) -> Result<Generation, ModelError>;
+
+    /// How the model reads `prompt` (optional capability).
+    fn prompt_tokens(&self, prompt: &str, parse_special: bool) -> Result<PromptTokens, ModelError> {
+        let _ = (prompt, parse_special);
+        Err(ModelError::Unavailable {
+            capability: "the tokens of a prompt",
+            model: self.info().name.clone(),
+        })
+    }
 
     /// Log-probabilities over the vocabulary for the token after `context` (optional capability).
     fn next_token_logprobs(&self, context: &str) -> Result<Vec<f32>, ModelError> {

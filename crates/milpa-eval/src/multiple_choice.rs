@@ -259,6 +259,7 @@ impl Scorer<'_> {
                 requests.push(ScoreRequest {
                     context: item.prompt.clone(),
                     continuation: format!("{}{text}", self.prompt.delimiter),
+                    parse_special: false,
                 });
             }
             ends.push(requests.len());
@@ -268,7 +269,11 @@ impl Scorer<'_> {
             for item in items {
                 for (index, choice) in item.choices.iter().enumerate() {
                     let continuation = self.prompt.continuation(index, choice).into_owned();
-                    requests.push(ScoreRequest { context: String::new(), continuation });
+                    requests.push(ScoreRequest {
+                        context: String::new(),
+                        continuation,
+                        parse_special: false,
+                    });
                 }
             }
         }

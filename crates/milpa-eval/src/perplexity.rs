@@ -26,7 +26,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use milpa_base::{Bytes, Digest, Seed, TextModel, TextRecords, Tokens};
+use milpa_base::{Bytes, Digest, RollingWindows, Seed, TextModel, TextRecords, Tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -433,7 +433,9 @@ fn score_units(
         let bytes_of =
             |count: usize| -> u64 { batch.iter().take(count).map(|unit| unit.len() as u64).sum() };
         let answers = model
-            .score_rolling(batch, &mut |count| watch.progress.advance(done + bytes_of(count)))
+            .score_rolling(batch, RollingWindows::default(), &mut |count| {
+                watch.progress.advance(done + bytes_of(count))
+            })
             .map_err(|source| EvalError::Model { doing: format!("the text of {name}"), source })?;
         if answers.len() != batch.len() {
             return Err(bad(format!("{} scores for {} texts", answers.len(), batch.len())));

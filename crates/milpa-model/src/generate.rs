@@ -5,7 +5,9 @@
 
 use std::ops::ControlFlow;
 
-use milpa_base::{Choice, FinishReason, GenerateRequest, Generation, ModelError, Piece};
+use milpa_base::{
+    Choice, FinishReason, GenerateRequest, Generation, ModelError, Piece, PromptTokens,
+};
 use milpa_tensor::{KvCache, Tape};
 use milpa_tokens::Utf8Stream;
 
@@ -103,6 +105,27 @@ fn prompt_tokens(
         None if tokens.is_empty() => Ok(vec![start_token(model)?]),
         _ => Ok(tokens),
     }
+}
+
+/// How many tokens at either end of a prompt are told.
+const TOKENS_SHOWN: usize = 4;
+
+/// Says how the model reads a prompt.
+pub(crate) fn describe_prompt(
+    model: &LocalModel,
+    prompt: &str,
+    parse_special: bool,
+) -> Result<PromptTokens, ModelError> {
+    let tokens = prompt_tokens(model, prompt, parse_special)?;
+    let bos = model.tokenizer().bos_id();
+    let shown = tokens.len().min(TOKENS_SHOWN);
+    Ok(PromptTokens {
+        first: tokens[..shown].to_vec(),
+        last: tokens[tokens.len() - shown..].to_vec(),
+        count: tokens.len(),
+        bos,
+        leading_bos: tokens.iter().take_while(|&&token| Some(token) == bos).count(),
+    })
 }
 
 fn check(

@@ -11,8 +11,9 @@ use std::{
 };
 
 use milpa_base::{
-    Digest, GenerateRequest, Generation, Manifest, ModelError, ModelInfo, Piece, RollingScore,
-    Score, ScoreRequest, TextModel, hash_file, manifest::MANIFEST_FILE,
+    Digest, GenerateRequest, Generation, Manifest, ModelError, ModelInfo, Piece, PromptTokens,
+    RollingScore, RollingWindows, Score, ScoreRequest, TextModel, hash_file,
+    manifest::MANIFEST_FILE,
 };
 use milpa_tensor::{Device, ParameterStore};
 use milpa_tokens::{ChatTemplate, Tokenizer};
@@ -243,9 +244,14 @@ impl TextModel for LocalModel {
     fn score_rolling(
         &self,
         texts: &[&str],
+        windows: RollingWindows,
         on_done: &mut dyn FnMut(usize),
     ) -> Result<Vec<RollingScore>, ModelError> {
-        score::score_rolling(self, texts, on_done)
+        score::score_rolling(self, texts, windows, on_done)
+    }
+
+    fn prompt_tokens(&self, prompt: &str, parse_special: bool) -> Result<PromptTokens, ModelError> {
+        generate::describe_prompt(self, prompt, parse_special)
     }
 
     fn generate(

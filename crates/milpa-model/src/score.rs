@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use milpa_base::{ModelError, RollingScore, Score, ScoreRequest};
+use milpa_base::{ModelError, RollingScore, RollingWindows, Score, ScoreRequest};
 use milpa_tensor::{RowScores, Tape};
 
 use crate::{decoder::TokenBatch, error::DecoderError, local::LocalModel};
@@ -160,6 +160,7 @@ impl RowResult {
 pub(crate) fn score_rolling(
     model: &LocalModel,
     texts: &[&str],
+    windows: RollingWindows,
     on_done: &mut dyn FnMut(usize),
 ) -> Result<Vec<RollingScore>, ModelError> {
     let start = start_token(model)?;
@@ -172,7 +173,11 @@ pub(crate) fn score_rolling(
             tokens: tokens.len() - 1,
             bytes: text.len(),
         });
-        let windows = windows(tokens.len(), model.description().context_length);
+        let context = model.description().context_length;
+        let windows = match windows {
+            RollingWindows::Overlapping => overlapping_windows(tokens.len(), context),
+            RollingWindows::Disjoint => disjoint_windows(tokens.len(), context),
+        };
         windows_left.push(windows.len());
         rows.extend(windows.into_iter().map(|(window, scored)| Row {
             owner,
@@ -206,7 +211,7 @@ pub(crate) fn score_rolling(
 
 /// Cuts `length` tokens (the start token included) into windows of at most `context + 1` tokens
 /// (inputs and the last target); gives each with the part of it that is scored.
-fn windows(length: usize, context: usize) -> Vec<(Range<usize>, Range<usize>)> {
+fn overlapping_windows(length: usize, context: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let stride = (context / 2).max(1);
     let (mut windows, mut scored_to) = (Vec::new(), 1);
     let mut begin = 0;
@@ -219,6 +224,19 @@ fn windows(length: usize, context: usize) -> Vec<(Range<usize>, Range<usize>)> {
     windows
 }
 
+/// The same as the LM Evaluation Harness cuts: every window scores `context` tokens after one token
+/// of context; the last one reaches back as far as it can.
+fn disjoint_windows(length: usize, context: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let (mut windows, mut scored_to) = (Vec::new(), 1);
+    while scored_to < length {
+        let end = (scored_to + context).min(length);
+        let begin = end.saturating_sub(context + 1);
+        windows.push((begin..end, scored_to - begin..end - begin));
+        scored_to = end;
+    }
+    windows
+}
+
 /// Tokens of a request and the number of them that belong to the continuation.
 fn pair_tokens(
     model: &LocalModel,
@@ -227,16 +245,25 @@ fn pair_tokens(
     let tokenizer = model.tokenizer();
     let context = request.context.trim_end();
     let whole = format!("{}{}", request.context, request.continuation);
+    let encode = |text: &str| {
+        if request.parse_special {
+            tokenizer.encode_with_special(text)
+        } else {
+            tokenizer.encode(text)
+        }
+    };
+    let encoded = encode(context);
     let mut tokens = Vec::new();
     if context.is_empty() {
         tokens.push(start_token(model)?);
     } else {
-        tokens.extend(tokenizer.bos_id());
+        // A chat template may have written it already.
+        tokens.extend(tokenizer.bos_id().filter(|bos| encoded.first() != Some(bos)));
     }
     let prefix = tokens.len();
-    tokenizer.encode_into(context, &mut tokens);
+    tokens.extend(encoded);
     let cut = tokens.len();
-    let whole = tokenizer.encode(&whole);
+    let whole = encode(&whole);
     let continuation = whole.strip_prefix(&tokens[prefix..]);
     match continuation {
         Some(continuation) => tokens.extend_from_slice(continuation),
@@ -319,15 +346,17 @@ fn score_batch(
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_token_is_scored_once() {
+    type Windows = fn(usize, usize) -> Vec<(Range<usize>, Range<usize>)>;
+
+    /// Holds windows against what all have in common; `least` is the context of later windows.
+    fn check(windows: Windows, least: fn(usize) -> usize) {
         for context in [1, 2, 3, 8, 9] {
             for length in 1..60 {
                 let mut scored = vec![0; length];
                 for (window, part) in windows(length, context) {
                     assert!(window.len() <= context + 1 && part.start >= 1);
                     let first = window.start == 0;
-                    assert!(first || part.start > context / 2, "{context} {length} {part:?}");
+                    assert!(first || part.start >= least(context), "{context} {length} {part:?}");
                     for at in part {
                         scored[window.start + at] += 1;
                     }
@@ -336,5 +365,18 @@ mod tests {
                 assert!(scored[1..].iter().all(|&count| count == 1), "{context} {length}");
             }
         }
+    }
+
+    #[test]
+    fn every_token_is_scored_once() {
+        check(overlapping_windows, |context| context / 2 + 1);
+        check(disjoint_windows, |_| 1);
+    }
+
+    #[test]
+    fn disjoint_windows_are_those_of_the_harness() {
+        // lm_eval.utils.get_rolling_token_windows for ten tokens, a window of four, one of context.
+        let expect = [(0..5, 1..5), (4..9, 1..5), (6..11, 3..5)];
+        assert_eq!(disjoint_windows(11, 4), expect);
     }
 }

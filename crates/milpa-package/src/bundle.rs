@@ -10,8 +10,8 @@ use std::{
 };
 
 use milpa_base::{
-    ArtifactWriter, Digest, Kind, Manifest, Progress, TextModel, artifact::Record, hash_bytes,
-    hash_file, manifest::Verify, open_artifact,
+    ArtifactWriter, Digest, Kind, Manifest, Progress, RollingWindows, TextModel, artifact::Record,
+    hash_bytes, hash_file, manifest::Verify, open_artifact,
 };
 use milpa_model::{
     Device, GgufDescription, GgufFormat, ModelConfig, ParameterStore, WEIGHTS_FILE, read_hf_config,
@@ -260,7 +260,9 @@ fn bits_per_byte(
     texts: &[&str],
 ) -> Result<f64, PackageError> {
     job.progress.begin(&format!("package: measuring {weights}"), Some(texts.len() as u64), "texts");
-    let scores = model.score_rolling(texts, &mut |done| job.progress.advance(done as u64));
+    let scores = model.score_rolling(texts, RollingWindows::default(), &mut |done| {
+        job.progress.advance(done as u64)
+    });
     job.progress.end();
     let scores =
         scores.map_err(|source| PackageError::Measure { file: weights.to_owned(), source })?;

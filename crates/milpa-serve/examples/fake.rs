@@ -55,6 +55,7 @@ impl TextModel for Pretender {
     fn score_rolling(
         &self,
         _: &[&str],
+        _: milpa_base::RollingWindows,
         _: &mut dyn FnMut(usize),
     ) -> Result<Vec<RollingScore>, ModelError> {
         self.unavailable()

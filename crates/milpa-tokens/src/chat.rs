@@ -15,12 +15,12 @@ use serde_json::Value as Json;
 use crate::{
     conversation::{Conversation, Rendered},
     error::TokensError,
-    template_guard::{self, END, START, Surroundings},
+    template_guard::{self, Dialect, END, START, Surroundings},
     tokenizer::Tokenizer,
 };
 
 /// Longest template that is accepted: fifty times the longest published one.
-const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+pub(crate) const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
 const CHATML: &str = "\
 {%- for message in messages -%}
@@ -100,7 +100,7 @@ impl ChatTemplate {
     /// A template that is too long or is no Jinja.
     pub fn new(source: &str) -> Result<Self, TokensError> {
         let template = Self::unchecked(source);
-        template_guard::check(&template.prepared()?).map_err(explain)?;
+        template_guard::check(&template.prepared()?, Dialect::Chat).map_err(explain)?;
         Ok(template)
     }
 
@@ -190,6 +190,7 @@ impl ChatTemplate {
             Value::from_pairs(variables),
             input.len() as u64,
             surroundings,
+            Dialect::Chat,
         )
         .map_err(explain)?;
         Ok(marks.take_out(&text))
@@ -211,7 +212,7 @@ impl ChatTemplate {
 
 /// The reason in one line, with the template's line where it is known.
 #[expect(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
-fn explain(error: Error) -> TokensError {
+pub(crate) fn explain(error: Error) -> TokensError {
     let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     let line = error.line().map_or_else(String::new, |line| format!(" (line {line})"));
     TokensError::Template(format!("{reason}{line}"))
@@ -246,7 +247,7 @@ fn guard_json(value: &Json, guarded: &[String]) -> Json {
 }
 
 /// JSON as a template sees it; keys stay in their order.
-fn to_value(value: &Json) -> Value {
+pub(crate) fn to_value(value: &Json) -> Value {
     match value {
         Json::Null => Value::from(()),
         Json::Bool(value) => (*value).into(),
@@ -263,7 +264,7 @@ fn to_value(value: &Json) -> Value {
     }
 }
 
-fn collect_texts(value: &Json, texts: &mut String) {
+pub(crate) fn collect_texts(value: &Json, texts: &mut String) {
     match value {
         Json::String(text) => texts.push_str(text),
         Json::Array(items) => items.iter().for_each(|item| collect_texts(item, texts)),
@@ -285,7 +286,7 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// The first two noncharacters that none of `texts` has.
-    fn absent_from(texts: &[&str]) -> Option<Self> {
+    pub(crate) fn absent_from(texts: &[&str]) -> Option<Self> {
         let mut free = ('\u{FDD0}'..='\u{FDEF}').filter(|&c| !texts.iter().any(|t| t.contains(c)));
         Some(Self { start: free.next()?, end: free.next()? })
     }

@@ -15,13 +15,14 @@ use std::{
 };
 
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, State, Value, context, escape_formatter,
+    AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, context,
+    escape_formatter,
     machinery::{self, CodeGenerator, Instruction, Instructions, Token},
     syntax::SyntaxConfig,
     value::{Kwargs, Rest, ValueKind},
 };
 
-use crate::{chat::Marks, conversation::Moment, python_methods};
+use crate::{chat::Marks, conversation::Moment, python_methods, python_values};
 
 /// Instructions that one rendering may take.
 const FUEL: u64 = 500_000;
@@ -150,9 +151,19 @@ pub(crate) struct Surroundings {
 pub(crate) const START: &str = "__generation_start";
 pub(crate) const END: &str = "__generation_end";
 
+/// Whose Jinja it is: what the environment that a template was written for does by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// transformers' chat templates: lines of tags alone leave no trace.
+    Chat,
+    /// LM Evaluation Harness: white space stays, what is undefined is an error, and values are
+    /// written as Python writes them.
+    Document,
+}
+
 /// Checks that `source` is a template that can be rendered.
-pub(crate) fn check(source: &str) -> Result<(), Error> {
-    compile(source).map(drop)
+pub(crate) fn check(source: &str, dialect: Dialect) -> Result<(), Error> {
+    compile(source, dialect).map(drop)
 }
 
 /// Renders `source`; `input_bytes` is the length of the texts in `context`.
@@ -161,11 +172,28 @@ pub(crate) fn render(
     context: Value,
     input_bytes: u64,
     surroundings: Surroundings,
+    dialect: Dialect,
 ) -> Result<String, Error> {
-    let (instructions, blocks) = compile(source)?;
+    let (instructions, blocks) = compile(source, dialect)?;
     let budget = Budget::new(BUDGET.saturating_add(input_bytes.saturating_mul(INPUT_FACTOR)));
     let longest = blocks.values().chain([&instructions]).map(longest_plain_text).max().unwrap_or(0);
     let mut environment = environment(&budget, surroundings);
+    if dialect == Dialect::Document {
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        let own = budget.clone();
+        environment.set_formatter(move |output, _, value| {
+            own.charge_value(value, 0)?;
+            let mut text = String::new();
+            if let Some(plain) = value.as_str() {
+                text.push_str(plain);
+            } else if value.is_undefined() {
+                return Err(Error::new(ErrorKind::UndefinedError, "a field is missing"));
+            } else {
+                python_values::write_repr(value, &mut text)?;
+            }
+            output.write_str(&text).map_err(Error::from)
+        });
+    }
     environment.set_fuel(Some(FUEL.min(PLAIN_TEXT_LIMIT / longest.max(1))));
     let mut text = String::new();
     {
@@ -185,8 +213,13 @@ pub(crate) fn render(
 type Compiled<'s> = (Instructions<'s>, BTreeMap<&'s str, Instructions<'s>>);
 
 /// Compiles a template and puts guarded calls in the place of what can grow.
-fn compile(source: &str) -> Result<Compiled<'_>, Error> {
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+fn compile(source: &str, dialect: Dialect) -> Result<Compiled<'_>, Error> {
+    let chat = dialect == Dialect::Chat;
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(chat)
+        .lstrip_blocks(chat)
+        .keep_trailing_newline(!chat)
+        .build()?;
     let mut products = 0;
     for token in machinery::tokenize(source, false, syntax.clone()) {
         products += usize::from(matches!(token?.0, Token::Mul));
@@ -494,7 +527,7 @@ impl JsonWriter<'_> {
                 let text = value.to_string();
                 match f64::try_from(value.clone()) {
                     Ok(number) if text.contains(['.', 'e']) => {
-                        self.push_counted(&python_float(number))
+                        self.push_counted(&python_values::float(number))
                     }
                     _ => self.push_counted(&text),
                 }
@@ -548,23 +581,5 @@ impl JsonWriter<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A float as Python writes it: shortest digits, an exponent from 1e16 on and below 1e-4.
-fn python_float(number: f64) -> String {
-    if number == 0.0 || (1e-4..1e16).contains(&number.abs()) || !number.is_finite() {
-        return format!("{number:?}");
-    }
-    let text = format!("{number:e}");
-    match text.split_once('e') {
-        Some((digits, exponent)) => {
-            let (sign, size) = match exponent.strip_prefix('-') {
-                Some(size) => ('-', size),
-                None => ('+', exponent),
-            };
-            format!("{digits}e{sign}{size:0>2}")
-        }
-        None => text,
     }
 }

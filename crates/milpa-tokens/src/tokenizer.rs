@@ -410,9 +410,10 @@ impl Tokenizer {
         self.0.spec.names.bos.filter(|_| self.0.spec.names.begins_with_bos)
     }
 
-    /// What stands before the first token of a text: BOS, or EOS where there is no BOS.
+    /// What stands before the first token of a text: the declared BOS, even where sequences do not
+    /// begin with it by themselves, or EOS where there is none (as in the LM Evaluation Harness).
     pub fn start_id(&self) -> Option<u32> {
-        self.bos_id().or(self.eos_id())
+        self.0.spec.names.bos.or(self.eos_id())
     }
 
     /// The text of the declared BOS token, which chat templates may write; empty if none is.

@@ -76,6 +76,7 @@ impl TextModel for Unigram {
     fn score_rolling(
         &self,
         texts: &[&str],
+        _: milpa_base::RollingWindows,
         on_done: &mut dyn FnMut(usize),
     ) -> Result<Vec<RollingScore>, ModelError> {
         on_done(texts.len());
@@ -132,10 +133,15 @@ impl<F: Fn(&ScoreRequest) -> f64 + Send + Sync> TextModel for Scripted<F> {
     fn score_rolling(
         &self,
         texts: &[&str],
+        _: milpa_base::RollingWindows,
         _: &mut dyn FnMut(usize),
     ) -> Result<Vec<RollingScore>, ModelError> {
         let whole = |text: &&str| {
-            let request = ScoreRequest { context: String::new(), continuation: (*text).to_owned() };
+            let request = ScoreRequest {
+                context: String::new(),
+                continuation: (*text).to_owned(),
+                parse_special: false,
+            };
             RollingScore { log_likelihood: self.1(&request), tokens: 1, bytes: text.len() }
         };
         Ok(texts.iter().map(whole).collect())

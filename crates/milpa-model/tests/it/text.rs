@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 
 use milpa_base::{
-    FinishReason, GenerateRequest, Generation, ModelError, Piece, Sampling, ScoreRequest, TextModel,
+    FinishReason, GenerateRequest, Generation, ModelError, Piece, RollingWindows, Sampling,
+    ScoreRequest, TextModel,
 };
 use milpa_model::{LocalModel, TokenBatch};
 use milpa_tensor::Tape;
@@ -58,6 +59,7 @@ fn scores_are_sums_of_log_probabilities() {
     let pair = |context: &str, continuation: &str| ScoreRequest {
         context: context.to_owned(),
         continuation: continuation.to_owned(),
+        parse_special: false,
     };
     let requests = [
         pair("La milpa da", " maíz"),
@@ -102,6 +104,7 @@ fn options_of_one_question_score_as_they_do_alone() {
     let requests = options.map(|option| ScoreRequest {
         context: context.to_owned(),
         continuation: option.to_owned(),
+        parse_special: false,
     });
     let mut done = 0;
     let together = model.score(&requests, &mut |n| done = n).unwrap();
@@ -117,7 +120,11 @@ fn options_of_one_question_score_as_they_do_alone() {
 fn long_contexts_lose_their_left() {
     let model = model(1);
     let context = TEXT.repeat(3);
-    let request = ScoreRequest { context: context.clone(), continuation: " maíz".to_owned() };
+    let request = ScoreRequest {
+        context: context.clone(),
+        continuation: " maíz".to_owned(),
+        parse_special: false,
+    };
     let score = &model.score(&[request], &mut |_| ()).unwrap()[0];
     let tokens = model.tokenizer().encode(&format!("{context} maíz"));
     assert_eq!(score.truncated_tokens, tokens.len() - 49);
@@ -125,7 +132,8 @@ fn long_contexts_lose_their_left() {
     let rows = log_probabilities(&model, &kept[..48]);
     let expect: f64 = (49 - score.tokens..49).map(|at| rows[at - 1][kept[at] as usize]).sum();
     assert!((score.log_likelihood - expect).abs() < 1e-4);
-    let request = ScoreRequest { context: String::new(), continuation: context };
+    let request =
+        ScoreRequest { context: String::new(), continuation: context, parse_special: false };
     assert!(matches!(model.score(&[request], &mut |_| ()), Err(ModelError::TooLong { .. })));
 }
 
@@ -135,7 +143,8 @@ fn rolling_scores_predict_each_token_once() {
     let long = TEXT.repeat(2);
     let texts = ["", "La milpa", &long];
     let mut done = Vec::new();
-    let scores = model.score_rolling(&texts, &mut |n| done.push(n)).unwrap();
+    let scores =
+        model.score_rolling(&texts, RollingWindows::default(), &mut |n| done.push(n)).unwrap();
     assert_eq!(done.last(), Some(&3));
     for (score, text) in scores.iter().zip(texts) {
         let mut tokens = vec![model.tokenizer().eos_id().unwrap()];
@@ -156,7 +165,7 @@ fn rolling_scores_predict_each_token_once() {
         assert!((score.log_likelihood - expect).abs() < 1e-3, "{score:?} {expect}");
     }
     // A text does not depend on its neighbours.
-    let alone = model.score_rolling(&[&long], &mut |_| ()).unwrap();
+    let alone = model.score_rolling(&[&long], RollingWindows::default(), &mut |_| ()).unwrap();
     assert!((alone[0].log_likelihood - scores[2].log_likelihood).abs() < 1e-4);
 }
 

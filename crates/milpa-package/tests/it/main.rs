@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, fs, ops::ControlFlow, path::Path};
 
 use milpa_base::{
     ArtifactWriter, Digest, GenerateRequest, Generation, Kind, Manifest, ModelError, ModelInfo,
-    Piece, RollingScore, Score, ScoreRequest, Seed, Silent, StopFlag, TextModel, TextRecord,
-    artifact::Record, config::Location, hash_bytes, manifest::Verify, open_artifact,
+    Piece, RollingScore, RollingWindows, Score, ScoreRequest, Seed, Silent, StopFlag, TextModel,
+    TextRecord, artifact::Record, config::Location, hash_bytes, manifest::Verify, open_artifact,
 };
 use milpa_model::{Device, GgufFormat, LocalModel, ModelConfig, new_parameters, write_hf_model};
 use milpa_package::{
@@ -135,8 +135,10 @@ fn a_bundle_is_whole_and_can_be_opened() {
     // Both forms of the model answer alike.
     let full = LocalModel::open(&dir, 1).unwrap();
     let small = LocalModel::open(&dir.join(gguf_file(fixture.config.quantisations[0])), 1).unwrap();
-    let bits =
-        |model: &LocalModel| model.score_rolling(&[TEXT], &mut |_| {}).unwrap()[0].bits_per_byte();
+    let bits = |model: &LocalModel| {
+        model.score_rolling(&[TEXT], RollingWindows::default(), &mut |_| {}).unwrap()[0]
+            .bits_per_byte()
+    };
     assert!((bits(&full) - bits(&small)).abs() < 0.01, "{} {}", bits(&full), bits(&small));
     assert_eq!(full.chat_template(), Some(&ChatTemplate::continuation()));
     assert_eq!(small.chat_template(), Some(&ChatTemplate::continuation()));
@@ -248,6 +250,7 @@ impl TextModel for Constant {
     fn score_rolling(
         &self,
         texts: &[&str],
+        _: milpa_base::RollingWindows,
         _: &mut dyn FnMut(usize),
     ) -> Result<Vec<RollingScore>, ModelError> {
         let score = |text: &&str| RollingScore {

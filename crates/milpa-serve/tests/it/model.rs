@@ -138,6 +138,7 @@ impl TextModel for Script {
     fn score_rolling(
         &self,
         _: &[&str],
+        _: milpa_base::RollingWindows,
         _: &mut dyn FnMut(usize),
     ) -> Result<Vec<RollingScore>, ModelError> {
         Err(ModelError::Failed("not asked for in these tests".to_owned()))
