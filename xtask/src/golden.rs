@@ -20,7 +20,7 @@ const REQUIREMENTS: &str = "reference/requirements.txt";
 /// Its wheel has chat templates; the one of the requirements is older and has value heads.
 const TEMPLATES: &str = "trl==1.16.0";
 /// Packages whose versions stand above the table.
-const PEERS: [&str; 10] = [
+const PEERS: [&str; 11] = [
     "torch",
     "transformers",
     "peft",
@@ -31,11 +31,13 @@ const PEERS: [&str; 10] = [
     "gguf",
     "llama-cpp-python",
     "jinja2",
+    "lm_eval",
 ];
 
 const FILTERS: &str = "crates/milpa-corpus/tests/it/golden/filters.json";
 const PERSONAL: &str = "crates/milpa-text/tests/it/golden/personal.json";
 const TOKENS: &str = "crates/milpa-tokens/tests/it/golden";
+const LM_EVAL: &str = "crates/milpa-eval/tests/it/golden/lm_eval";
 
 /// Makes the golden values again, fails if they differ from the committed ones, and runs all checks.
 /// `python` has the peers; without it they are installed under `target`.
@@ -54,6 +56,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.make("personal_golden.py", &[PERSONAL], &[PERSONAL]);
     session.make("chat_golden.py", &["golden", TOKENS], &[&format!("{TOKENS}/chat_cases.json")]);
     session.make_bert_classes();
+    session.make("lm_eval_golden.py", &["golden", LM_EVAL], &[&format!("{LM_EVAL}/expected.json")]);
     let data = std::env::var("MILPA_DATA").ok();
     match &data {
         Some(data) => {
@@ -78,6 +81,23 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     }
     session.check_models();
     session.check_gguf();
+    session.check_lm_eval(data.as_deref(), &[]);
+    session.finish()
+}
+
+/// Holds `milpa eval run` against lm-evaluation-harness with a random model and those given as
+/// `--model DIR`; `--python PATH` has the peer.
+pub(crate) fn lm_eval(arguments: &[&str]) -> Result<()> {
+    let (mut python, mut models) = (None, Vec::new());
+    for pair in arguments.chunks(2) {
+        match pair {
+            ["--python", path] => python = Some(*path),
+            ["--model", path] => models.push(*path),
+            _ => bail!("golden lm-eval --check takes --python PATH and --model DIR, not {pair:?}"),
+        }
+    }
+    let mut session = Session::new(python)?;
+    session.check_lm_eval(std::env::var("MILPA_DATA").ok().as_deref(), &models);
     session.finish()
 }
 
@@ -218,6 +238,20 @@ impl Session {
             session.script("gguf_check.py", &["quantise", folder])?;
             model_example("gguf_check", &["read", folder])?;
             session.script("gguf_check.py", &["check", folder])
+        });
+    }
+
+    fn check_lm_eval(&mut self, data: Option<&str>, models: &[&str]) {
+        let program = target("release/milpa");
+        self.step("lm_eval_golden.py check", |session| {
+            cargo(&["build", "--release", "--quiet", "-p", "milpa"])?;
+            let mut arguments = vec!["check", &program, LM_EVAL];
+            arguments.extend(data.iter().flat_map(|data| ["--data", data]));
+            arguments.extend(models.iter().flat_map(|model| ["--model", *model]));
+            session.script("lm_eval_golden.py", &arguments)
+        });
+        self.step("lm_eval_golden.py cold", |session| {
+            session.script("lm_eval_golden.py", &["cold", &program])
         });
     }
 

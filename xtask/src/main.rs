@@ -28,7 +28,10 @@ cargo xtask COMMAND
   golden                make the golden values again with the real peers, run all checks against
                         them, and print what each compared; in an environment under target/ (or
                         that of --python PATH) with the packages of reference/requirements.txt
-  gguf                  the last part of golden: GGUF files against llama.cpp
+  gguf                  a part of golden: GGUF files against llama.cpp
+  golden lm-eval --check [--python PATH] [--model DIR]...
+                        a part of golden: tasks against lm-evaluation-harness, with a random model and
+                        those given
   sanitize              the kernels' tests under AddressSanitizer (about ten minutes on 2 cores)
   fuzz warc|arc|html|charset|pdf --minutes N [--data DIR] [--seed N] [--save]
                         broken inputs for a reader, mutated in process from built-in seeds and the
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["check"] => check(),
         ["golden"] => golden::golden(None),
+        ["golden", "lm-eval", "--check", rest @ ..] => golden::lm_eval(rest),
         ["golden", "--python", python] => golden::golden(Some(python)),
         ["gguf"] => golden::gguf(None),
         ["gguf", "--python", python] => golden::gguf(Some(python)),

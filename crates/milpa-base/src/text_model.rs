@@ -130,6 +130,8 @@ pub struct GenerateRequest {
     pub prompt: String,
     /// Whether `<|…|>` tokens in the prompt are special tokens.
     pub parse_special: bool,
+    /// Whether a prompt that does not fit loses tokens on its left; otherwise it is refused.
+    pub truncate_prompt: bool,
     /// At most this many new tokens.
     pub max_tokens: usize,
     /// How to draw.

@@ -18,6 +18,14 @@ pub enum EvalError {
         /// The nearest name, or all of them.
         hint: String,
     },
+    /// A task file of the LM Evaluation Harness is wrong or asks for what is not done here.
+    #[error("{path} cannot be used as a task: {message}")]
+    BadTask {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        message: String,
+    },
     /// Neither the recipe nor the task says where the items lie.
     #[error("the task {task} needs data; give the file as `data = \"path/to/items.jsonl\"`")]
     NoData {
@@ -75,6 +83,15 @@ pub enum EvalError {
     NoText {
         /// What was found.
         detail: String,
+    },
+    /// The file of answers cannot be used.
+    #[error("cannot keep the model's answers in {path}")]
+    Answers {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The model failed.
     #[error("cannot evaluate {doing}")]

@@ -12,6 +12,7 @@ pub mod compare;
 mod compress;
 pub mod config;
 mod error;
+pub mod harness;
 pub mod items;
 pub mod multiple_choice;
 pub mod perplexity;

@@ -334,7 +334,7 @@ impl Scorer<'_> {
 }
 
 /// Index of the largest value; the first of equal ones.
-fn first_largest(values: &[f64]) -> usize {
+pub(crate) fn first_largest(values: &[f64]) -> usize {
     (1..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
 }
 

@@ -434,7 +434,7 @@ fn score_units(
             |count: usize| -> u64 { batch.iter().take(count).map(|unit| unit.len() as u64).sum() };
         let answers = model
             .score_rolling(batch, RollingWindows::default(), &mut |count| {
-                watch.progress.advance(done + bytes_of(count))
+                watch.progress.advance(done + bytes_of(count));
             })
             .map_err(|source| EvalError::Model { doing: format!("the text of {name}"), source })?;
         if answers.len() != batch.len() {

@@ -399,7 +399,7 @@ fn task_table(tasks: &[TaskResult]) -> String {
 }
 
 /// Aligns columns; the first `left` columns to the left, the rest to the right.
-fn table(head: &[&str], rows: &[Vec<String>], left: usize) -> String {
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>], left: usize) -> String {
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let all = || std::iter::once(&head).chain(rows);
     let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);

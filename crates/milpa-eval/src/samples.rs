@@ -41,6 +41,7 @@ pub fn generate_samples(
         let request = GenerateRequest {
             prompt: prompt.clone(),
             parse_special: false,
+            truncate_prompt: false,
             max_tokens: config.max_tokens,
             sampling: Sampling { temperature: config.temperature, seed, ..Sampling::default() },
             stop: Vec::new(),

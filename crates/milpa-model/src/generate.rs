@@ -31,7 +31,12 @@ pub(crate) fn generate(
     request: &GenerateRequest,
     on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
 ) -> Result<Generation, ModelError> {
-    let prompt = prompt_tokens(model, &request.prompt, request.parse_special)?;
+    let mut prompt = prompt_tokens(model, &request.prompt, request.parse_special)?;
+    let context_length = model.description().context_length;
+    if request.truncate_prompt && request.max_tokens < context_length {
+        let cut = prompt.len().saturating_sub(context_length - request.max_tokens);
+        prompt.drain(..cut);
+    }
     check(model, request, prompt.len())?;
     let vocab_size = model.description().vocab_size;
     let mut sampler = Sampler::new(request.sampling, vocab_size, &prompt)?;
@@ -302,6 +307,7 @@ mod tests {
         let request = GenerateRequest {
             prompt: String::new(),
             parse_special: false,
+            truncate_prompt: false,
             max_tokens: 0,
             sampling: Sampling::default(),
             stop: stops.iter().map(|&stop| stop.to_owned()).collect(),
@@ -336,6 +342,7 @@ mod tests {
         let request = GenerateRequest {
             prompt: String::new(),
             parse_special: false,
+            truncate_prompt: false,
             max_tokens: 0,
             sampling: Sampling::default(),
             stop: Vec::new(),

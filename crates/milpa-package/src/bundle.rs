@@ -261,7 +261,7 @@ fn bits_per_byte(
 ) -> Result<f64, PackageError> {
     job.progress.begin(&format!("package: measuring {weights}"), Some(texts.len() as u64), "texts");
     let scores = model.score_rolling(texts, RollingWindows::default(), &mut |done| {
-        job.progress.advance(done as u64)
+        job.progress.advance(done as u64);
     });
     job.progress.end();
     let scores =

@@ -360,6 +360,7 @@ async fn answer(
     let request = GenerateRequest {
         prompt: prompt.text,
         parse_special: prompt.parse_special,
+        truncate_prompt: false,
         max_tokens: options.max_tokens.unwrap_or_default(),
         sampling: options.sampling,
         stop: options.stop,

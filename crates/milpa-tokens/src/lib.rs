@@ -53,7 +53,7 @@ pub use error::{Context, TokensError};
 pub use inspect::{SourceReport, TokenizerReport, inspect_tokenizer, show_tokens};
 pub use loader::{Batch, Loader, LoaderConfig, LoaderState, Order};
 pub use pre_split::{PreSplit, Words};
-pub use python_values::parse_literal;
+pub use python_values::{parse_literal, python_text};
 pub use sentencepiece::{PieceKind, PieceParts};
 pub use shards::{Split, encode_shards};
 pub use stream::Utf8Stream;

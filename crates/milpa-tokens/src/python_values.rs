@@ -103,6 +103,17 @@ pub(crate) fn float(number: f64) -> String {
     }
 }
 
+/// The value as Python's `str` writes it: a text as it is, all else as `repr`.
+pub fn python_text(value: &Json) -> String {
+    if let Json::String(text) = value {
+        return text.clone();
+    }
+    let mut text = String::new();
+    // What is nested too deeply is cut: it would be no answer.
+    let _ = write_repr(&crate::chat::to_value(value), &mut text);
+    text
+}
+
 /// Reads a literal as `ast.literal_eval` does: texts, numbers, `True`, `False`, `None`, lists,
 /// tuples, dictionaries with keys that are texts. `None` where `text` is anything else.
 pub fn parse_literal(text: &str) -> Option<Json> {

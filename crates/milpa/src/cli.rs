@@ -310,6 +310,44 @@ pub enum TokensCommand {
     },
 }
 
+/// How tasks are run.
+#[derive(Debug, clap::Args)]
+pub struct HarnessArguments {
+    /// A bundle, a checkpoint or a .gguf file
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Folder of an adapter (LoRA) to open with the model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Name of a built-in task, a task.toml, or a YAML file of the LM Evaluation Harness
+    #[arg(long = "task", value_name = "TASK", required = true)]
+    pub tasks: Vec<PathBuf>,
+    /// File with the documents, instead of the one the task names; for one task only
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Examples in each prompt, instead of the task's number
+    #[arg(long, value_name = "N")]
+    pub num_fewshot: Option<usize>,
+    /// Seed of the examples
+    #[arg(long, value_name = "N", default_value_t = milpa_eval::harness::requests::FEW_SHOT_SEED)]
+    pub fewshot_seed: u64,
+    /// The first N documents only
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Write prompts with the model's chat template
+    #[arg(long)]
+    pub apply_chat_template: bool,
+    /// With the chat template, each example is a turn of its own
+    #[arg(long, requires = "apply_chat_template")]
+    pub fewshot_as_multiturn: bool,
+    /// Write prompts and answers into the log of the questions
+    #[arg(long)]
+    pub log_texts: bool,
+    /// Folder for report, log and answers
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
 /// Evaluation commands.
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
@@ -330,6 +368,11 @@ pub enum EvalCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Tasks: built-in ones, task files, and YAML of the LM Evaluation Harness
+    #[command(
+        after_help = "Examples\n  milpa eval run --model runs/novelas/bundle --task mgsm.yaml --num-fewshot 4 --out evaluation\n  milpa eval run --model model.gguf --task pt/enem_2022 --data enem_2022.jsonl --out evaluation\n\nThe same command goes on where a cut one stopped; answers are kept in OUT/answers.jsonl"
+    )]
+    Run(HarnessArguments),
     /// Bits per byte on any JSONL of texts
     #[command(
         after_help = "Example\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json"

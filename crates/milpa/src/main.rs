@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
     use commands::{
         chat::{self, ModelPaths},
-        corpus, demo, doctor, eval, explain, package, plan, serve, tokens, train,
+        corpus, demo, doctor, eval, explain, harness, package, plan, serve, tokens, train,
     };
     match command {
         Command::Demo { out } => demo::demo(context, &out),
@@ -118,6 +118,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 let report = eval::read_report(&out)?;
                 context.show(&report, || report.to_string())
             }
+            EvalCommand::Run(arguments) => harness::run(context, &arguments),
             EvalCommand::Perplexity { model, adapter, data, field, max_bytes } => {
                 let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
                 eval::perplexity(context, model, &data, &field, max_bytes)

@@ -34,6 +34,7 @@ fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
     GenerateRequest {
         prompt: prompt.to_owned(),
         parse_special: false,
+        truncate_prompt: false,
         max_tokens,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         stop: Vec::new(),

@@ -119,6 +119,7 @@ fn reply(
     let request = GenerateRequest {
         prompt,
         parse_special: !continues,
+        truncate_prompt: false,
         max_tokens: sampling.max_tokens,
         sampling: Sampling {
             temperature: sampling.temperature,

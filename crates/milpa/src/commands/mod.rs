@@ -7,6 +7,7 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod explain;
+pub mod harness;
 pub mod package;
 pub mod plan;
 pub mod serve;

@@ -1,0 +1,419 @@
+//! Tasks as lm-evaluation-harness runs them: the same prompts, the same metrics.
+//!
+//! [`LoadedTask`] reads a YAML task file, [`requests`] turns its documents into requests, [`ask`]
+//! has them answered and remembers the answers, [`scores`] makes metrics of them. Built-in tasks
+//! and task files in TOML run the same way. `reference/lm_eval_golden.py` holds prompts, examples,
+//! log-likelihoods and metrics against lm_eval 0.4.13.
+
+pub mod ask;
+pub mod documents;
+pub mod filters;
+pub mod python_random;
+mod report;
+pub mod requests;
+pub mod scores;
+pub mod task_file;
+pub mod text_metrics;
+
+use std::{collections::BTreeMap, time::Instant};
+
+use milpa_base::{Digest, FinishReason, ModelInfo, PromptTokens, Seed, TextModel};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::TaskEntry,
+    error::EvalError,
+    harness::{
+        ask::{Answers, Asker},
+        filters::{Filter, Pipeline},
+        requests::{PromptOptions, Question, Questions, Request, Target, questions},
+        scores::{MetricScore, MetricSpec, Part, Response, aggregate, score_question},
+        task_file::{LoadedTask, OutputType, bad_task},
+        text_metrics::has_twice,
+    },
+    items::{ItemSet, Skips, read_items},
+    run::{Watch, load_task},
+    task::TaskSpec,
+};
+
+/// Layout version of a [`HarnessReport`].
+pub const HARNESS_FORMAT: u32 = 1;
+
+/// A task with everything that is asked for it.
+pub struct PreparedTask {
+    /// Name of the task.
+    pub name: String,
+    /// Version of the task.
+    pub version: f64,
+    /// BLAKE3 of what the task file says.
+    pub task_hash: Digest,
+    /// How the model is asked.
+    pub output_type: OutputType,
+    /// What is asked.
+    pub questions: Questions,
+    metrics: Vec<MetricSpec>,
+    pipelines: Vec<Pipeline>,
+}
+
+impl PreparedTask {
+    /// Prepares a task of lm-evaluation-harness.
+    ///
+    /// # Errors
+    /// Metrics, filters or prompts that cannot be used; documents that cannot be read.
+    pub fn from_yaml(task: &LoadedTask, options: &PromptOptions<'_>) -> Result<Self, EvalError> {
+        let bad = |message: String| bad_task(&task.path, message);
+        let file = &task.file;
+        let metrics =
+            MetricSpec::read(file.metric_list.as_deref(), file.output_type).map_err(bad)?;
+        let pipelines = match &file.filter_list {
+            None => vec![Pipeline::default()],
+            Some(list) => list
+                .iter()
+                .map(|list| {
+                    let filters = list.filter.iter().map(|filter| {
+                        let mut options = filter.clone();
+                        match options.remove("function") {
+                            Some(serde_json::Value::String(name)) => Filter::read(&name, &options),
+                            _ => Err("a filter has no `function` with a name".to_owned()),
+                        }
+                    });
+                    let filters = filters.collect::<Result<_, String>>()?;
+                    Ok(Pipeline { name: list.name.clone(), filters })
+                })
+                .collect::<Result<_, String>>()
+                .map_err(bad)?,
+        };
+        let unconditional = metrics.iter().any(MetricSpec::needs_unconditional);
+        Ok(Self {
+            name: file.task.clone(),
+            version: task.version(),
+            task_hash: task.hash,
+            output_type: file.output_type,
+            questions: questions(task, unconditional, options)?,
+            metrics,
+            pipelines,
+        })
+    }
+
+    /// Prepares a task file in TOML, or a built-in task.
+    ///
+    /// # Errors
+    /// A task without choices, or documents that cannot be read.
+    pub fn from_toml(entry: &TaskEntry) -> Result<Self, EvalError> {
+        let spec = load_task(entry)?;
+        let location = entry.data.as_ref().or(spec.data.as_ref());
+        let path = location.map(|location| location.path.as_path());
+        let path = path.ok_or_else(|| EvalError::NoData { task: spec.name.clone() })?;
+        let set = read_items(&spec, entry.style, path, entry.limit)?;
+        Self::from_items(&spec, entry, &set)
+    }
+
+    fn from_items(spec: &TaskSpec, entry: &TaskEntry, set: &ItemSet) -> Result<Self, EvalError> {
+        let choice = spec.choice_spec().ok_or_else(|| EvalError::NoItems {
+            path: entry.task.path.clone(),
+            task: spec.name.clone(),
+            detail: "the task is not multiple choice".to_owned(),
+        })?;
+        let prompt = choice.prompt(entry.style, &spec.name)?;
+        let metrics: Vec<MetricSpec> = choice
+            .metrics
+            .iter()
+            .map(|metric| MetricSpec::plain(metric.name(), OutputType::MultipleChoice))
+            .collect::<Result<_, _>>()
+            .expect("metrics of a task file are metrics of the harness");
+        let unconditional = metrics.iter().any(MetricSpec::needs_unconditional);
+        let question = |(number, item): (usize, &crate::items::Item)| {
+            let choices: Vec<String> = item
+                .choices
+                .iter()
+                .enumerate()
+                .map(|(at, text)| prompt.continuation(at, text).into_owned())
+                .collect();
+            let ask = |context: &str, delimiter: &str, choice: &String| Request::Continuation {
+                context: context.to_owned(),
+                continuation: format!("{delimiter}{choice}"),
+            };
+            let with = choices.iter().map(|choice| ask(&item.prompt, prompt.delimiter, choice));
+            let mut requests: Vec<Request> = with.collect();
+            if unconditional {
+                requests.extend(choices.iter().map(|choice| ask("", "", choice)));
+            }
+            Question {
+                number,
+                line: item.line,
+                requests,
+                choices,
+                target: Target::Choice(Some(item.answer)),
+                examples: Vec::new(),
+            }
+        };
+        Ok(Self {
+            name: spec.name.clone(),
+            version: f64::from(spec.version),
+            task_hash: prompt.hash(),
+            output_type: OutputType::MultipleChoice,
+            questions: Questions {
+                questions: set.items.iter().enumerate().map(question).collect(),
+                documents: set.usable as usize,
+                skips: set.skips.clone(),
+                num_fewshot: 0,
+                data_hashes: vec![set.data_hash],
+                multiple_targets: false,
+            },
+            metrics,
+            pipelines: vec![Pipeline::default()],
+        })
+    }
+}
+
+/// The scores of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskScores {
+    /// Name of the task.
+    pub task: String,
+    /// Version of the task.
+    pub version: f64,
+    /// How the model is asked.
+    pub output_type: OutputType,
+    /// BLAKE3 of what the task file says.
+    pub task_hash: Digest,
+    /// BLAKE3 of the files of documents.
+    pub data_hashes: Vec<Digest>,
+    /// Examples in each prompt.
+    pub num_fewshot: usize,
+    /// Documents in the split.
+    pub documents: u64,
+    /// Questions scored.
+    pub scored: u64,
+    /// What could not be used, by reason.
+    pub skips: Skips,
+    /// What was scored but is doubtful, by reason.
+    pub remarks: Skips,
+    /// Questions whose prompt did not fit and was cut from the left.
+    pub truncated: u64,
+    /// Generated texts that ended because they were long enough.
+    pub cut_generations: u64,
+    /// How the model reads the first prompt, where it tells.
+    pub prompt_tokens: Option<PromptTokens>,
+    /// The scores.
+    pub metrics: Vec<MetricScore>,
+    /// Requests that were asked now; the others were answered before.
+    pub asked: u64,
+    /// Requests in all.
+    pub requests: u64,
+    /// Seconds it took.
+    pub wall_seconds: f64,
+}
+
+/// How one question was answered: a line of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionLog {
+    /// Name of the task.
+    pub task: String,
+    /// Number of the document in its split, counted from 0.
+    pub number: usize,
+    /// Line in the file, counted from 1.
+    pub line: u64,
+    /// BLAKE3 of the requests as sent: the same question put the same way has the same hash.
+    pub prompt_hash: Digest,
+    /// Numbers of the examples in their split.
+    pub examples: Vec<usize>,
+    /// The requests, if texts are logged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<Request>,
+    /// The right answer, if texts are logged or it is a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// What the model answered.
+    pub responses: Vec<Response>,
+    /// Scores by metric and filter.
+    pub scores: BTreeMap<String, f64>,
+}
+
+/// Everything that an evaluation with the harness found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HarnessReport {
+    /// Layout version, [`HARNESS_FORMAT`].
+    pub format: u32,
+    /// Version of the program.
+    pub milpa_version: String,
+    /// The command line that does it again.
+    pub command_line: String,
+    /// The model that was measured.
+    pub model: ModelInfo,
+    /// Seed of the examples.
+    pub fewshot_seed: u64,
+    /// Whether prompts went through the model's chat template.
+    pub chat_template: bool,
+    /// Bootstrap replicates behind resampled intervals.
+    pub bootstrap_replicates: usize,
+    /// The tasks.
+    pub tasks: Vec<TaskScores>,
+}
+
+/// How tasks are run.
+pub struct HarnessRun<'a> {
+    /// The model.
+    pub model: &'a dyn TextModel,
+    /// What it answered before.
+    pub answers: &'a mut Answers,
+    /// Whether prompts come from a chat template.
+    pub chat: bool,
+    /// Whether the log holds prompts and answers as texts.
+    pub log_texts: bool,
+    /// Bootstrap replicates behind resampled intervals.
+    pub replicates: usize,
+    /// Progress and stop.
+    pub watch: Watch<'a>,
+}
+
+impl HarnessRun<'_> {
+    /// Asks and scores a task.
+    ///
+    /// # Errors
+    /// A model that fails, prompts with no or two BOS tokens, no question left, a stop.
+    pub fn score(
+        &mut self,
+        task: &PreparedTask,
+    ) -> Result<(TaskScores, Vec<QuestionLog>), EvalError> {
+        let started = Instant::now();
+        let prompt_tokens = self.check_beginning(task)?;
+        let all: Vec<&Request> =
+            task.questions.questions.iter().flat_map(|question| &question.requests).collect();
+        let mut asker = Asker {
+            model: self.model,
+            parse_special: self.chat,
+            answers: self.answers,
+            watch: self.watch,
+        };
+        let (responses, asked) = asker.ask(&task.name, &all)?;
+        let mut skips = task.questions.skips.clone();
+        let mut logs = Vec::new();
+        let mut parts: Vec<BTreeMap<String, Part>> = Vec::new();
+        let (mut truncated, mut cut_generations) = (0, 0);
+        let mut remarks = Skips::default();
+        let mut rest = responses.as_slice();
+        for question in &task.questions.questions {
+            let (own, after) = rest.split_at(question.requests.len());
+            rest = after;
+            match score_question(question, own, &task.metrics, &task.pipelines) {
+                Ok(scored) => {
+                    truncated += u64::from(own.iter().any(is_truncated));
+                    cut_generations += u64::from(own.iter().any(is_cut));
+                    let plain = |choice: &String| choice.trim().to_lowercase();
+                    if has_twice(question.choices.iter().map(plain)) {
+                        remarks.add("choices are equal but for case and spaces", question.line);
+                    }
+                    if own.iter().any(is_empty) {
+                        remarks.add("the model wrote nothing", question.line);
+                    }
+                    logs.push(self.log(task, question, own, &scored));
+                    parts.push(scored);
+                }
+                Err(reason) => skips.add(&reason, question.line),
+            }
+        }
+        if parts.is_empty() {
+            return Err(EvalError::BadAnswer {
+                doing: task.name.clone(),
+                problem: format!("no question could be scored: {skips}"),
+            });
+        }
+        let seed = Seed(0).derive(&task.name);
+        let mut metrics = Vec::new();
+        for pipeline in &task.pipelines {
+            for metric in &task.metrics {
+                let key = format!("{},{}", metric.name, pipeline.name);
+                let own: Vec<&Part> = parts.iter().filter_map(|parts| parts.get(&key)).collect();
+                if !own.is_empty() {
+                    metrics.push(aggregate(metric, &pipeline.name, &own, self.replicates, seed));
+                }
+            }
+        }
+        let scores = TaskScores {
+            task: task.name.clone(),
+            version: task.version,
+            output_type: task.output_type,
+            task_hash: task.task_hash,
+            data_hashes: task.questions.data_hashes.clone(),
+            num_fewshot: task.questions.num_fewshot,
+            documents: task.questions.documents as u64,
+            scored: parts.len() as u64,
+            skips,
+            remarks,
+            truncated,
+            cut_generations,
+            prompt_tokens,
+            metrics,
+            asked: asked as u64,
+            requests: all.len() as u64,
+            wall_seconds: started.elapsed().as_secs_f64(),
+        };
+        Ok((scores, logs))
+    }
+
+    /// Refuses prompts that do not begin with exactly one BOS where the model has one.
+    fn check_beginning(&self, task: &PreparedTask) -> Result<Option<PromptTokens>, EvalError> {
+        let first = task.questions.questions.iter().flat_map(|question| &question.requests).next();
+        let prompt = match first {
+            Some(Request::Continuation { context, .. }) => context,
+            Some(Request::Generation { prompt, .. }) => prompt,
+            _ => return Ok(None),
+        };
+        let Ok(tokens) = self.model.prompt_tokens(prompt, self.chat) else { return Ok(None) };
+        if tokens.bos.is_some() && tokens.leading_bos != 1 {
+            return Err(EvalError::BadAnswer {
+                doing: task.name.clone(),
+                problem: format!(
+                    "a prompt begins with {} BOS tokens (ids {:?}…); this model needs one, so either \
+                     the chat template or the tokenizer must write it, and not both",
+                    tokens.leading_bos, tokens.first
+                ),
+            });
+        }
+        Ok(Some(tokens))
+    }
+
+    fn log(
+        &self,
+        task: &PreparedTask,
+        question: &Question,
+        responses: &[Response],
+        scores: &BTreeMap<String, Part>,
+    ) -> QuestionLog {
+        let mut hasher = blake3::Hasher::new();
+        for request in &question.requests {
+            let text = serde_json::to_string(request).expect("plain data serialises");
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        let texts = self.log_texts;
+        let is_choice = matches!(question.target, Target::Choice(_) | Target::Choices(_));
+        QuestionLog {
+            task: task.name.clone(),
+            number: question.number,
+            line: question.line,
+            prompt_hash: Digest(*hasher.finalize().as_bytes()),
+            examples: question.examples.clone(),
+            requests: if texts { question.requests.clone() } else { Vec::new() },
+            target: (texts || is_choice).then(|| question.target.clone()),
+            responses: responses.to_vec(),
+            scores: scores.iter().map(|(name, part)| (name.clone(), part.number())).collect(),
+        }
+    }
+}
+
+fn is_truncated(response: &Response) -> bool {
+    matches!(response, Response::Continuation { truncated_tokens: 1.., .. })
+}
+
+fn is_empty(response: &Response) -> bool {
+    matches!(response, Response::Generation { text, .. } if text.trim().is_empty())
+}
+
+fn is_cut(response: &Response) -> bool {
+    matches!(response, Response::Generation { finish_reason: FinishReason::Length, .. })
+}

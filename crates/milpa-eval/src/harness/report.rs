@@ -1,0 +1,135 @@
+//! The report of the harness for people: a table for a terminal, the same in Markdown.
+
+use std::fmt::{self, Write as _};
+
+use milpa_base::units::{duration, si};
+
+use crate::{
+    harness::{HarnessReport, TaskScores},
+    report::table,
+};
+
+const HEAD: [&str; 8] =
+    ["task", "version", "shots", "questions", "metric", "score", "95 % interval", "std. error"];
+
+impl HarnessReport {
+    fn rows(&self) -> Vec<Vec<String>> {
+        self.tasks
+            .iter()
+            .flat_map(|task| {
+                task.metrics.iter().enumerate().map(|(index, score)| {
+                    let first = |text: String| if index == 0 { text } else { String::new() };
+                    let filter = match score.filter.as_str() {
+                        "none" => String::new(),
+                        name => format!(" ({name})"),
+                    };
+                    let arrow = if score.higher_is_better { '↑' } else { '↓' };
+                    vec![
+                        first(task.task.clone()),
+                        first(task.version.to_string()),
+                        first(task.num_fewshot.to_string()),
+                        first(score.n.to_string()),
+                        format!("{}{filter} {arrow}", score.metric),
+                        format!("{:.4}", score.value),
+                        score.interval.map_or("–".to_owned(), |interval| {
+                            format!("{:.4} to {:.4}", interval.low, interval.high)
+                        }),
+                        score
+                            .standard_error
+                            .map_or("–".to_owned(), |error| format!("{error:.4}")),
+                    ]
+                })
+            })
+            .collect()
+    }
+
+    /// The report as Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut text = format!("# {}\n\n", self.model.name);
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        text += &line(&HEAD.map(str::to_owned));
+        text += &line(&HEAD.map(|_| "---".to_owned()));
+        for row in self.rows() {
+            text += &line(&row);
+        }
+        text.push('\n');
+        for note in self.notes() {
+            let _ = writeln!(text, "- {note}");
+        }
+        let _ = write!(text, "\n```\n{}\n```\n", self.command_line);
+        text
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = self.tasks.iter().flat_map(task_notes).collect();
+        let hash: String = self.model.hash.chars().take(12).collect();
+        let parameters = self
+            .model
+            .parameters
+            .map_or(String::new(), |n| format!("{} parameters, ", si(n as f64)));
+        notes.push(format!(
+            "model {} ({parameters}context {}, hash {hash}); examples drawn with seed {}; prompts {}; \
+             milpa {}",
+            self.model.name,
+            self.model.context_length,
+            self.fewshot_seed,
+            if self.chat_template { "by the chat template" } else { "in plain text" },
+            self.milpa_version
+        ));
+        notes
+    }
+}
+
+fn task_notes(task: &TaskScores) -> Vec<String> {
+    let mut notes = Vec::new();
+    let name = &task.task;
+    if let Some(tokens) = &task.prompt_tokens {
+        let bos = match tokens.bos {
+            Some(id) => format!("BOS is {id}, there {} time(s)", tokens.leading_bos),
+            None => "the model has no BOS".to_owned(),
+        };
+        notes.push(format!(
+            "{name}: the first prompt has {} tokens, {:?} to {:?}; {bos}",
+            tokens.count, tokens.first, tokens.last
+        ));
+    }
+    if task.scored < task.documents {
+        notes.push(format!("{name}: {} of {} documents scored", task.scored, task.documents));
+    }
+    if task.skips.total() > 0 {
+        notes.push(format!("{name}: left out: {}", task.skips));
+    }
+    if task.remarks.total() > 0 {
+        notes.push(format!("{name}: scored, but doubtful: {}", task.remarks));
+    }
+    if task.truncated > 0 {
+        notes.push(format!(
+            "{name}: {} prompts did not fit and lost tokens on their left",
+            task.truncated
+        ));
+    }
+    if task.cut_generations > 0 {
+        notes.push(format!(
+            "{name}: {} answers ended because they had max_gen_toks tokens",
+            task.cut_generations
+        ));
+    }
+    notes.push(format!(
+        "{name}: {} requests, {} asked now, in {}",
+        task.requests,
+        task.asked,
+        duration(task.wall_seconds)
+    ));
+    notes
+}
+
+impl fmt::Display for HarnessReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", table(&HEAD, &self.rows(), 1))?;
+        writeln!(f)?;
+        for note in self.notes() {
+            writeln!(f, "{note}")?;
+        }
+        writeln!(f, "{}", self.command_line)
+    }
+}

@@ -1,0 +1,608 @@
+//! Metrics of lm-evaluation-harness: what a question scores, and what a task scores from them.
+//!
+//! Names, formulas and ties are those of version 0.4; each score has its interval besides. It knows
+//! responses, not the model that gave them.
+
+use std::collections::BTreeMap;
+
+use fancy_regex::Regex;
+use milpa_base::{FinishReason, Seed};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    harness::{
+        filters::Pipeline,
+        requests::{Question, Target},
+        task_file::OutputType,
+        text_metrics::{ChrfCounts, ExactMatch, is_space, token_f1},
+    },
+    multiple_choice::first_largest,
+    statistics::{
+        Interval, LEVEL, Method, bootstrap, mean, mean_interval, percentile_interval,
+        standard_error, wilson,
+    },
+};
+
+/// What a model answered to a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Response {
+    /// To a continuation.
+    Continuation {
+        /// log p(continuation | context), in nats.
+        log_likelihood: f64,
+        /// Whether the model would have written it.
+        is_greedy: bool,
+        /// Tokens of the continuation.
+        tokens: usize,
+        /// Tokens cut from the left of the context.
+        truncated_tokens: usize,
+    },
+    /// To a text.
+    Text {
+        /// log p(text), in nats.
+        log_likelihood: f64,
+        /// Tokens of the text.
+        tokens: usize,
+    },
+    /// To a prompt.
+    Generation {
+        /// What the model wrote.
+        text: String,
+        /// Why it ended.
+        finish_reason: FinishReason,
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens it wrote.
+        tokens: usize,
+    },
+    /// The model does not take the request.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A metric that a task asks for.
+#[derive(Debug, Clone)]
+pub struct MetricSpec {
+    /// Its name.
+    pub name: &'static str,
+    kind: MetricKind,
+    exact: ExactMatch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MetricKind {
+    Acc,
+    AccNorm,
+    AccBytes,
+    AccMutualInfo,
+    ExactMatch,
+    Perplexity,
+    WordPerplexity,
+    BytePerplexity,
+    BitsPerByte,
+    BrierScore,
+    F1,
+    Mcc,
+    TokenF1,
+    Chrf,
+    ChrfPlus,
+}
+
+use MetricKind as Kind;
+use OutputType::{GenerateUntil, Loglikelihood, LoglikelihoodRolling, MultipleChoice};
+
+/// Name, kind, how a task's score is made, whether more is better, and where it counts.
+const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 15] = [
+    ("acc", Kind::Acc, "mean", true, &[Loglikelihood, MultipleChoice]),
+    ("acc_norm", Kind::AccNorm, "mean", true, &[MultipleChoice]),
+    ("acc_bytes", Kind::AccBytes, "mean", true, &[MultipleChoice]),
+    ("acc_mutual_info", Kind::AccMutualInfo, "mean", true, &[MultipleChoice]),
+    ("exact_match", Kind::ExactMatch, "mean", true, &[GenerateUntil, MultipleChoice]),
+    ("perplexity", Kind::Perplexity, "perplexity", false, &[Loglikelihood]),
+    (
+        "word_perplexity",
+        Kind::WordPerplexity,
+        "weighted_perplexity",
+        false,
+        &[LoglikelihoodRolling],
+    ),
+    (
+        "byte_perplexity",
+        Kind::BytePerplexity,
+        "weighted_perplexity",
+        false,
+        &[LoglikelihoodRolling],
+    ),
+    ("bits_per_byte", Kind::BitsPerByte, "bits_per_byte", false, &[LoglikelihoodRolling]),
+    ("brier_score", Kind::BrierScore, "brier_score", false, &[MultipleChoice]),
+    ("f1", Kind::F1, "f1", true, &[MultipleChoice]),
+    ("mcc", Kind::Mcc, "matthews_corrcoef", true, &[MultipleChoice]),
+    // Not the harness's: F1 of shared words, as SQuAD's script computes it.
+    ("token_f1", Kind::TokenF1, "mean", true, &[GenerateUntil]),
+    ("chrf", Kind::Chrf, "chrf", true, &[GenerateUntil]),
+    ("chrf++", Kind::ChrfPlus, "chrf++", true, &[GenerateUntil]),
+];
+
+impl MetricSpec {
+    /// The metrics of a task, or the harness's own choice for its output type.
+    ///
+    /// # Errors
+    /// A metric that is not known, does not fit, or has options that it does not take.
+    pub fn read(
+        list: Option<&[Map<String, Value>]>,
+        output: OutputType,
+    ) -> Result<Vec<Self>, String> {
+        let named = |names: &[&str]| {
+            names.iter().map(|name| Self::one(name, &Map::new(), output)).collect()
+        };
+        let Some(list) = list else {
+            return match output {
+                Loglikelihood => named(&["perplexity", "acc"]),
+                LoglikelihoodRolling => {
+                    named(&["word_perplexity", "byte_perplexity", "bits_per_byte"])
+                }
+                MultipleChoice => named(&["acc", "acc_norm"]),
+                GenerateUntil => named(&["exact_match"]),
+            };
+        };
+        list.iter()
+            .map(|options| match options.get("metric") {
+                Some(Value::String(name)) => Self::one(name, options, output),
+                _ => Err("an entry of metric_list has no `metric` with a name".to_owned()),
+            })
+            .collect()
+    }
+
+    /// A metric without options.
+    pub(crate) fn plain(name: &str, output: OutputType) -> Result<Self, String> {
+        Self::one(name, &Map::new(), output)
+    }
+
+    fn one(name: &str, options: &Map<String, Value>, output: OutputType) -> Result<Self, String> {
+        let Some(&(name, kind, aggregation, _, outputs)) =
+            METRICS.iter().find(|(known, ..)| *known == name)
+        else {
+            let known: Vec<&str> = METRICS.iter().map(|(name, ..)| *name).collect();
+            return Err(format!(
+                "the metric {name:?} is not known; known are {}",
+                known.join(", ")
+            ));
+        };
+        if !outputs.contains(&output) {
+            return Err(format!("the metric {name} does not fit this output_type"));
+        }
+        let mut exact = ExactMatch::default();
+        for (key, value) in options {
+            let flag =
+                || value.as_bool().ok_or(format!("{key} of {name} is neither true nor false"));
+            match key.as_str() {
+                "metric" | "higher_is_better" => {}
+                "hf_evaluate" if value == &Value::Bool(false) => {}
+                "aggregation" if value.as_str() == Some(aggregation) => {}
+                "aggregation" => {
+                    return Err(format!("the aggregation of {name} is {aggregation}, not {value}"));
+                }
+                "ignore_case" if kind == Kind::ExactMatch => exact.ignore_case = flag()?,
+                "ignore_punctuation" if kind == Kind::ExactMatch => {
+                    exact.ignore_punctuation = flag()?;
+                }
+                "ignore_numbers" if kind == Kind::ExactMatch => exact.ignore_numbers = flag()?,
+                "regexes_to_ignore" if kind == Kind::ExactMatch => {
+                    let list = value.as_array().ok_or("regexes_to_ignore is no list")?;
+                    for text in list {
+                        let text = text.as_str().ok_or("regexes_to_ignore has what is no text")?;
+                        let regex = Regex::new(text).map_err(|error| {
+                            format!("the expression {text:?} is wrong: {error}")
+                        })?;
+                        exact.regexes_to_ignore.push(regex);
+                    }
+                }
+                _ => return Err(format!("the metric {name} has no option {key:?}")),
+            }
+        }
+        Ok(Self { name, kind, exact })
+    }
+
+    /// Whether more is better.
+    pub fn higher_is_better(&self) -> bool {
+        METRICS.iter().any(|(name, _, _, higher, _)| *name == self.name && *higher)
+    }
+
+    /// Whether choices are asked without their question as well.
+    pub fn needs_unconditional(&self) -> bool {
+        self.kind == Kind::AccMutualInfo
+    }
+}
+
+/// What one question adds to a score.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// A number of which the mean counts.
+    Value(f64),
+    /// A log-likelihood and the words or bytes that it is spread over.
+    Spread(f64, f64),
+    /// The right choice and the one picked.
+    Labels(usize, usize),
+    /// Shared n-grams.
+    Chrf(ChrfCounts),
+}
+
+impl Part {
+    /// The number that stands in the log of a question.
+    pub fn number(&self) -> f64 {
+        match self {
+            Self::Value(value) => *value,
+            Self::Spread(log_likelihood, units) => log_likelihood / units.max(1.0),
+            Self::Labels(right, picked) => f64::from(u8::from(right == picked)),
+            Self::Chrf(counts) => counts.score(),
+        }
+    }
+}
+
+/// Scores a question under every pipeline and metric, keyed by `metric,pipeline` as the harness
+/// writes them.
+///
+/// # Errors
+/// What makes the question unusable: a refusal of the model, an expression that takes too long.
+pub fn score_question(
+    question: &Question,
+    responses: &[Response],
+    metrics: &[MetricSpec],
+    pipelines: &[Pipeline],
+) -> Result<BTreeMap<String, Part>, String> {
+    let mut parts = BTreeMap::new();
+    for pipeline in pipelines {
+        for metric in metrics {
+            if let Some(part) = part(question, responses, metric, pipeline)? {
+                parts.insert(format!("{},{}", metric.name, pipeline.name), part);
+            }
+        }
+    }
+    Ok(parts)
+}
+
+fn part(
+    question: &Question,
+    responses: &[Response],
+    metric: &MetricSpec,
+    pipeline: &Pipeline,
+) -> Result<Option<Part>, String> {
+    match responses.first() {
+        Some(Response::Refused { reason }) => Err(reason.clone()),
+        None => Err("the model gave no answer".to_owned()),
+        Some(Response::Text { log_likelihood, .. }) => {
+            let Target::Text(text) = &question.target else { return Ok(None) };
+            // Python's len(re.split(r"\s+", text)): white space at an end counts an empty word.
+            let edges = [text.starts_with(is_space), text.ends_with(is_space)];
+            let words = text.split(is_space).filter(|word| !word.is_empty()).count();
+            let words = if words == 0 {
+                1 + usize::from(!text.is_empty())
+            } else {
+                words + edges.iter().filter(|edge| **edge).count()
+            };
+            let units = match metric.kind {
+                Kind::WordPerplexity => words,
+                _ => text.len(),
+            };
+            Ok(Some(Part::Spread(*log_likelihood, units as f64)))
+        }
+        Some(Response::Generation { text, .. }) => generated(question, text, metric, pipeline),
+        Some(Response::Continuation { log_likelihood, is_greedy, .. }) => match metric.kind {
+            Kind::Perplexity => Ok(Some(Part::Value(*log_likelihood))),
+            Kind::Acc if question.choices.is_empty() || responses.len() == 1 => {
+                Ok(Some(Part::Value(f64::from(u8::from(*is_greedy)))))
+            }
+            _ => chosen(question, responses, metric).map(Some),
+        },
+    }
+}
+
+fn chosen(
+    question: &Question,
+    responses: &[Response],
+    metric: &MetricSpec,
+) -> Result<Part, String> {
+    let mut scores = Vec::with_capacity(responses.len());
+    for response in responses {
+        match response {
+            Response::Continuation { log_likelihood, is_greedy, .. } => {
+                scores.push((*log_likelihood, *is_greedy));
+            }
+            Response::Refused { reason } => return Err(reason.clone()),
+            _ => return Err("the model answered something else".to_owned()),
+        }
+    }
+    let choices = &question.choices;
+    let (with, without) = scores.split_at(choices.len().min(scores.len()));
+    if with.len() < choices.len() {
+        return Err("the model left choices without an answer".to_owned());
+    }
+    let pick = |key: &dyn Fn(usize) -> f64| {
+        first_largest(&(0..choices.len()).map(key).collect::<Vec<_>>())
+    };
+    let picked = match metric.kind {
+        Kind::AccNorm => pick(&|at| with[at].0 / choices[at].chars().count() as f64),
+        Kind::AccBytes => pick(&|at| with[at].0 / choices[at].len() as f64),
+        Kind::AccMutualInfo => {
+            pick(&|at| with[at].0 - without.get(at).map_or(0.0, |(alone, _)| *alone))
+        }
+        _ => pick(&|at| with[at].0),
+    };
+    let right: Vec<usize> = match &question.target {
+        Target::Choice(right) => right.iter().copied().collect(),
+        Target::Choices(right) => right.clone(),
+        _ => return Err("the task names no choice".to_owned()),
+    };
+    Ok(match metric.kind {
+        Kind::ExactMatch => Part::Value(f64::from(u8::from(right.iter().any(|&at| with[at].1)))),
+        Kind::F1 | Kind::Mcc => Part::Labels(*right.first().ok_or("no choice is right")?, picked),
+        Kind::BrierScore => {
+            let right = *right.first().ok_or("no choice is right")?;
+            let most = with.iter().map(|(score, _)| *score).fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = with.iter().map(|(score, _)| (score - most).exp()).sum();
+            let squared = |(at, (score, _)): (usize, &(f64, bool))| {
+                ((score - most).exp() / sum - f64::from(u8::from(at == right))).powi(2)
+            };
+            Part::Value(with.iter().enumerate().map(squared).sum())
+        }
+        _ => Part::Value(f64::from(u8::from(right.contains(&picked)))),
+    })
+}
+
+fn generated(
+    question: &Question,
+    text: &str,
+    metric: &MetricSpec,
+    pipeline: &Pipeline,
+) -> Result<Option<Part>, String> {
+    let answer = milpa_tokens::python_text(&pipeline.apply(text)?);
+    let references: &[String] = match &question.target {
+        Target::Text(text) => std::slice::from_ref(text),
+        Target::Texts(texts) => texts,
+        _ => return Err("the task names a choice, not a text".to_owned()),
+    };
+    Ok(Some(match metric.kind {
+        Kind::ExactMatch => {
+            let matches = references.iter().any(|text| metric.exact.matches(&answer, text));
+            Part::Value(f64::from(u8::from(matches)))
+        }
+        Kind::TokenF1 => {
+            let best = references.iter().map(|text| token_f1(&answer, text)).fold(0.0, f64::max);
+            Part::Value(best)
+        }
+        Kind::Chrf => Part::Chrf(ChrfCounts::of(&answer, references, 0)),
+        Kind::ChrfPlus => Part::Chrf(ChrfCounts::of(&answer, references, 2)),
+        _ => return Ok(None),
+    }))
+}
+
+/// A score of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricScore {
+    /// Its name.
+    pub metric: String,
+    /// The pipeline of filters before it.
+    pub filter: String,
+    /// The score.
+    pub value: f64,
+    /// Standard error of a mean, as the harness prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+    /// How certain the value is; `None` below two questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
+    /// Questions scored.
+    pub n: u64,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+}
+
+/// The score of a task from those of its questions.
+pub fn aggregate(
+    metric: &MetricSpec,
+    filter: &str,
+    parts: &[&Part],
+    replicates: usize,
+    seed: Seed,
+) -> MetricScore {
+    let values: Option<Vec<f64>> = parts
+        .iter()
+        .map(|part| if let Part::Value(value) = part { Some(*value) } else { None })
+        .collect();
+    let all: Vec<usize> = (0..parts.len()).collect();
+    let value = total(metric.kind, parts, &all);
+    let is_mean = metric.kind != Kind::Perplexity;
+    let (standard_error, interval) = match values.filter(|_| is_mean) {
+        Some(values) if values.iter().all(|value| matches!(*value, 0.0 | 1.0)) => {
+            let right = values.iter().filter(|value| **value > 0.0).count() as u64;
+            (standard_error(&values), Some(wilson(right, values.len() as u64, LEVEL)))
+        }
+        Some(values) => {
+            (standard_error(&values), mean_interval(&values, LEVEL).map(|(_, interval)| interval))
+        }
+        None if parts.len() < 2 => (None, None),
+        None => {
+            let seed = seed.derive(metric.name);
+            let drawn =
+                bootstrap(parts.len(), replicates, seed, |drawn| total(metric.kind, parts, drawn));
+            (None, percentile_interval(drawn, LEVEL, Method::Bootstrap))
+        }
+    };
+    MetricScore {
+        metric: metric.name.to_owned(),
+        filter: filter.to_owned(),
+        value,
+        standard_error,
+        interval,
+        n: parts.len() as u64,
+        higher_is_better: metric.higher_is_better(),
+    }
+}
+
+/// The score of the questions `drawn`.
+fn total(kind: MetricKind, parts: &[&Part], drawn: &[usize]) -> f64 {
+    let numbers = || -> Vec<f64> { drawn.iter().map(|&at| parts[at].number()).collect() };
+    match kind {
+        Kind::Perplexity => (-mean(&numbers())).exp(),
+        Kind::WordPerplexity | Kind::BytePerplexity | Kind::BitsPerByte => {
+            let (mut log_likelihood, mut units) = (0.0, 0.0);
+            for &at in drawn {
+                if let Part::Spread(part, spread) = parts[at] {
+                    log_likelihood += part;
+                    units += spread;
+                }
+            }
+            let rate = -log_likelihood / units.max(1.0);
+            if kind == Kind::BitsPerByte { rate / std::f64::consts::LN_2 } else { rate.exp() }
+        }
+        Kind::Chrf | Kind::ChrfPlus => {
+            let mut counts = ChrfCounts::default();
+            for &at in drawn {
+                if let Part::Chrf(part) = parts[at] {
+                    counts.add(part);
+                }
+            }
+            counts.score()
+        }
+        Kind::F1 | Kind::Mcc => {
+            let (mut both, mut picked_only, mut right_only, mut neither) = (0.0, 0.0, 0.0, 0.0);
+            for &at in drawn {
+                if let Part::Labels(right, picked) = parts[at] {
+                    match (right == &1, picked == &1) {
+                        (true, true) => both += 1.0,
+                        (false, true) => picked_only += 1.0,
+                        (true, false) => right_only += 1.0,
+                        (false, false) => neither += 1.0,
+                    }
+                }
+            }
+            let ratio = |over: f64, under: f64| if under > 0.0 { over / under } else { 0.0 };
+            if kind == Kind::F1 {
+                return ratio(2.0 * both, 2.0 * both + picked_only + right_only);
+            }
+            let under: f64 = (both + picked_only)
+                * (both + right_only)
+                * (neither + picked_only)
+                * (neither + right_only);
+            ratio(both * neither - picked_only * right_only, under.sqrt())
+        }
+        _ => mean(&numbers()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn question(choices: &[&str], target: Target) -> Question {
+        let choices = choices.iter().map(|choice| (*choice).to_owned()).collect();
+        Question { number: 0, line: 1, requests: Vec::new(), choices, target, examples: Vec::new() }
+    }
+
+    fn continuation(log_likelihood: f64, is_greedy: bool) -> Response {
+        Response::Continuation { log_likelihood, is_greedy, tokens: 1, truncated_tokens: 0 }
+    }
+
+    fn check(
+        name: &str,
+        output: OutputType,
+        question: &Question,
+        responses: &[Response],
+        expect: f64,
+    ) {
+        let metric = MetricSpec::plain(name, output).unwrap();
+        let parts = score_question(
+            question,
+            responses,
+            std::slice::from_ref(&metric),
+            &[Pipeline::default()],
+        )
+        .unwrap();
+        let parts: Vec<&Part> = parts.values().collect();
+        let score = aggregate(&metric, "none", &parts, 100, Seed(0));
+        assert!((score.value - expect).abs() < 1e-9, "{name}: {}", score.value);
+    }
+
+    #[test]
+    fn choices_are_picked_by_each_rule() {
+        let choices = ["sí", "no lo sé"];
+        let asked = question(&choices, Target::Choice(Some(1)));
+        let scores = [continuation(-2.0, true), continuation(-4.0, false)];
+        check("acc", MultipleChoice, &asked, &scores, 0.0);
+        // -2/2 against -4/8 characters; -2/3 against -4/9 bytes.
+        check("acc_norm", MultipleChoice, &asked, &scores, 1.0);
+        check("acc_bytes", MultipleChoice, &asked, &scores, 1.0);
+        check("exact_match", MultipleChoice, &asked, &scores, 0.0);
+        let with: Vec<Response> = scores
+            .iter()
+            .cloned()
+            .chain([continuation(-1.0, true), continuation(-9.0, false)])
+            .collect();
+        check("acc_mutual_info", MultipleChoice, &asked, &with, 1.0);
+        let (p, q) = (1.0 / (1.0 + (-2f64).exp()), 1.0 - 1.0 / (1.0 + (-2f64).exp()));
+        check("brier_score", MultipleChoice, &asked, &scores, p * p + (1.0 - q) * (1.0 - q));
+        let several = question(&choices, Target::Choices(vec![0, 1]));
+        check("acc", MultipleChoice, &several, &scores, 1.0);
+        // Equal choices: the first is picked.
+        let equal = [continuation(-1.0, true), continuation(-1.0, true)];
+        check("acc", MultipleChoice, &asked, &equal, 0.0);
+        check("acc", MultipleChoice, &question(&choices, Target::Choice(None)), &scores, 0.0);
+    }
+
+    #[test]
+    fn texts_are_spread_over_words_and_bytes() {
+        let asked = question(&[], Target::Text(" año nuevo".to_owned()));
+        let response = [Response::Text { log_likelihood: -11.0, tokens: 4 }];
+        check(
+            "bits_per_byte",
+            LoglikelihoodRolling,
+            &asked,
+            &response,
+            1.0 / std::f64::consts::LN_2,
+        );
+        check("byte_perplexity", LoglikelihoodRolling, &asked, &response, 1f64.exp());
+        // An empty word before the space, as Python splits.
+        check("word_perplexity", LoglikelihoodRolling, &asked, &response, (11f64 / 3.0).exp());
+    }
+
+    #[test]
+    fn generated_texts_are_compared() {
+        let asked = question(&[], Target::Texts(vec!["Lima".to_owned(), "El Callao".to_owned()]));
+        let response = |text: &str| {
+            [Response::Generation {
+                text: text.to_owned(),
+                finish_reason: FinishReason::Stop,
+                prompt_tokens: 1,
+                tokens: 1,
+            }]
+        };
+        check("exact_match", GenerateUntil, &asked, &response("Lima"), 1.0);
+        check("exact_match", GenerateUntil, &asked, &response("lima"), 0.0);
+        check("token_f1", GenerateUntil, &asked, &response("el Callao."), 1.0);
+    }
+
+    #[test]
+    fn metrics_that_do_not_fit_are_refused() {
+        let check = |list: Value, output, part: &str| {
+            let list: Vec<Map<String, Value>> = serde_json::from_value(list).unwrap();
+            let error = MetricSpec::read(Some(&list), output).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        };
+        check(json!([{"metric": "rouge"}]), GenerateUntil, "known are acc");
+        check(json!([{"metric": "acc"}]), GenerateUntil, "does not fit");
+        check(
+            json!([{"metric": "exact_match", "ignore_accents": true}]),
+            GenerateUntil,
+            "no option",
+        );
+        check(json!([{"metric": "acc", "aggregation": "median"}]), MultipleChoice, "is mean");
+        check(json!([{}]), MultipleChoice, "no `metric`");
+    }
+}
