@@ -420,10 +420,9 @@ impl<'a> Preparer<'a> {
 
 /// The language of a text, its probability and, where the text is surely in two, the second one.
 fn identify(text: &str) -> (&'static str, f32, Option<&'static str>) {
-    let model = LanguageModel::embedded();
-    let segments = model.identify_segments(text);
-    let found = if segments.mixed_with.is_some() { segments.main } else { model.identify(text) };
-    (found.label, found.confidence, segments.mixed_with)
+    let found = LanguageModel::embedded().identify_segments(text);
+    let one = if found.mixed_with.is_some() { found.main } else { found.whole };
+    (one.label, one.confidence, found.mixed_with)
 }
 
 /// What merging needs of a document besides its key.

@@ -112,7 +112,7 @@ pub struct LanguageModel {
     /// and most unknown features need not be looked for.
     filter: Vec<u64>,
     /// The weights of features that many labels have, of all labels.
-    rows: Vec<u16>,
+    rows: Vec<u8>,
     /// Tells the models of a process apart, for what threads keep of them.
     identity: u64,
 }
@@ -157,7 +157,7 @@ impl LanguageModel {
         let slots = (features.len() * 4 / 3 + 1).next_power_of_two();
         let mut table = vec![(0, Place(0)); slots];
         let mut filter = vec![0u64; 1 << (FILTER_BITS - 6)];
-        let mut rows: Vec<u16> = Vec::new();
+        let mut rows: Vec<u8> = Vec::new();
         for (&feature, bounds) in features.iter().zip(starts.windows(2)) {
             let own = &postings[bounds[0] as usize..bounds[1] as usize];
             let mut place = Place(bounds[0] << 8 | own.len() as u32);
@@ -169,7 +169,7 @@ impl LanguageModel {
                 place = Place((row / labels.len()) as u32 * 256 + DENSE as u32);
                 rows.resize(row + labels.len(), 0);
                 for posting in own {
-                    rows[row + usize::from(posting >> 4)] = posting & 15;
+                    rows[row + usize::from(posting >> 4)] = (posting & 15) as u8;
                 }
             }
             let mut slot = first_slot(&table, feature);
@@ -246,34 +246,63 @@ impl LanguageModel {
     /// The answer for the words that were added to `scratch`.
     fn judge(&self, scratch: &mut Scratch) -> Identification {
         let features = scratch.features();
-        let scores = scratch.scores();
+        let mut likely = std::mem::take(&mut scratch.likely);
+        let answer = self.judge_scores(scratch.scores(), features, 1.0, &mut likely);
+        scratch.likely = likely;
+        answer
+    }
+
+    /// The answer for `scores` of so many `features`, of which each counts as `share` of one that says
+    /// something new. `likely` is working memory.
+    fn judge_scores(
+        &self,
+        scores: &[u32],
+        features: usize,
+        share: f32,
+        likely: &mut Likely,
+    ) -> Identification {
         let best_score = scores.iter().copied().max().unwrap_or(0);
         if features == 0 || best_score == 0 {
             return Identification::UNDETERMINED;
         }
-        let scale = self.weight_step / (self.temperature * (features as f32).sqrt());
+        let evidence = (features as f32 * share).sqrt() / features as f32;
+        let scale = self.weight_step / self.temperature * evidence;
         // Less than e⁻¹⁴ of the best is nothing, even of 400 labels.
-        let least = best_score.saturating_sub((14.0 / scale) as u32);
-        let mut total = 0f32;
-        // Of each language: its place, the sum of its labels, and the best of them.
-        let mut of_languages: Vec<(usize, f32, usize)> = Vec::new();
-        for (index, &score) in scores.iter().enumerate() {
-            if score < least {
-                continue;
-            }
-            let weight = (-((best_score - score) as f32) * scale).exp();
-            total += weight;
-            // Labels are sorted, so those of one language stand together.
-            match of_languages.last_mut() {
-                Some((language, sum, best)) if *language == self.language_of[index] => {
-                    *sum += weight;
-                    *best = if score > scores[*best] { index } else { *best };
-                }
-                _ => of_languages.push((self.language_of[index], weight, index)),
-            }
+        let least = best_score.saturating_sub((LEAST_EXPONENT / scale) as u32);
+        let Likely { labels, weights } = likely;
+        labels.clear();
+        labels.resize(scores.len(), 0);
+        let mut count = 0;
+        for (label, &score) in scores.iter().enumerate() {
+            // No branch: it could not be guessed.
+            labels[count] = label;
+            count += usize::from(score >= least);
         }
+        labels.truncate(count);
+        weights.clear();
+        weights.extend(labels.iter().map(|&label| (best_score - scores[label]) as f32 * scale));
+        // A loop of its own, so that it is done for several at once.
+        for weight in weights.iter_mut() {
+            *weight = exp_of_negative(*weight);
+        }
+        let mut sums = [0f32; 8];
+        for eight in weights.chunks(sums.len()) {
+            sums.iter_mut().zip(eight).for_each(|(sum, weight)| *sum += weight);
+        }
+        let total: f32 = sums.iter().sum();
+        // The weight of a language and the best of its labels.
         let (mut first, mut second) = ((0.0, 0), (0.0, None));
-        for &(language, weight, best) in &of_languages {
+        let mut at = 0;
+        while at < labels.len() {
+            let (mut weight, mut best) = (weights[at], labels[at]);
+            let language = self.language_of[best];
+            at += 1;
+            // Labels are sorted, so those of one language stand together.
+            while at < labels.len() && self.language_of[labels[at]] == language {
+                weight += weights[at];
+                best = if scores[labels[at]] > scores[best] { labels[at] } else { best };
+                at += 1;
+            }
             if weight > first.0 {
                 if first.0 > 0.0 {
                     second = (first.0, Some(self.language_of[first.1]));
@@ -298,18 +327,37 @@ impl LanguageModel {
         }
     }
 
-    /// Where the weights of a feature are; a place without weights if it is unknown.
+    /// Finds where the weights of `features` are; those that are surely unknown are left out.
+    ///
+    /// Each step is done for all features before the next one, so that the processor waits for the
+    /// tables' memory once and not for each feature.
     #[inline]
-    fn place(&self, feature: u32) -> Place {
-        let (word, bit) = filter_bit(feature);
-        if self.filter[word] & bit == 0 {
-            return Place(0);
+    fn find(&self, features: &mut Vec<u32>, places: &mut Vec<(u32, Place)>) {
+        let mut known = 0;
+        for at in 0..features.len() {
+            let feature = features[at];
+            let (word, bit) = filter_bit(feature);
+            // No branch: half of them would be guessed wrong.
+            features[known] = feature;
+            known += usize::from(self.filter[word] & bit != 0);
         }
+        features.truncate(known);
+        places.clear();
+        places.extend(features.iter().map(|&feature| self.table[first_slot(&self.table, feature)]));
+        for (&feature, found) in features.iter().zip(places.iter_mut()) {
+            if found.0 != feature && found.1.0 != 0 {
+                *found = self.search(feature);
+            }
+        }
+    }
+
+    /// The slot of a feature, or the empty one where it would be.
+    fn search(&self, feature: u32) -> (u32, Place) {
         let mut slot = first_slot(&self.table, feature);
         loop {
             let (known, place) = self.table[slot];
             if known == feature || place.0 == 0 {
-                return place;
+                return (known, place);
             }
             slot = (slot + 1) & (self.table.len() - 1);
         }
@@ -325,11 +373,37 @@ impl LanguageModel {
             }
         } else {
             let row = start * self.labels.len();
-            for (sum, weight) in sums.iter_mut().zip(&self.rows[row..]) {
-                *sum += weight;
+            for (sum, &weight) in sums.iter_mut().zip(&self.rows[row..]) {
+                *sum += u16::from(weight);
             }
         }
     }
+}
+
+/// Below e to minus this a likelihood counts as none.
+const LEAST_EXPONENT: f32 = 14.0;
+
+/// Working memory of a judgement: labels that are likely enough, with their weights.
+#[derive(Debug, Default)]
+struct Likely {
+    labels: Vec<usize>,
+    weights: Vec<f32>,
+}
+
+/// e⁻ˣ for x from 0 to a little over [`LEAST_EXPONENT`], with six right digits. Made of operations that
+/// are the same on every machine, as those of a mathematical library are not.
+#[inline]
+fn exp_of_negative(x: f32) -> f32 {
+    // ln 2 in two parts: the first has so few bits that its multiples are exact.
+    const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
+    let whole = (x * std::f32::consts::LOG2_E) as i32;
+    // What is left is e⁻ʳ with r below ln 2: the first terms of its series.
+    let r = x - whole as f32 * LN_2.0 - whole as f32 * LN_2.1;
+    let mut series = 1.0;
+    for term in (1..=8u8).rev() {
+        series = 1.0 - r / f32::from(term) * series;
+    }
+    series * f32::from_bits(((127 - whole.clamp(0, 126)) as u32) << 23)
 }
 
 /// The number of postings in the lower 8 bits and the first of them above; or [`DENSE`] and the
@@ -369,6 +443,16 @@ mod tests {
     fn check(text: &str, label: &str, variety: &str) {
         let answer = toy().identify(text);
         assert_eq!((answer.label, answer.variety), (label, variety), "{text}: {answer:?}");
+    }
+
+    #[test]
+    fn exponentials_are_right() {
+        for step in 0..=1500u16 {
+            let x = f32::from(step) / 100.0;
+            let (found, exact) = (f64::from(exp_of_negative(x)), (-f64::from(x)).exp());
+            assert!((found / exact - 1.0).abs() < 1e-6, "{x}: {found} for {exact}");
+        }
+        assert_eq!(exp_of_negative(0.0), 1.0);
     }
 
     #[test]

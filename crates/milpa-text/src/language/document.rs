@@ -19,6 +19,10 @@ const MIXED_SHARE: f32 = 0.08;
 /// Letters that must surely be in the second language.
 const MIXED_LETTERS: usize = 30;
 
+/// Features of a text that count: those of 3,000 characters, on which confidence was calibrated. More
+/// text settles what the mean is of and makes nobody surer.
+const MAX_EVIDENCE: usize = 10_000;
+
 /// A piece of a text with its language.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
@@ -36,6 +40,8 @@ pub struct DocumentLanguages {
     /// The language of most of the text's letters; its confidence is the mean of the segments that
     /// are in it, by letters, times their share of the text or one, if the text is mixed.
     pub main: Identification,
+    /// The language of the text as a whole, from the words of all segments together.
+    pub whole: Identification,
     /// Languages with the share of letters in them, the largest first.
     pub shares: Vec<(&'static str, f32)>,
     /// The second language, where the text is surely in two: such a text is kept with both.
@@ -57,14 +63,22 @@ impl DocumentLanguages {
 impl LanguageModel {
     /// Identifies the languages of all of `text`, segment by segment.
     pub fn identify_segments(&self, text: &str) -> DocumentLanguages {
-        let mut segments: Vec<Segment> = self.with_scratch(|scratch| {
-            segments_of(text)
+        let (mut segments, whole) = self.with_scratch(|scratch| {
+            let (mut totals, mut features) = (vec![0u32; self.labels.len()], 0);
+            let segments: Vec<Segment> = segments_of(text)
                 .map(|(range, letters)| {
                     scratch.clear();
                     words(&text[range.clone()]).for_each(|word| scratch.add_word(self, word));
-                    Segment { range, letters, language: self.judge(scratch) }
+                    let language = self.judge(scratch);
+                    features += scratch.features();
+                    for (total, score) in totals.iter_mut().zip(scratch.scores()) {
+                        *total = total.saturating_add(*score);
+                    }
+                    Segment { range, letters, language }
                 })
-                .collect()
+                .collect();
+            let share = (MAX_EVIDENCE as f32 / features.max(1) as f32).min(1.0);
+            (segments, self.judge_scores(&totals, features, share, &mut scratch.likely))
         });
         let mut sure: BTreeMap<&str, usize> = BTreeMap::new();
         for segment in segments.iter().filter(|segment| segment.language.confidence >= SURE) {
@@ -76,7 +90,7 @@ impl LanguageModel {
                 sure.get(label).map_or(0.0, |&letters| letters as f32 / all as f32)
             });
         }
-        summarise(segments, all)
+        summarise(segments, all, whole)
     }
 }
 
@@ -102,7 +116,7 @@ fn reconsider(language: &mut Identification, share: impl Fn(&str) -> f32) {
     }
 }
 
-fn summarise(segments: Vec<Segment>, all: usize) -> DocumentLanguages {
+fn summarise(segments: Vec<Segment>, all: usize, whole: Identification) -> DocumentLanguages {
     #[derive(Default)]
     struct Tally {
         letters: usize,
@@ -127,7 +141,7 @@ fn summarise(segments: Vec<Segment>, all: usize) -> DocumentLanguages {
     let shares = order.iter().map(|(label, tally)| (*label, of_all(tally.letters))).collect();
     let Some((label, first)) = order.first() else {
         let main = Identification::UNDETERMINED;
-        return DocumentLanguages { main, shares, mixed_with: None, segments };
+        return DocumentLanguages { main, whole, shares, mixed_with: None, segments };
     };
     let mixed_with = order[1..]
         .iter()
@@ -146,7 +160,7 @@ fn summarise(segments: Vec<Segment>, all: usize) -> DocumentLanguages {
         main.second = second;
         main.margin = of_all(first.letters) - of_all(tally.letters);
     }
-    DocumentLanguages { main, shares, mixed_with, segments }
+    DocumentLanguages { main, whole, shares, mixed_with, segments }
 }
 
 /// Cuts a text after lines and sentences; a piece with few letters goes with the next of its line.
@@ -213,5 +227,19 @@ mod tests {
         assert!((found.shares.iter().map(|(_, share)| share).sum::<f32>() - 1.0).abs() < 1e-4);
         assert_eq!(model.identify_segments(&spanish.repeat(2)).label(), "spa");
         assert_eq!(model.identify_segments("25 %\n").label(), "und");
+    }
+
+    #[test]
+    fn the_whole_is_what_its_segments_say_together() {
+        let model = LanguageModel::embedded();
+        let text =
+            "Sí. El río baja crecido.\nNadie se asusta en el pueblo, 12 de enero…\n\nAsí es.";
+        assert_eq!(model.identify_segments(text).whole, model.identify(text));
+        // A text does not get surer by being said again beyond what confidence was calibrated on.
+        let [many, more] = [400, 800].map(|times| {
+            let found = model.identify_segments(&"Que siga todo igual. ".repeat(times));
+            (found.whole.label, found.whole.confidence)
+        });
+        assert_eq!(many, more);
     }
 }
