@@ -1,5 +1,6 @@
 //! Project chores that are no part of the tool:
-//! `cargo xtask check · golden · gguf · sanitize · kernels · slurm · bench`.
+//! `cargo xtask check · golden · gguf · sanitize · fuzz · kernels · slurm · disk-full · giants ·
+//! bench`.
 //!
 //! Each chore prints what it runs, so that it can be repeated by hand.
 
@@ -8,7 +9,9 @@
 mod bench;
 mod bench_corpus;
 mod dependencies;
+mod disk_full;
 mod fuzz;
+mod giants;
 mod golden;
 mod kernels;
 mod sanitize;
@@ -41,6 +44,10 @@ cargo xtask COMMAND
   kernels --on-host     run the CUDA sources on the host against their scalar twins
   slurm DIR             a corpus of the texts in DIR as a Slurm array on this machine, one task killed and
                         requeued, against one process (needs root and Debian's Slurm packages)
+  disk-full DIR         a corpus of the texts in DIR on a small disk that grows after each failure, against
+                        one on a large disk (needs root, or unshare --map-root-user --mount); recorded
+  giants                documents of 1 GB in all formats, and a gzip bomb: what is read of them, and
+                        the memory it takes; needs 3 GB of disk; recorded
   bench                 kernels and training steps on this machine, recorded under benches/
   bench profile         where the time of training steps and forward passes goes, by kernel; recorded
   bench train --peers DIR [--python PATH] [--rounds N] [--only NAME] [--dtype f32|bf16]
@@ -67,6 +74,8 @@ fn main() -> ExitCode {
         ["kernels", "--python", python] => kernels::compile(Some(python)),
         ["kernels", "--on-host"] => kernels::on_host(),
         ["slurm", data] => slurm::slurm(Path::new(data)),
+        ["disk-full", data] => disk_full::disk_full(Path::new(data)),
+        ["giants"] => giants::giants(),
         ["bench"] => bench::kernels(),
         ["bench", "profile"] => bench::profile(),
         ["bench", "train", rest @ ..] => {

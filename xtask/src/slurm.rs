@@ -32,7 +32,7 @@ pub(crate) fn slurm(data: &Path) -> Result<()> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let recipe = write_recipe(&folder, data)?;
+    let recipe = write_recipe(&folder, data, "")?;
     let milpa = target.join("release/milpa");
     let cluster = Cluster::start(&folder)?;
     let path = format!("{}:/usr/bin:/bin", target.join("release").display());
@@ -113,7 +113,8 @@ fn finished_parts(dir: &Path) -> usize {
     entries.filter(|entry| entry.path().join("manifest.toml").is_file()).count()
 }
 
-fn write_recipe(folder: &Path, data: &Path) -> Result<PathBuf> {
+/// A recipe for the texts in `data`, with `settings` before its sources.
+pub(crate) fn write_recipe(folder: &Path, data: &Path, settings: &str) -> Result<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(data)
         .with_context(|| format!("cannot read {}", data.display()))?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -121,7 +122,7 @@ fn write_recipe(folder: &Path, data: &Path) -> Result<PathBuf> {
     files.retain(|path| path.to_string_lossy().ends_with(".jsonl.zst"));
     files.sort();
     ensure!(files.len() >= 4, "{} has fewer than four *.jsonl.zst", data.display());
-    let mut recipe = "name = \"slurm\"\nseed = 1\n".to_owned();
+    let mut recipe = format!("name = \"texts\"\nseed = 1\n{settings}");
     for (number, file) in files.iter().enumerate() {
         recipe += &format!(
             "\n[[corpus.sources]]\nname = \"s{number}\"\npath = '{}'\nformat = \"jsonl\"\n\

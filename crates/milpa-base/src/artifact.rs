@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// The file system said no.
-    #[error("cannot write {path}{}", explain(source))]
+    #[error("cannot write {path}{}", advice(path, source))]
     Io {
         /// What was written.
         path: PathBuf,
@@ -40,15 +40,40 @@ pub enum ArtifactError {
     Locked(PathBuf),
 }
 
-fn explain(error: &io::Error) -> &'static str {
+/// What to do about an error of writing at `path`: the end of a message, empty where nothing is known.
+pub fn advice(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the disk is full; free some space and run the same command again"
+            let disk = disk_of(path)
+                .map_or_else(String::new, |disk| format!(" that is mounted at {}", disk.display()));
+            format!(
+                ": the disk is full; free some space on the one{disk}, or choose another --out, and run \
+                 the same command again"
+            )
         }
-        io::ErrorKind::PermissionDenied => ": no permission; choose another --out",
-        io::ErrorKind::ReadOnlyFilesystem => ": the file system is read-only; choose another --out",
-        _ => "",
+        io::ErrorKind::PermissionDenied => ": no permission; choose another --out".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ": the file system is read-only; choose another --out".to_owned()
+        }
+        _ => String::new(),
     }
+}
+
+/// The folder at which the disk of `path` is mounted; `path` itself may be gone.
+#[cfg(unix)]
+fn disk_of(path: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let there = std::path::absolute(path).ok()?;
+    let there = there.ancestors().find_map(|folder| folder.canonicalize().ok())?;
+    let device = |folder: &Path| fs::metadata(folder).ok().map(|metadata| metadata.dev());
+    let disk = device(&there);
+    there.ancestors().take_while(|folder| device(folder) == disk).last().map(Path::to_owned)
+}
+
+/// Mount points are not looked for here.
+#[cfg(not(unix))]
+fn disk_of(_path: &Path) -> Option<PathBuf> {
+    None
 }
 
 /// What goes into the manifest besides the files.
@@ -346,6 +371,20 @@ mod tests {
         assert!(error.to_string().contains("a.txt is damaged"), "{error}");
         let error = open_artifact(&dir, Kind::Corpus, Verify::Contents).unwrap_err();
         assert!(error.to_string().contains("holds a tokenizer, but a corpus"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_full_disk_is_named_with_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let gone = root.path().join("corpus.parts/keys.bin");
+        let source = io::Error::from(io::ErrorKind::StorageFull);
+        let disk = disk_of(&gone).unwrap();
+        assert!(root.path().canonicalize().unwrap().starts_with(&disk));
+        let text = ArtifactError::Io { path: gone, source }.to_string();
+        assert!(text.contains("keys.bin: the disk is full; free some space"), "{text}");
+        assert!(text.contains(&format!("mounted at {}, or", disk.display())), "{text}");
+        assert_eq!(advice(root.path(), &io::Error::other("x")), "");
     }
 
     #[test]

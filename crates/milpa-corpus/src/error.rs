@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use milpa_base::{ArtifactError, ManifestError};
+use milpa_base::{ArtifactError, ManifestError, artifact::advice};
 
 /// A corpus that cannot be built or read.
 #[derive(Debug, thiserror::Error)]
@@ -72,10 +72,7 @@ pub enum CorpusError {
         message: String,
     },
     /// What does not fit into memory cannot be put on disk.
-    #[error(
-        "cannot {action} in the scratch folder {folder}; free space there, or name a folder on a \
-         larger disk"
-    )]
+    #[error("cannot {action} in the scratch folder {folder}{}", advice(folder, source))]
     Scratch {
         /// What was attempted.
         action: &'static str,
@@ -100,6 +97,11 @@ impl CorpusError {
         source: io::Error,
     ) -> Self {
         Self::Scratch { action, folder: folder.to_owned(), source }
+    }
+
+    /// A file that cannot be written; a full disk is told from other reasons.
+    pub(crate) fn write(path: &std::path::Path, source: io::Error) -> Self {
+        ArtifactError::Io { path: path.to_owned(), source }.into()
     }
 
     pub(crate) fn file(

@@ -338,7 +338,7 @@ impl PartWriter {
             let path = writer.dir().join(name);
             match File::create(&path) {
                 Ok(file) => Ok((path, BufWriter::new(file))),
-                Err(error) => Err(CorpusError::file("write", &path, &error)),
+                Err(error) => Err(CorpusError::write(&path, error)),
             }
         };
         let files = [
@@ -356,7 +356,7 @@ impl PartWriter {
         let parts =
             [&batch.documents, &batch.names, &batch.dropped, &batch.keys, &batch.signatures];
         for ((path, file), bytes) in self.files.iter_mut().zip(parts) {
-            file.write_all(bytes).map_err(|error| CorpusError::file("write", path, &error))?;
+            file.write_all(bytes).map_err(|error| CorpusError::write(path, error))?;
         }
         self.stats.add(&batch.stats);
         Ok(())
@@ -364,7 +364,7 @@ impl PartWriter {
 
     pub(crate) fn finish(self) -> Result<PreparedPart, CorpusError> {
         for (path, mut file) in self.files {
-            file.flush().map_err(|error| CorpusError::file("write", &path, &error))?;
+            file.flush().map_err(|error| CorpusError::write(&path, error))?;
         }
         let stats = serde_json::to_vec(&self.stats).expect("names and numbers can be written");
         self.writer.write(STATS, &stats)?;
@@ -377,7 +377,7 @@ impl PartWriter {
             if !sound {
                 fs::remove_dir_all(&self.target)
                     .and_then(|()| fs::rename(&made, &self.target))
-                    .map_err(|_| CorpusError::file("write", &self.target, &error))?;
+                    .map_err(|_| CorpusError::write(&self.target, error))?;
             }
         }
         PreparedPart::open(self.source, self.target)

@@ -18,10 +18,11 @@ use milpa_base::{
 use parquet::{
     basic::{Compression, ZstdLevel},
     data_type::{ByteArray, ByteArrayType, FloatType, Int64Type},
+    errors::ParquetError,
     file::{
         properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr},
         reader::{FileReader, SerializedFileReader},
-        writer::SerializedFileWriter,
+        writer::{SerializedColumnWriter, SerializedFileWriter, SerializedRowGroupWriter},
     },
     record::{Field, Row},
     schema::{parser::parse_message_type, types::TypePtr},
@@ -96,7 +97,7 @@ pub trait ShardRow: Sized {
     /// Bytes in memory, roughly.
     fn bytes(&self) -> usize;
     /// Hands each column of `rows` to the writer, in the order of the schema.
-    fn write(rows: &[Self], columns: &mut Columns<'_>) -> Result<(), String>;
+    fn write(rows: &[Self], columns: &mut Columns<'_>) -> Result<(), ParquetError>;
     /// Takes a row apart.
     fn read(row: Row) -> Result<Self, String>;
 }
@@ -108,7 +109,7 @@ impl ShardRow for Document {
         self.text.len() + self.id.len() + 100
     }
 
-    fn write(rows: &[Self], columns: &mut Columns<'_>) -> Result<(), String> {
+    fn write(rows: &[Self], columns: &mut Columns<'_>) -> Result<(), ParquetError> {
         columns.text(rows, |row| Some(&row.id))?;
         columns.text(rows, |row| Some(&row.text))?;
         columns.text(rows, |row| Some(&row.source))?;
@@ -157,7 +158,7 @@ impl ShardRow for Dropped {
         self.sample.len() + self.detail.len() + self.id.len() + 100
     }
 
-    fn write(rows: &[Self], columns: &mut Columns<'_>) -> Result<(), String> {
+    fn write(rows: &[Self], columns: &mut Columns<'_>) -> Result<(), ParquetError> {
         columns.text(rows, |row| Some(&row.id))?;
         columns.text(rows, |row| Some(&row.source))?;
         columns.optional_text(rows, |row| row.url.as_deref())?;
@@ -189,34 +190,33 @@ impl ShardRow for Dropped {
 
 /// Writes the columns of one row group, one after the other.
 pub struct Columns<'a> {
-    group: parquet::file::writer::SerializedRowGroupWriter<'a, File>,
+    group: SerializedRowGroupWriter<'a, File>,
 }
 
 impl Columns<'_> {
-    fn next(&mut self) -> Result<parquet::file::writer::SerializedColumnWriter<'_>, String> {
-        let column = self.group.next_column().map_err(|error| error.to_string())?;
-        column.ok_or_else(|| "more columns than the schema has".to_owned())
+    fn next(&mut self) -> Result<SerializedColumnWriter<'_>, ParquetError> {
+        let more = || ParquetError::General("more columns than the schema has".to_owned());
+        self.group.next_column()?.ok_or_else(more)
     }
 
     fn text<'r, R>(
         &mut self,
         rows: &'r [R],
         get: impl Fn(&'r R) -> Option<&'r str>,
-    ) -> Result<(), String> {
+    ) -> Result<(), ParquetError> {
         let values: Vec<ByteArray> = rows.iter().filter_map(&get).map(ByteArray::from).collect();
         let mut column = self.next()?;
         column
             .typed::<ByteArrayType>()
             .write_batch(&values, None, None)
             .and_then(|_| column.close())
-            .map_err(|error| error.to_string())
     }
 
     fn optional_text<'r, R>(
         &mut self,
         rows: &'r [R],
         get: impl Fn(&'r R) -> Option<&'r str>,
-    ) -> Result<(), String> {
+    ) -> Result<(), ParquetError> {
         let levels: Vec<i16> = rows.iter().map(|row| i16::from(get(row).is_some())).collect();
         let values: Vec<ByteArray> = rows.iter().filter_map(&get).map(ByteArray::from).collect();
         let mut column = self.next()?;
@@ -224,24 +224,19 @@ impl Columns<'_> {
             .typed::<ByteArrayType>()
             .write_batch(&values, Some(&levels), None)
             .and_then(|_| column.close())
-            .map_err(|error| error.to_string())
     }
 
-    fn float<R>(&mut self, rows: &[R], get: impl Fn(&R) -> f32) -> Result<(), String> {
+    fn float<R>(&mut self, rows: &[R], get: impl Fn(&R) -> f32) -> Result<(), ParquetError> {
         let values: Vec<f32> = rows.iter().map(get).collect();
         let mut column = self.next()?;
-        column
-            .typed::<FloatType>()
-            .write_batch(&values, None, None)
-            .and_then(|_| column.close())
-            .map_err(|error| error.to_string())
+        column.typed::<FloatType>().write_batch(&values, None, None).and_then(|_| column.close())
     }
 
     fn optional_float<R>(
         &mut self,
         rows: &[R],
         get: impl Fn(&R) -> Option<f32>,
-    ) -> Result<(), String> {
+    ) -> Result<(), ParquetError> {
         let levels: Vec<i16> = rows.iter().map(|row| i16::from(get(row).is_some())).collect();
         let values: Vec<f32> = rows.iter().filter_map(get).collect();
         let mut column = self.next()?;
@@ -249,17 +244,12 @@ impl Columns<'_> {
             .typed::<FloatType>()
             .write_batch(&values, Some(&levels), None)
             .and_then(|_| column.close())
-            .map_err(|error| error.to_string())
     }
 
-    fn integer<R>(&mut self, rows: &[R], get: impl Fn(&R) -> i64) -> Result<(), String> {
+    fn integer<R>(&mut self, rows: &[R], get: impl Fn(&R) -> i64) -> Result<(), ParquetError> {
         let values: Vec<i64> = rows.iter().map(get).collect();
         let mut column = self.next()?;
-        column
-            .typed::<Int64Type>()
-            .write_batch(&values, None, None)
-            .and_then(|_| column.close())
-            .map_err(|error| error.to_string())
+        column.typed::<Int64Type>().write_batch(&values, None, None).and_then(|_| column.close())
     }
 }
 
@@ -373,20 +363,16 @@ impl<R: ShardRow> ShardWriter<R> {
             return Ok(());
         }
         let path = self.path(self.shard());
-        let failed = |error: &dyn std::fmt::Display| CorpusError::file("write", &path, error);
         if self.file.is_none() {
-            let file = File::create(&path).map_err(|error| failed(&error))?;
+            let file = File::create(&path).map_err(|error| CorpusError::write(&path, error))?;
             let (schema, properties) = (Arc::clone(&self.schema), Arc::clone(&self.properties));
             let writer = SerializedFileWriter::new(file, schema, properties)
-                .map_err(|error| failed(&error))?;
+                .map_err(|error| unwritten(&path, error))?;
             self.file = Some(writer);
             self.shards += 1;
         }
         let writer = self.file.as_mut().expect("a shard is open");
-        let group = writer.next_row_group().map_err(|error| failed(&error))?;
-        let mut columns = Columns { group };
-        R::write(&self.rows, &mut columns).map_err(|error| failed(&error))?;
-        columns.group.close().map_err(|error| failed(&error))?;
+        write_group(&self.rows, writer).map_err(|error| unwritten(&path, error))?;
         self.written_bytes += self.held_bytes as u64;
         self.held_bytes = 0;
         self.rows.clear();
@@ -396,11 +382,32 @@ impl<R: ShardRow> ShardWriter<R> {
     fn close(&mut self) -> Result<(), CorpusError> {
         if let Some(writer) = self.file.take() {
             let path = self.path(self.shards - 1);
-            writer.close().map_err(|error| CorpusError::file("write", &path, &error))?;
+            writer.close().map_err(|error| unwritten(&path, error))?;
         }
         self.written_bytes = 0;
         Ok(())
     }
+}
+
+fn write_group<R: ShardRow>(
+    rows: &[R],
+    writer: &mut SerializedFileWriter<File>,
+) -> Result<(), ParquetError> {
+    let mut columns = Columns { group: writer.next_row_group()? };
+    R::write(rows, &mut columns)?;
+    columns.group.close().map(drop)
+}
+
+/// The error of the disk, if that is what is inside.
+fn unwritten(path: &Path, error: ParquetError) -> CorpusError {
+    let error = match error {
+        ParquetError::External(inside) => match inside.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(inside) => io::Error::other(inside),
+        },
+        other => io::Error::other(other),
+    };
+    CorpusError::write(path, error)
 }
 
 /// Reads the texts of a split in the corpus folder `dir`, in the order of documents, each as often as its

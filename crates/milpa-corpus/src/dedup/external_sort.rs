@@ -464,7 +464,7 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("cannot write in the scratch folder"), "{text}");
         assert!(text.contains(&*root.path().to_string_lossy()), "{text}");
-        assert!(text.contains("free space"), "{text}");
+        assert!(text.contains("the disk is full; free some space"), "{text}");
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains("No space left"), "{source}");
     }
