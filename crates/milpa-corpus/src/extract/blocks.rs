@@ -200,6 +200,7 @@ struct Builder {
     /// Number of the item that is open, until its first block took it.
     number: Option<u32>,
     in_title: bool,
+    title_characters: usize,
     in_data: bool,
     /// Words seen so far end in a space.
     at_space: bool,
@@ -220,6 +221,7 @@ impl Builder {
             lists: Vec::new(),
             number: None,
             in_title: false,
+            title_characters: 0,
             in_data: false,
             at_space: true,
             noscript,
@@ -458,7 +460,11 @@ impl Builder {
 
     fn text(&mut self, text: &str) {
         if self.in_title {
-            self.page.title.extend(text.chars().take(MAX_TITLE_CHARACTERS));
+            // It comes in many pieces, and every short block is sought in it.
+            let left = MAX_TITLE_CHARACTERS.saturating_sub(self.title_characters);
+            let before = self.page.title.len();
+            self.page.title.extend(text.chars().take(left));
+            self.title_characters += self.page.title[before..].chars().count();
             return;
         }
         if self.in_data && self.page.data.len() + text.len() <= MAX_DATA_BYTES {
@@ -692,5 +698,51 @@ fn tag_of(name: &str) -> ElementTag {
         "dt" | "dd" => ElementTag::Definition,
         "form" => ElementTag::Form,
         _ => ElementTag::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the work on a page is a multiple of: elements; blocks, with the elements around each; and
+    /// blocks times the length of what they are sought in.
+    fn work(html: &str) -> usize {
+        let page = parse(html, Noscript::Read);
+        let sought_in = page.title.len() + page.description.len() + page.data.len();
+        assert!(page.title.chars().count() <= MAX_TITLE_CHARACTERS);
+        assert!(page.description.chars().count() <= MAX_TITLE_CHARACTERS);
+        assert!(page.data.len() <= MAX_DATA_BYTES);
+        let around = |block: &Block| usize::from(page.elements[block.element].depth);
+        assert!(page.blocks.iter().all(|block| around(block) <= MAX_DEPTH));
+        let blocks: usize = page.blocks.iter().map(|block| block.text.len() + around(block)).sum();
+        page.elements.len() + blocks + page.title.len() * page.blocks.len() + sought_in
+    }
+
+    fn check(name: &str, page: fn(usize) -> String) {
+        // Caps are met at both sizes, so that what grows without one is seen.
+        let (small, large) = (work(&page(4_000)), work(&page(32_000)));
+        assert!(large <= 9 * small + 10_000, "{name}: eight times the page, {small} to {large}");
+    }
+
+    #[test]
+    fn work_grows_with_the_page_and_no_faster() {
+        check("paragraphs", |n| "<p>a".repeat(n));
+        check("nested divisions", |n| format!("{}x", "<div>a".repeat(n)));
+        check("nested formatting", |n| "<b><i>a<p>".repeat(n));
+        check("deep paragraphs", |n| format!("{}{}", "<section>".repeat(250), "<p>a".repeat(n)));
+        check("end tags", |n| format!("{}{}", "<div>".repeat(255), "a</b></td>".repeat(n)));
+        check("tables", |n| format!("<table>{}", "<tr><td>a<td>b".repeat(n)));
+        check("nested tables", |n| "<table><tr><td>a".repeat(n));
+        check("nested lists", |n| "<ul><li>a".repeat(n));
+        check("definitions", |n| "<dl><dt>a<dd>b".repeat(n));
+        check("entities", |n| format!("<p>{}", "&amp;&zz&#65;".repeat(n)));
+        check("attributes", |n| "<p a b c d e f g h=1 class='x y z'>a".repeat(n));
+        check("titles", |n| format!("<title>{}</title>{}", "a&amp;".repeat(n), "<p>a".repeat(n)));
+        check("many titles", |n| "<title> </title><p>a<title>b</title>".repeat(n));
+        check("descriptions", |n| "<meta name=description content=abc><p>a".repeat(n));
+        check("data", |n| "<script type='application/ld+json'>{}</script><p>a".repeat(n));
+        check("open angles", |n| "<a<p>".repeat(n));
+        check("comments", |n| "<!--a--><p>a".repeat(n));
     }
 }
