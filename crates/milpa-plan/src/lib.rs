@@ -10,8 +10,12 @@
 
 #![forbid(unsafe_code)]
 
+mod device;
+mod error;
 mod local;
 mod shape;
 
-pub use local::{Machine, Memory, Plan, PlanError, TrainShape, memory, plan};
-pub use shape::ModelShape;
+pub use device::{Device, Dtype, devices};
+pub use error::PlanError;
+pub use local::{Machine, Memory, Plan, TrainShape, memory, plan};
+pub use shape::{ModelShape, PublishedModel, published_models};

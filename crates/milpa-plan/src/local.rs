@@ -8,7 +8,7 @@ use milpa_base::{
 };
 use serde::Serialize;
 
-use crate::shape::ModelShape;
+use crate::{ModelShape, PlanError};
 
 /// Sizes of a training run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -82,35 +82,6 @@ pub struct Plan {
     pub seconds: f64,
     /// The machine it was planned for.
     pub machine: Machine,
-}
-
-/// A plan that cannot work.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum PlanError {
-    /// It does not fit in memory.
-    #[error(
-        "training needs about {needed} of memory ({activations} of it activations), but {available} \
-         are available; lower train.micro_batch_size, train.sequence_length or the model's size"
-    )]
-    TooLittleMemory {
-        /// What it needs.
-        needed: Bytes,
-        /// The activations' part.
-        activations: Bytes,
-        /// What there is.
-        available: Bytes,
-    },
-    /// There is less text than one batch takes.
-    #[error(
-        "the training split has {available}, but one step takes {needed}; add text, or lower \
-         train.batch_size or train.sequence_length"
-    )]
-    TooLittleText {
-        /// Tokens there are.
-        available: Tokens,
-        /// Tokens of one step.
-        needed: Tokens,
-    },
 }
 
 /// Plans a run.
@@ -246,7 +217,10 @@ mod tests {
         kv_heads: 4,
         head_dim: 48,
         ffn_size: 1024,
+        gated_ffn: true,
         vocab_size: 8192,
+        positions: 0,
+        biases: false,
         qk_norm: false,
         tie_embeddings: true,
     };

@@ -98,7 +98,10 @@ pub fn model_shape(model: &ModelConfig) -> ModelShape {
         kv_heads: model.kv_heads as u64,
         head_dim: model.head_dim() as u64,
         ffn_size: model.ffn_size as u64,
+        gated_ffn: true,
         vocab_size: model.vocab_size as u64,
+        positions: 0,
+        biases: false,
         qk_norm: model.qk_norm,
         tie_embeddings: model.tie_embeddings,
     }

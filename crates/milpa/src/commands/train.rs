@@ -74,8 +74,8 @@ fn plan_on(recipe: &Loaded, peak: f64, tokens_available: Option<Tokens>) -> Resu
     plan.check(&shape).map_err(|error| {
         let text = std::fs::read_to_string(&recipe.path).unwrap_or_default();
         let key = match error {
-            milpa_plan::PlanError::TooLittleMemory { .. } => "model.hidden_size",
             milpa_plan::PlanError::TooLittleText { .. } => "train.batch_size",
+            _ => "model.hidden_size",
         };
         let error: ConfigError =
             milpa_base::config::invalid_value(&text, &recipe.path, key, &error.to_string());
