@@ -77,18 +77,16 @@ impl Device {
     /// # Errors
     /// [`PlanError::UnknownDevice`] names the nearest one.
     pub fn named(name: &str) -> Result<Self, PlanError> {
-        let all = devices();
-        match all.iter().find(|device| device.name == name) {
-            Some(device) => Ok(device.clone()),
-            None => {
-                let known: Vec<&str> = all.iter().map(|device| device.name.as_str()).collect();
-                Err(PlanError::UnknownDevice {
-                    name: name.chars().take(80).collect(),
-                    nearest: milpa_base::config::nearest(name, &known).map(str::to_owned),
-                    known: known.join(", "),
-                })
-            }
+        let mut all = devices();
+        if let Some(index) = all.iter().position(|device| device.name == name) {
+            return Ok(all.swap_remove(index));
         }
+        let known: Vec<&str> = all.iter().map(|device| device.name.as_str()).collect();
+        Err(PlanError::UnknownDevice {
+            name: name.chars().take(80).collect(),
+            nearest: milpa_base::config::nearest(name, &known).map(str::to_owned),
+            known: known.join(", "),
+        })
     }
 
     /// A processor as measured: peak in FLOP/s for f32 (and for bf16 where it has such units),

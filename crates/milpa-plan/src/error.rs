@@ -67,6 +67,14 @@ pub enum PlanError {
         /// The formats it has.
         known: String,
     },
+    /// No calibration has this name.
+    #[error("there is no calibration {name:?}; known are {known}")]
+    UnknownCalibration {
+        /// What was asked for.
+        name: String,
+        /// All known names.
+        known: String,
+    },
     /// A layout cannot be laid on the model or on the machine.
     #[error("the layout is impossible: {problem}; {remedy}")]
     BadLayout {

@@ -10,12 +10,24 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster_memory;
 mod device;
 mod error;
+mod layout;
 mod local;
 mod shape;
+mod step;
 
+pub use cluster_memory::{
+    ClusterMemory, States, activation_bytes_per_token, cluster_memory, layers_in_flight,
+    stage_memory,
+};
 pub use device::{Device, Dtype, devices};
 pub use error::PlanError;
+pub use layout::{Batch, ClusterRun, Layout, NumberFormats, Recompute, Schedule, ZeroStage};
 pub use local::{Machine, Memory, Plan, TrainShape, memory, plan};
 pub use shape::{ModelShape, PublishedModel, published_models};
+pub use step::{
+    Calibration, Durations, NamedCalibration, PassTime, StepTime, Utilisation, calibrations,
+    durations, step_time, utilisation,
+};

@@ -65,17 +65,15 @@ impl ModelShape {
     /// [`PlanError::UnknownModel`] names the nearest one.
     pub fn published(name: &str) -> Result<Self, PlanError> {
         let models = published_models();
-        match models.iter().find(|model| model.name == name) {
-            Some(model) => Ok(model.shape),
-            None => {
-                let known: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
-                Err(PlanError::UnknownModel {
-                    name: name.chars().take(80).collect(),
-                    nearest: milpa_base::config::nearest(name, &known).map(str::to_owned),
-                    known: known.join(", "),
-                })
-            }
+        if let Some(model) = models.iter().find(|model| model.name == name) {
+            return Ok(model.shape);
         }
+        let known: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+        Err(PlanError::UnknownModel {
+            name: name.chars().take(80).collect(),
+            nearest: milpa_base::config::nearest(name, &known).map(str::to_owned),
+            known: known.join(", "),
+        })
     }
 
     /// Refuses sizes of zero and heads that key/value heads do not divide.
@@ -96,7 +94,7 @@ impl ModelShape {
         if let Some((name, size)) = sizes.iter().find(|(_, size)| *size > 1 << 24) {
             return Err(PlanError::BadModel(format!("{name} is {size}, above {}", 1 << 24)));
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(PlanError::BadModel(format!(
                 "{} heads are no multiple of {} key/value heads",
                 self.heads, self.kv_heads
