@@ -33,8 +33,10 @@ pub struct ClusterMemory {
     pub workspace: Bytes,
     /// Logits of one micro-batch with their gradients.
     pub logits: Bytes,
-    /// The allocator's loss and the driver's context (estimates).
-    pub overhead: Bytes,
+    /// What the allocator loses (estimate).
+    pub fragmentation: Bytes,
+    /// The driver's context and the communication library's buffers (estimate).
+    pub runtime: Bytes,
 }
 
 /// Bytes that go with parameters.
@@ -56,7 +58,7 @@ impl States {
 }
 
 impl ClusterMemory {
-    /// Bytes that tensors take at the peak, without the allocator's loss and the driver.
+    /// Bytes that tensors take at the peak.
     pub fn tensors(&self) -> Bytes {
         Bytes(
             self.layers.total().0
@@ -68,9 +70,14 @@ impl ClusterMemory {
         )
     }
 
+    /// What the framework's allocator reserves: tensors and its loss.
+    pub fn reserved(&self) -> Bytes {
+        Bytes(self.tensors().0 + self.fragmentation.0)
+    }
+
     /// The sum.
     pub fn total(&self) -> Bytes {
-        Bytes(self.tensors().0 + self.overhead.0)
+        Bytes(self.reserved().0 + self.runtime.0)
     }
 }
 
@@ -104,14 +111,14 @@ pub fn stage_memory(run: &ClusterRun, stage: u64) -> ClusterMemory {
     let weight_bytes = run.formats.weight_bytes as f64;
     let gathered = match layout.zero {
         // The layer at work and the next one; their gradients before they are shared out.
-        ZeroStage::Parameters if layout.shards() > 1 => {
+        ZeroStage::Parameters | ZeroStage::ParametersSummed if layout.shards() > 1 => {
             let layer = model.layer_parameters() as f64 / tensor;
             2.0 * layer * weight_bytes
                 + layer * run.formats.gradient_bytes as f64
                 + ends.min(model.embedding_parameters() as f64 / tensor) * weight_bytes
         }
-        ZeroStage::ParametersKept if layout.shards() > 1 => {
-            (matrices + others + ends) * (weight_bytes + run.formats.gradient_bytes as f64)
+        ZeroStage::ParametersGathered if layout.shards() > 1 => {
+            (matrices + others + ends) * weight_bytes
         }
         _ => 0.0,
     };
@@ -121,7 +128,8 @@ pub fn stage_memory(run: &ClusterRun, stage: u64) -> ClusterMemory {
         Recompute::None | Recompute::Selective => 0.0,
         // The layer's values and the gradients that flow back through them.
         Recompute::Alternate | Recompute::Full => {
-            1.5 * tokens * activation_bytes_per_token(run, Recompute::Selective)
+            1.5 * tokens
+                * (activation_bytes_per_token(run, Recompute::Selective) + gathered_inputs(run))
         }
     };
     let logits = if last {
@@ -137,9 +145,10 @@ pub fn stage_memory(run: &ClusterRun, stage: u64) -> ClusterMemory {
         activations: bytes(per_layer * tokens * layers_in_flight(run, stage)),
         workspace: bytes(workspace),
         logits: bytes(logits),
-        overhead: Bytes(0),
+        fragmentation: Bytes(0),
+        runtime: bytes(RUNTIME_BYTES),
     };
-    memory.overhead = bytes(FRAGMENTATION * memory.tensors().0 as f64 + RUNTIME_BYTES);
+    memory.fragmentation = bytes(FRAGMENTATION * memory.tensors().0 as f64);
     memory
 }
 
@@ -203,6 +212,12 @@ pub fn activation_bytes_per_token(run: &ClusterRun, recompute: Recompute) -> f64
     whole / whole_divisor + (shared + scores) / tensor
 }
 
+/// Bytes for each token of the two blocks' inputs while sequence parallelism has them gathered.
+fn gathered_inputs(run: &ClusterRun) -> f64 {
+    let shared = run.layout.sequence_parallel && run.layout.tensor > 1;
+    if shared { 4.0 * run.model.hidden_size as f64 } else { 0.0 }
+}
+
 /// Parameters outside the layers on a stage: input embedding and positions on the first, final norm
 /// and output projection on the last. A tied projection on another device than the embedding is a
 /// second copy.
@@ -232,11 +247,10 @@ fn states(run: &ClusterRun, matrices: f64, others: f64) -> States {
     let shared = |stage: ZeroStage, value: f64| {
         bytes(if run.layout.zero >= stage { value / shards } else { value })
     };
-    // Kept weights and gradients are whole within the step, and counted as gathered.
-    let kept = run.layout.zero == ZeroStage::ParametersKept && shards > 1.0;
+    let summed = run.layout.zero >= ZeroStage::ParametersSummed && run.micro_batches() > 1;
     States {
         weights: shared(ZeroStage::Parameters, weights),
-        gradients: if kept { Bytes(0) } else { shared(ZeroStage::Gradients, gradients) },
+        gradients: if summed { bytes(gradients) } else { shared(ZeroStage::Gradients, gradients) },
         optimizer: shared(ZeroStage::Optimizer, optimizer),
     }
 }

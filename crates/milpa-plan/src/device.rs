@@ -59,10 +59,14 @@ pub struct Device {
     pub link: String,
     /// Bytes per second in one direction that one device moves within its node.
     pub link_bandwidth: f64,
+    /// Whether two devices alone have all of that bandwidth (a switch), or their share of it.
+    pub link_switched: bool,
     /// Devices in one node.
     pub devices_per_node: u64,
     /// Bytes per second in one direction that one device moves between nodes.
     pub network_bandwidth: f64,
+    /// Share of the part's full power that a lowered limit leaves; 1 without one.
+    pub power_share: f64,
     /// Board power in watts.
     pub power_watts: f64,
     /// Where the figures are printed, or how they were measured.
@@ -111,8 +115,10 @@ impl Device {
             memory_bandwidth,
             link: "none".to_owned(),
             link_bandwidth: 0.0,
+            link_switched: true,
             devices_per_node: 1,
             network_bandwidth: 1.25e9,
+            power_share: 1.0,
             power_watts: 0.0,
             source: "measured on this machine by milpa doctor".to_owned(),
             read: String::new(),
@@ -159,8 +165,10 @@ struct Row {
     memory_gb_per_second: f64,
     link: String,
     link_gb_per_second: f64,
+    link_switched: Option<bool>,
     devices_per_node: u64,
     network_gb_per_second: f64,
+    power_share: Option<f64>,
     power_watts: f64,
     source: String,
     read: String,
@@ -181,8 +189,10 @@ impl Row {
             memory_bandwidth: self.memory_gb_per_second * 1e9,
             link: self.link,
             link_bandwidth: self.link_gb_per_second * 1e9,
+            link_switched: self.link_switched.unwrap_or(true),
             devices_per_node: self.devices_per_node,
             network_bandwidth: self.network_gb_per_second * 1e9,
+            power_share: self.power_share.unwrap_or(1.0),
             power_watts: self.power_watts,
             source: self.source,
             read: self.read,

@@ -20,9 +20,12 @@ pub enum ZeroStage {
     Gradients,
     /// Everything; weights are gathered layer by layer, twice a micro-batch (ZeRO-3, FSDP).
     Parameters,
-    /// Everything between steps; within a step weights stay gathered and gradients whole (FSDP
-    /// with `reshard_after_forward` off and gradients synchronised once a step).
-    ParametersKept,
+    /// The same, but gradients of several micro-batches are summed whole on each device and shared
+    /// out once a step (FSDP with gradient synchronisation off until the last micro-batch).
+    ParametersSummed,
+    /// The same, and weights stay gathered from the first micro-batch to the last (FSDP under a
+    /// pipeline).
+    ParametersGathered,
 }
 
 /// What the backward pass computes again instead of keeping
@@ -47,10 +50,12 @@ pub enum Schedule {
     /// All forward passes, then all backward passes (Huang et al. 2019, arXiv:1811.06965).
     Gpipe,
     /// One forward, one backward (Narayanan et al. 2019; 2021, arXiv:2104.04473).
+    #[serde(rename = "1f1b")]
     OneForwardOneBackward,
     /// The same over several layer chunks of each device (arXiv:2104.04473, section 2.2.2).
     Interleaved,
     /// Gradients of weights fill the bubble: ZB-H1 (Qi et al. 2023, arXiv:2401.10241).
+    #[serde(rename = "zero-bubble")]
     ZeroBubble,
 }
 
@@ -62,6 +67,29 @@ impl Schedule {
             Self::OneForwardOneBackward => "1f1b",
             Self::Interleaved => "interleaved",
             Self::ZeroBubble => "zero-bubble",
+        }
+    }
+}
+
+/// Generation of the fused attention kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionKernel {
+    /// Made for the device's generation: `FlashAttention`-3 or cuDNN on Hopper.
+    Current,
+    /// Made for the one before: `FlashAttention`-2 on Hopper.
+    Previous,
+}
+
+impl AttentionKernel {
+    /// Speed relative to the current kernel.
+    ///
+    /// Shah et al. 2024 (arXiv:2407.08608): on H100 `FlashAttention`-3 is 1.5 to 2.0 times as fast as
+    /// `FlashAttention`-2 forward and 1.5 to 1.75 times backward; here the middle of both.
+    pub fn relative_speed(self) -> f64 {
+        match self {
+            Self::Current => 1.0,
+            Self::Previous => 0.6,
         }
     }
 }
@@ -95,6 +123,10 @@ impl NumberFormats {
     };
     /// As [`Self::MIXED`] with fp32 gradients: Megatron's 18 bytes for each parameter.
     pub const MEGATRON: Self = Self { gradient_bytes: 4, logit_bytes: 4, ..Self::MIXED };
+    /// FSDP with fp32 shards of weights, gradients and `AdamW` states: 16 bytes for each parameter, of
+    /// which the gathered copy's 2 are written as weights; gradients are shared out in fp32.
+    pub const FSDP: Self =
+        Self { gradient_bytes: 4, matrix_state_bytes: 10, other_state_bytes: 10, ..Self::MIXED };
     /// bf16 weights, gradients and both `AdamW` states without master copy: 8 bytes.
     pub const BF16_STATES: Self =
         Self { matrix_state_bytes: 4, other_state_bytes: 4, ..Self::MIXED };
@@ -130,6 +162,8 @@ pub struct Layout {
     pub zero: ZeroStage,
     /// What is computed again.
     pub recompute: Recompute,
+    /// Which fused attention kernel runs, where one does.
+    pub attention: AttentionKernel,
     /// Sequences of a micro-batch.
     pub micro_batch: u64,
     /// Layer chunks of each device; 1 unless the schedule is interleaved.
@@ -149,6 +183,7 @@ impl Layout {
         overlap_tensor: false,
         zero: ZeroStage::None,
         recompute: Recompute::Selective,
+        attention: AttentionKernel::Current,
         micro_batch: 1,
         interleave: 1,
         schedule: Schedule::OneForwardOneBackward,

@@ -13,10 +13,13 @@
 mod cluster_memory;
 mod device;
 mod error;
+mod fit;
 mod layout;
 mod local;
+mod measured;
 mod shape;
 mod step;
+mod validation;
 
 pub use cluster_memory::{
     ClusterMemory, States, activation_bytes_per_token, cluster_memory, layers_in_flight,
@@ -24,10 +27,16 @@ pub use cluster_memory::{
 };
 pub use device::{Device, Dtype, devices};
 pub use error::PlanError;
+pub use fit::{Free, MeasuredRun, fit_calibration};
 pub use layout::{Batch, ClusterRun, Layout, NumberFormats, Recompute, Schedule, ZeroStage};
 pub use local::{Machine, Memory, Plan, TrainShape, memory, plan};
+pub use measured::{MeasuredMemory, published_memory, published_runs, read_vtrain};
 pub use shape::{ModelShape, PublishedModel, published_models};
 pub use step::{
     Calibration, Durations, NamedCalibration, PassTime, StepTime, Utilisation, calibrations,
     durations, step_time, utilisation,
+};
+pub use validation::{
+    ErrorRow, Errors, LeftOut, cross_validate_published, cross_validate_vtrain, fit_fused,
+    fit_vtrain, validate_published_memory,
 };

@@ -28,6 +28,8 @@ pub struct Calibration {
     pub half_width: f64,
     /// Share of the dense peak that the attention kernel reaches.
     pub attention_efficiency: f64,
+    /// Extra time of attention over a sequence that many devices share, where one would take 1.
+    pub context_loss: f64,
     /// Times that each stored activation byte passes the memory in a forward and backward pass.
     pub activation_passes: f64,
     /// The same of each byte of attention scores, 5 for each score; 0 with a fused kernel, which also
@@ -45,12 +47,15 @@ pub struct Calibration {
     pub network_latency: f64,
     /// Share of tensor-parallel communication that is hidden where the layout overlaps it.
     pub tensor_overlap: f64,
-    /// Share of replicas' communication that may be hidden behind computation.
+    /// Share of computation behind which replicas' communication hides.
     pub data_overlap: f64,
     /// Times that 30 bytes for each parameter pass the memory in the optimiser's step.
     pub optimizer_passes: f64,
     /// Seconds of each step spent outside all of this, on one node.
     pub step_overhead: f64,
+    /// Exponent of the power limit's share in the peak that it sustains: 1/3 where voltage falls with
+    /// the clock (power grows with the cube), 1 where it does not.
+    pub power_exponent: f64,
     /// Share of fp8's gain over bf16 that remains after scaling and conversion.
     pub fp8_gain: f64,
 }
@@ -257,13 +262,25 @@ pub fn step_time(run: &ClusterRun, calibration: &Calibration) -> StepTime {
             tensor: times(pass.tensor),
             context: times(pass.context),
         },
-        logits: times(durations.logits_forward + durations.logits_backward),
+        logits: times(last_stage_excess(run, &durations)),
         transfer: times(hop * v),
         bubble: (p - 1.0) * waiting,
         data: durations.data_exposed,
         optimizer: durations.optimizer,
         overhead: durations.overhead,
     }
+}
+
+/// Seconds by which the last stage, with output projection and loss, is slower than a full one.
+///
+/// Where the layers do not divide evenly the last stage has one less than the fullest.
+pub(crate) fn last_stage_excess(run: &ClusterRun, durations: &Durations) -> f64 {
+    let logits = durations.logits_forward + durations.logits_backward;
+    if run.model.layers.is_multiple_of(run.layout.pipeline) {
+        return logits;
+    }
+    let stage = durations.forward.total() + durations.backward.total();
+    (logits - stage / run.stage_layers() as f64).max(0.0)
 }
 
 /// The durations a step is made of; of a checked run.
@@ -306,7 +323,7 @@ fn passes(
     let tokens = run.micro_batch_tokens();
     let tensor = layout.tensor as f64;
     let layers = run.stage_layers() as f64;
-    let bf16 = bf16_peak(&run.device, run.formats.compute);
+    let bf16 = sustained_peak(run, calibration);
     let fused = calibration.score_passes == 0.0;
 
     let narrow = 1.0
@@ -322,7 +339,9 @@ fn passes(
     let visible = if fused { 0.5 } else { 1.0 };
     let attention_flops = 4.0 * tokens * length * width * visible / tensor;
     let attention = if fused {
-        attention_flops / (bf16 * calibration.attention_efficiency)
+        attention_flops
+            / (bf16 * calibration.attention_efficiency * layout.attention.relative_speed())
+            * (1.0 + calibration.context_loss * (1.0 - 1.0 / layout.context as f64))
     } else {
         attention_flops / (bf16 * calibration.gemm_efficiency) * narrow
     };
@@ -362,8 +381,8 @@ fn passes(
     let layer = |gemms: f64, attentions: f64, traffic: f64, collectives: f64| {
         let busy = gemms * gemm + attentions * attention + traffic * (elementwise + scores);
         let launch = calibration.launch_seconds * traffic / 3.0;
-        let exposed_ring = (collectives * ring * (1.0 - calibration.data_overlap))
-            .max(collectives * ring - calibration.data_overlap * attentions * attention);
+        let exposed_ring =
+            exposed(collectives * ring, calibration.data_overlap * attentions * attention);
         PassTime {
             gemm: layers * gemms * gemm,
             attention: layers * (attentions * attention + traffic * scores),
@@ -388,7 +407,7 @@ fn logits(run: &ClusterRun, calibration: &Calibration) -> (f64, f64) {
     let tokens = run.micro_batch_tokens();
     let logits = tokens * run.model.vocab_size as f64 / run.layout.tensor as f64;
     let product = 2.0 * logits * run.model.hidden_size as f64
-        / (bf16_peak(&run.device, run.formats.compute) * calibration.gemm_efficiency);
+        / (sustained_peak(run, calibration) * calibration.gemm_efficiency);
     let traffic = 4.0 * logits * calibration.activation_passes / run.device.memory_bandwidth;
     (product + traffic, 2.0 * (product + traffic))
 }
@@ -397,7 +416,7 @@ fn logits(run: &ClusterRun, calibration: &Calibration) -> (f64, f64) {
 ///
 /// Once a step: all-reduce of gradients (ZeRO-0), or reduce-scatter of gradients and all-gather of
 /// weights. Each micro-batch: reduce-scatter of gradients (ZeRO-2), and two gathers of weights (ZeRO-3).
-/// Once a step it can hide behind one micro-batch's passes; otherwise each hides behind its own.
+/// What moves once a step can hide behind one micro-batch's passes, otherwise behind all.
 fn replicas(run: &ClusterRun, calibration: &Calibration, fabric: &Fabric, pass: f64) -> (f64, f64) {
     if run.layout.shards() == 1 {
         return (0.0, 0.0);
@@ -406,15 +425,19 @@ fn replicas(run: &ClusterRun, calibration: &Calibration, fabric: &Fabric, pass: 
     let gradients = fabric.replica_gather(parameters * run.formats.gradient_bytes as f64);
     let weights = fabric.replica_gather(parameters * run.formats.weight_bytes as f64);
     let m = run.micro_batches() as f64;
-    let (rounds, each) = match run.layout.zero {
-        ZeroStage::None => (1.0, 2.0 * gradients),
-        ZeroStage::Optimizer | ZeroStage::ParametersKept => (1.0, gradients + weights),
-        ZeroStage::Gradients => (m, gradients + weights / m),
-        ZeroStage::Parameters => (m, gradients + 2.0 * weights),
+    let (moving, window) = match run.layout.zero {
+        ZeroStage::None => (2.0 * gradients, pass),
+        ZeroStage::Optimizer | ZeroStage::ParametersGathered => (gradients + weights, pass),
+        ZeroStage::Gradients => (m * gradients + weights, m * pass),
+        ZeroStage::Parameters => (m * (gradients + 2.0 * weights), m * pass),
+        ZeroStage::ParametersSummed => (gradients + m * 2.0 * weights, m * pass),
     };
-    let overlap = calibration.data_overlap;
-    let exposed = (each * (1.0 - overlap)).max(each - overlap * pass);
-    (rounds * each, rounds * exposed)
+    (moving, exposed(moving, calibration.data_overlap * window))
+}
+
+/// Communication that is not hidden behind `window` seconds of computation; a tenth never is.
+fn exposed(moving: f64, window: f64) -> f64 {
+    (0.1 * moving).max(moving - window)
 }
 
 /// Parameters of the fullest stage on one tensor-parallel device.
@@ -425,16 +448,26 @@ fn device_parameters(run: &ClusterRun) -> f64 {
     (run.stage_layers() * model.layer_parameters() + ends) as f64 / run.layout.tensor as f64
 }
 
-/// Peak of the linear layers' products, with what fp8 keeps of its gain.
+/// Sustained peak of the linear layers' products, with what fp8 keeps of its gain.
 fn linear_peak(run: &ClusterRun, calibration: &Calibration) -> f64 {
     let bf16 = bf16_peak(&run.device, run.formats.compute);
-    match run.device.peak_flops_per_second.get(&run.formats.compute) {
+    let peak = match run.device.peak_flops_per_second.get(&run.formats.compute) {
         Some(fp8) if run.formats.compute == Dtype::Fp8 => {
             bf16 * (1.0 + (fp8 / bf16 - 1.0) * calibration.fp8_gain)
         }
         Some(peak) => *peak,
         None => bf16,
-    }
+    };
+    peak * sustained_share(run, calibration)
+}
+
+/// Sustained peak of what stays in bf16.
+fn sustained_peak(run: &ClusterRun, calibration: &Calibration) -> f64 {
+    bf16_peak(&run.device, run.formats.compute) * sustained_share(run, calibration)
+}
+
+fn sustained_share(run: &ClusterRun, calibration: &Calibration) -> f64 {
+    run.device.power_share.powf(calibration.power_exponent)
 }
 
 /// The bf16 peak for 8- and 16-bit formats, else (and where there is none) the format's own.
@@ -458,6 +491,7 @@ struct Fabric {
     network: f64,
     network_latency: f64,
     per_node: f64,
+    switched: bool,
     tensor: f64,
     context: f64,
     shards: f64,
@@ -475,6 +509,7 @@ impl Fabric {
             network: run.device.network_bandwidth * calibration.network_efficiency,
             network_latency: calibration.network_latency,
             per_node: run.device.devices_per_node as f64,
+            switched: run.device.link_switched,
             tensor: layout.tensor as f64,
             context: layout.context as f64,
             shards: layout.shards() as f64,
@@ -486,7 +521,10 @@ impl Fabric {
     /// step. Where the ring leaves the node, each of its members there brings its own adapter.
     fn ring(&self, size: f64, stride: f64) -> (f64, f64) {
         if size * stride <= self.per_node {
-            return (self.link, self.link_latency);
+            // Without a switch a device reaches each neighbour over its share of the links only.
+            let others = (self.per_node - 1.0).max(1.0);
+            let share = if self.switched { 1.0 } else { (size - 1.0) / others };
+            return (self.link * share, self.link_latency);
         }
         let here = (self.per_node / stride).floor().clamp(1.0, size);
         let outside = here * self.network;
