@@ -18,6 +18,7 @@ mod layout;
 mod local;
 mod measured;
 mod shape;
+pub mod simulate;
 mod step;
 mod validation;
 

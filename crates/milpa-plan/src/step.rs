@@ -134,7 +134,7 @@ impl PassTime {
         self.gemm + self.attention + self.elementwise + self.launch
     }
 
-    fn plus(&self, other: &Self) -> Self {
+    pub(crate) fn plus(&self, other: &Self) -> Self {
         Self {
             gemm: self.gemm + other.gemm,
             attention: self.attention + other.attention,
@@ -163,12 +163,19 @@ pub struct Durations {
     pub transfer: f64,
     /// Replicas' communication of a whole step.
     pub data: f64,
-    /// The part of it that no computation hides.
-    pub data_exposed: f64,
+    /// Computation beside which it may run.
+    pub data_window: f64,
     /// The optimiser's step.
     pub optimizer: f64,
     /// Everything outside.
     pub overhead: f64,
+}
+
+impl Durations {
+    /// Seconds of computation that hide replicas' communication.
+    pub(crate) fn window(&self, calibration: &Calibration) -> f64 {
+        calibration.data_overlap * self.data_window
+    }
 }
 
 /// Seconds of one step by what they go to; the parts add up to the total.
@@ -265,7 +272,7 @@ pub fn step_time(run: &ClusterRun, calibration: &Calibration) -> StepTime {
         logits: times(last_stage_excess(run, &durations)),
         transfer: times(hop * v),
         bubble: (p - 1.0) * waiting,
-        data: durations.data_exposed,
+        data: exposed(durations.data, durations.window(calibration)),
         optimizer: durations.optimizer,
         overhead: durations.overhead,
     }
@@ -294,7 +301,7 @@ pub fn durations(run: &ClusterRun, calibration: &Calibration) -> Durations {
     let transfer =
         if run.layout.pipeline > 1 { fabric.send(2.0 * tokens * hidden / shared) } else { 0.0 };
     let pass = forward.total() + backward.total() + logits_forward + logits_backward;
-    let (data, data_exposed) = replicas(run, calibration, &fabric, pass);
+    let (data, data_window) = replicas(run, &fabric, pass);
     let nodes = (run.layout.devices() as f64 / run.device.devices_per_node as f64).max(1.0);
     let shards = if run.layout.zero == ZeroStage::None { 1.0 } else { run.layout.shards() as f64 };
     Durations {
@@ -305,7 +312,7 @@ pub fn durations(run: &ClusterRun, calibration: &Calibration) -> Durations {
         logits_backward,
         transfer,
         data,
-        data_exposed,
+        data_window,
         optimizer: calibration.optimizer_passes * 30.0 * device_parameters(run)
             / shards
             / run.device.memory_bandwidth,
@@ -412,12 +419,12 @@ fn logits(run: &ClusterRun, calibration: &Calibration) -> (f64, f64) {
     (product + traffic, 2.0 * (product + traffic))
 }
 
-/// Replicas' communication in a step, and the part that no computation hides.
+/// Replicas' communication in a step, and the computation beside which it may run.
 ///
 /// Once a step: all-reduce of gradients (ZeRO-0), or reduce-scatter of gradients and all-gather of
 /// weights. Each micro-batch: reduce-scatter of gradients (ZeRO-2), and two gathers of weights (ZeRO-3).
 /// What moves once a step can hide behind one micro-batch's passes, otherwise behind all.
-fn replicas(run: &ClusterRun, calibration: &Calibration, fabric: &Fabric, pass: f64) -> (f64, f64) {
+fn replicas(run: &ClusterRun, fabric: &Fabric, pass: f64) -> (f64, f64) {
     if run.layout.shards() == 1 {
         return (0.0, 0.0);
     }
@@ -432,11 +439,11 @@ fn replicas(run: &ClusterRun, calibration: &Calibration, fabric: &Fabric, pass: 
         ZeroStage::Parameters => (m * (gradients + 2.0 * weights), m * pass),
         ZeroStage::ParametersSummed => (gradients + m * 2.0 * weights, m * pass),
     };
-    (moving, exposed(moving, calibration.data_overlap * window))
+    (moving, window)
 }
 
 /// Communication that is not hidden behind `window` seconds of computation; a tenth never is.
-fn exposed(moving: f64, window: f64) -> f64 {
+pub(crate) fn exposed(moving: f64, window: f64) -> f64 {
     (0.1 * moving).max(moving - window)
 }
 
