@@ -4,6 +4,8 @@
 //! Letters in formulas: d data, t tensor, p pipeline, c context parallel; v layer chunks of a device;
 //! m micro-batches of a replica; s tokens of a sequence; b sequences of a micro-batch.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Device, Dtype, ModelShape, PlanError};
@@ -59,6 +61,36 @@ pub enum Schedule {
     ZeroBubble,
 }
 
+/// Reads a name of an enumeration as tables and flags write it.
+fn parse<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, PlanError> {
+    let name: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+        serde::de::IntoDeserializer::into_deserializer(text);
+    T::deserialize(name).map_err(|error| {
+        // serde lists the names there are.
+        bad(format!("{what}: {error}"), "choose one of those".to_owned())
+    })
+}
+
+macro_rules! from_text {
+    ($($name:ty, $what:literal;)*) => {$(
+        impl FromStr for $name {
+            type Err = PlanError;
+
+            fn from_str(text: &str) -> Result<Self, PlanError> {
+                parse($what, text)
+            }
+        }
+    )*};
+}
+
+from_text! {
+    ZeroStage, "what replicas share out";
+    Recompute, "what is computed again";
+    Schedule, "schedule";
+    AttentionKernel, "attention kernel";
+    Dtype, "number format";
+}
+
 impl Schedule {
     /// Its name in flags and tables.
     pub fn name(self) -> &'static str {
@@ -112,6 +144,25 @@ pub struct NumberFormats {
 }
 
 impl NumberFormats {
+    /// Formats by their name in flags.
+    ///
+    /// # Errors
+    /// [`PlanError::BadLayout`] names those there are.
+    pub fn named(name: &str) -> Result<Self, PlanError> {
+        match name {
+            "mixed" => Ok(Self::MIXED),
+            "megatron" => Ok(Self::MEGATRON),
+            "fsdp" => Ok(Self::FSDP),
+            "bf16-states" => Ok(Self::BF16_STATES),
+            "muon" => Ok(Self::MUON),
+            "fp32" => Ok(Self::FP32),
+            _ => Err(bad(
+                format!("there are no states {name:?}"),
+                "choose mixed, megatron, fsdp, bf16-states, muon or fp32".to_owned(),
+            )),
+        }
+    }
+
     /// bf16 weights and gradients, `AdamW` with fp32 master copy: 16 bytes for each parameter.
     pub const MIXED: Self = Self {
         compute: Dtype::Bf16,
@@ -268,6 +319,13 @@ impl ClusterRun {
                     format!("give a number from 1 to {}", 1 << 24),
                 ));
             }
+        }
+        let devices = u128::from(data) * u128::from(tensor) * u128::from(pipeline * context);
+        if devices > 1 << 24 {
+            return Err(bad(
+                format!("the degrees make {devices} devices"),
+                format!("plan for at most {}", 1 << 24),
+            ));
         }
         self.check_model()?;
         self.check_batch()

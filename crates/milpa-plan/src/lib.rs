@@ -29,7 +29,9 @@ pub use cluster_memory::{
 pub use device::{Device, Dtype, devices};
 pub use error::PlanError;
 pub use fit::{Free, MeasuredRun, fit_calibration};
-pub use layout::{Batch, ClusterRun, Layout, NumberFormats, Recompute, Schedule, ZeroStage};
+pub use layout::{
+    AttentionKernel, Batch, ClusterRun, Layout, NumberFormats, Recompute, Schedule, ZeroStage,
+};
 pub use local::{Machine, Memory, Plan, TrainShape, memory, plan};
 pub use measured::{MeasuredMemory, published_memory, published_runs, read_vtrain};
 pub use shape::{ModelShape, PublishedModel, published_models};
@@ -38,6 +40,7 @@ pub use step::{
     durations, step_time, utilisation,
 };
 pub use validation::{
-    ErrorRow, Errors, LeftOut, cross_validate_published, cross_validate_vtrain, fit_fused,
-    fit_vtrain, validate_published_memory,
+    ErrorRow, Errors, LeftOut, ValidationReport, cross_validate_published, cross_validate_vtrain,
+    fit_fused, fit_vtrain, published_range, validate, validate_korthikanti,
+    validate_published_memory,
 };

@@ -3,7 +3,7 @@
 //! vTrain's tables come from files; published points are part of the crate (`data/published.csv`,
 //! `data/published_memory.csv`). It knows no time model.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use milpa_base::Bytes;
 
@@ -230,12 +230,9 @@ impl Row<'_> {
         Ok(run.batch.tokens() as f64 / run.layout.devices() as f64 / tokens_per_second)
     }
 
-    /// A name of an enumeration, as serde knows it.
-    fn parse<T: serde::de::DeserializeOwned>(&self, column: &str) -> Result<T, PlanError> {
-        let text = self.text(column);
-        let name: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
-            serde::de::IntoDeserializer::into_deserializer(text);
-        T::deserialize(name).map_err(|error| self.bad(format!("{column}: {error}")))
+    /// A name of an enumeration.
+    fn parse<T: FromStr<Err = PlanError>>(&self, column: &str) -> Result<T, PlanError> {
+        self.text(column).parse().map_err(|error: PlanError| self.bad(error.to_string()))
     }
 }
 

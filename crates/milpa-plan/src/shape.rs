@@ -90,9 +90,19 @@ impl ModelShape {
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(PlanError::BadModel(format!("{name} is 0")));
         }
-        // Above these no product of two sizes below overflows.
-        if let Some((name, size)) = sizes.iter().find(|(_, size)| *size > 1 << 24) {
-            return Err(PlanError::BadModel(format!("{name} is {size}, above {}", 1 << 24)));
+        // Within these limits no product below overflows.
+        let width = self.heads.saturating_mul(self.head_dim);
+        let limits = [
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("layers", self.layers, 1 << 16),
+            ("heads x head_dim", width, 1 << 20),
+            ("kv_heads", self.kv_heads, 1 << 20),
+            ("ffn_size", self.ffn_size, 1 << 20),
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("positions", self.positions, 1 << 24),
+        ];
+        if let Some((name, size, limit)) = limits.iter().find(|(_, size, limit)| size > limit) {
+            return Err(PlanError::BadModel(format!("{name} is {size}, above {limit}")));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(PlanError::BadModel(format!(
@@ -288,5 +298,7 @@ mod tests {
         assert!(shape.check().unwrap_err().to_string().contains("5 key/value heads"));
         shape.kv_heads = 0;
         assert!(shape.check().unwrap_err().to_string().contains("kv_heads is 0"));
+        shape = ModelShape { kv_heads: 8, head_dim: u64::MAX, ..shape };
+        assert!(shape.check().unwrap_err().to_string().contains("heads x head_dim"));
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use milpa_model::GgufFormat;
 
-pub use plan::PlanCommand;
+pub use plan::{PlanCommand, SimulateArgs};
 
 const GROUPS: &str = "\
 {about}

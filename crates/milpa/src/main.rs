@@ -174,7 +174,9 @@ fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
         text += "\nhint: the disk is full; free some space and run the same command again";
     }
     eprintln!("error: {text}");
-    let configuration = error.chain().any(<dyn std::error::Error>::is::<milpa_base::ConfigError>);
+    let configuration = error
+        .chain()
+        .any(|cause| cause.is::<milpa_base::ConfigError>() || cause.is::<milpa_plan::PlanError>());
     ExitCode::from(if configuration { EXIT_USAGE } else { EXIT_FAILURE })
 }
 

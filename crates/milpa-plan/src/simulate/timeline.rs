@@ -96,7 +96,10 @@ fn legend(svg: &mut String, step: &SimulatedStep) {
     if has_weights {
         entries.push((WEIGHTS, "backward (weights)"));
     }
-    entries.extend([(DATA, "replicas' communication"), (OPTIMIZER, "optimiser")]);
+    if step.ends.iter().any(|end| end.data > end.passes) {
+        entries.push((DATA, "replicas' communication"));
+    }
+    entries.push((OPTIMIZER, "optimiser"));
     let mut x = LEFT;
     for (colour, name) in entries {
         let _ = writeln!(

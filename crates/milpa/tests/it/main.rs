@@ -4,5 +4,6 @@
 
 mod bad_input;
 mod harness;
+mod plan_cluster;
 mod resume;
 mod usage;
