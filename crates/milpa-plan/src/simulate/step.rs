@@ -98,7 +98,7 @@ pub fn simulate_durations(
             time.optimizer = durations.optimizer;
             time.overhead = durations.overhead;
             // Whatever is left is waiting: for the pipeline, or for slower stages at the end.
-            time.bubble = seconds - time.total();
+            time.bubble = (seconds - time.total()).max(0.0);
             time
         })
         .collect();
