@@ -117,6 +117,62 @@ pub enum PlanError {
         /// What it may be.
         range: &'static str,
     },
+
+    // Runs on clusters, budgets, failures, inference and records of runs.
+    /// A text is no amount of what was wanted.
+    #[error("{text:?} is not {wanted}: {problem}")]
+    BadAmount {
+        /// What was given.
+        text: String,
+        /// What was wanted.
+        wanted: String,
+        /// Why it is not that.
+        problem: String,
+    },
+    /// A question lacks a part or has one too many.
+    #[error("{problem}; {remedy}")]
+    BadQuestion {
+        /// What is missing or contradicts.
+        problem: String,
+        /// What to type.
+        remedy: String,
+    },
+    /// A cluster fails faster than it comes back.
+    #[error(
+        "no progress is possible: it fails every {hours_to_failure:.1} h, but a checkpoint takes \
+         {stall_minutes:.1} min and a restart {restart_minutes:.0} min; fewer GPUs, asynchronous \
+         checkpoints or a faster restart would be enough"
+    )]
+    NoProgress {
+        /// Mean time to failure.
+        hours_to_failure: f64,
+        /// Time of a restart.
+        restart_minutes: f64,
+        /// Time that a checkpoint stalls.
+        stall_minutes: f64,
+    },
+    /// The model fits on the machine in no layout.
+    #[error("{model} does not fit on {gpus} x {device} in any layout: {reason}; {enough}")]
+    FitsNowhere {
+        /// The model.
+        model: String,
+        /// How many devices there are.
+        gpus: u64,
+        /// The device.
+        device: String,
+        /// What does not fit.
+        reason: String,
+        /// What would be enough.
+        enough: String,
+    },
+    /// A table of the user is broken.
+    #[error("{path}: {problem}")]
+    BadFile {
+        /// The file.
+        path: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {

@@ -8,7 +8,7 @@ use milpa_base::{
 };
 use serde::Serialize;
 
-use crate::{ModelShape, PlanError};
+use crate::{ModelShape, PlanError, record::Expected};
 
 /// Sizes of a training run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,6 +37,8 @@ pub struct Machine {
     pub memory: Bytes,
     /// Share of the peak that training is expected to reach.
     pub expected_utilisation: f64,
+    /// What earlier runs measured, where there are any; else `expected_utilisation` is a guess.
+    pub own_runs: Option<Expected>,
 }
 
 /// Memory of a training run on one machine in f32, by use.
@@ -80,6 +82,8 @@ pub struct Plan {
     pub memory: Memory,
     /// Expected seconds at the machine's expected utilisation.
     pub seconds: f64,
+    /// The seconds' range by the utilisations that earlier runs measured.
+    pub seconds_interval: Option<(f64, f64)>,
     /// The machine it was planned for.
     pub machine: Machine,
 }
@@ -94,6 +98,7 @@ pub fn plan(
     let tokens = train.steps * train.batch_size * train.sequence_length;
     let flops_per_token_causal = model.train_flops_per_token_causal(train.sequence_length);
     let flops = flops_per_token_causal * tokens as f64;
+    let seconds = |utilisation: f64| flops / (machine.peak_flops_per_second * utilisation);
     Plan {
         parameters: model.parameters(),
         non_embedding_parameters: model.non_embedding_parameters(),
@@ -103,7 +108,10 @@ pub fn plan(
         flops_per_token_causal,
         flops,
         memory: memory(model, train),
-        seconds: flops / (machine.peak_flops_per_second * machine.expected_utilisation),
+        seconds: seconds(machine.expected_utilisation),
+        seconds_interval: machine
+            .own_runs
+            .map(|runs| (seconds(runs.utilisation.high), seconds(runs.utilisation.low))),
         machine: *machine,
     }
 }
@@ -196,19 +204,28 @@ impl fmt::Display for Plan {
             self.memory.optimizer,
             self.memory.activations
         )?;
+        write!(f, "time         about {}", duration(self.seconds))?;
+        if let Some((low, high)) = self.seconds_interval {
+            write!(f, " ({} to {})", duration(low), duration(high))?;
+        }
         write!(
             f,
-            "time         about {} at {:.0} % of {}FLOP/s (dense f32 peak, measured)",
-            duration(self.seconds),
+            " at {:.0} % of {}FLOP/s (dense peak, measured now)",
             self.machine.expected_utilisation * 100.0,
             si_spaced(self.machine.peak_flops_per_second)
-        )
+        )?;
+        match self.machine.own_runs {
+            Some(Expected { runs: 1, .. }) => write!(f, "; share as one run measured"),
+            Some(Expected { runs, .. }) => write!(f, "; share as {runs} runs measured"),
+            None => write!(f, "; share guessed, milpa plan calibrate takes it from a run"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Quantiles;
 
     const NOVELAS: ModelShape = ModelShape {
         hidden_size: 384,
@@ -236,6 +253,7 @@ mod tests {
         peak_flops_per_second: 500e9,
         memory: Bytes(24 << 30),
         expected_utilisation: 0.5,
+        own_runs: None,
     };
 
     #[test]
@@ -263,5 +281,17 @@ mod tests {
         let text = plan(&NOVELAS, &TRAIN, &MACHINE, Some(Tokens(4_096_000))).to_string();
         assert!(text.contains("0.50 epochs of 4.10M tokens"), "{text}");
         assert!(text.contains("12.9M (9.74M without embeddings)"), "{text}");
+        assert!(text.contains("share guessed"), "{text}");
+    }
+
+    #[test]
+    fn earlier_runs_give_the_time_a_range() {
+        let utilisation = Quantiles { low: 0.4, median: 0.5, high: 0.8 };
+        let own_runs = Some(Expected { utilisation, loss_ratio: None, runs: 3 });
+        let plan = plan(&NOVELAS, &TRAIN, &Machine { own_runs, ..MACHINE }, None);
+        let (low, high) = plan.seconds_interval.unwrap();
+        assert!((low / plan.seconds - 0.5 / 0.8).abs() < 1e-12);
+        assert!((high / plan.seconds - 0.5 / 0.4).abs() < 1e-12);
+        assert!(plan.to_string().contains("share as 3 runs measured"), "{plan}");
     }
 }

@@ -59,6 +59,14 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Its name in recipes and records: "f32" or "bf16".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// The type for [`milpa_model::Decoder::autocast`].
     pub fn dtype(self) -> DType {
         match self {

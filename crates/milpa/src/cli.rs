@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use milpa_model::GgufFormat;
 
-pub use plan::{PlanCommand, SimulateArgs};
+pub use plan::{
+    CalibrateArgs, ContinuedArgs, InferenceArgs, MoneyArgs, PlanCommand, RunArgs, SimulateArgs,
+    ViabilityArgs,
+};
 
 const GROUPS: &str = "\
 {about}
@@ -26,7 +29,7 @@ The whole way, from a recipe
 One stage at a time
   corpus    build, classifier, ngrams, why, stats: raw pages and books to clean documents
   tokens    train, encode, inspect: tokenizer and token shards
-  plan      What it takes, before it is spent: size, memory, time and cost
+  plan      run, viability, continued, inference, calibrate: what it takes, before it is spent
   train     Train a model
   eval      suite, perplexity, choice: measure a model
   package   Make a bundle: Hugging Face folder and GGUF
@@ -97,6 +100,9 @@ pub enum Command {
         /// The run folder [default: runs/NAME]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// Price of this machine for an hour, such as "0.50 USD", for the run's ledger
+        #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+        price_per_hour: Option<String>,
     },
     /// Say how to reproduce the numbers of a run
     Explain {
@@ -125,6 +131,9 @@ pub enum Command {
         /// Folder for checkpoints, metrics and plots
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Price of this machine for an hour, such as "0.50 USD", for the ledger
+        #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+        price_per_hour: Option<String>,
     },
     /// Measure a model
     #[command(subcommand)]

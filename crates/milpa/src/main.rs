@@ -9,6 +9,7 @@
 mod cli;
 mod commands;
 mod context;
+mod ledger;
 mod progress;
 mod recipe;
 mod report;
@@ -58,10 +59,11 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Demo { out } => demo::demo(context, &out),
         Command::Doctor => doctor::doctor(context),
         Command::Check { recipe } => commands::check::check(context, &recipe),
-        Command::Run { recipe, out } => {
+        Command::Run { recipe, out, price_per_hour } => {
             let recipe = context.recipe(&recipe)?;
+            let price = plan::hourly_price(price_per_hour.as_deref())?;
             let out = out.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe.recipe.name));
-            run::run_and_report(context, &recipe, &out)
+            run::run_and_report(context, &recipe, &out, &price)
         }
         Command::Explain { run } => explain::explain(context, &run),
         Command::Corpus(command) => match command {
@@ -100,14 +102,10 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             }
         },
         Command::Plan(command) => plan::plan(context, command),
-        Command::Train { recipe, tokenizer, tokens, out } => {
-            let summary = train::train(
-                context,
-                &context.recipe_of_artifacts(&recipe)?,
-                &tokenizer,
-                &tokens,
-                &out,
-            )?;
+        Command::Train { recipe, tokenizer, tokens, out, price_per_hour } => {
+            let price = plan::hourly_price(price_per_hour.as_deref())?;
+            let recipe = context.recipe_of_artifacts(&recipe)?;
+            let summary = train::train_alone(context, &recipe, &tokenizer, &tokens, &out, &price)?;
             context.show(&summary, || train::describe(&summary))
         }
         Command::Eval(command) => match command {

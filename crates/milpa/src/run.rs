@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     commands::{chat::ModelPaths, corpus, eval, package, tokens, train},
     context::{Context, quote},
+    ledger::{HourlyPrice, Meter},
     progress::short,
     recipe::Loaded,
     report,
@@ -105,12 +106,18 @@ struct Runner<'a> {
     recipe: &'a Loaded,
     folders: Folders,
     stamps: BTreeMap<String, Stamp>,
+    price: &'a HourlyPrice,
     rebuilt: usize,
 }
 
 /// Brings all stages up to date, writes the report and shows the results.
-pub fn run_and_report(context: &Context, recipe: &Loaded, out: &Path) -> Result<()> {
-    let folders = run(context, recipe, out)?;
+pub fn run_and_report(
+    context: &Context,
+    recipe: &Loaded,
+    out: &Path,
+    price: &HourlyPrice,
+) -> Result<()> {
+    let folders = run(context, recipe, out, price)?;
     let report = eval::read_report(&folders.evaluation())?;
     context.show(&report, || {
         format!(
@@ -123,8 +130,8 @@ pub fn run_and_report(context: &Context, recipe: &Loaded, out: &Path) -> Result<
     })
 }
 
-/// Brings all stages up to date.
-pub fn run(context: &Context, recipe: &Loaded, out: &Path) -> Result<Folders> {
+/// Brings all stages up to date; what each costs goes into the ledger, at a price if there is one.
+pub fn run(context: &Context, recipe: &Loaded, out: &Path, price: &HourlyPrice) -> Result<Folders> {
     let missing = recipe.missing_files();
     if let Some((written, path)) = missing.first() {
         anyhow::bail!(
@@ -139,8 +146,14 @@ pub fn run(context: &Context, recipe: &Loaded, out: &Path) -> Result<Folders> {
     train::check_plan(context, recipe, None)?;
     let folders = Folders { root: out.to_owned() };
     write_file_atomic(&out.join(RESOLVED_FILE), toml::to_string(&recipe.recipe)?.as_bytes())?;
-    let mut runner =
-        Runner { context, recipe, stamps: read_stamps(out), folders: folders.clone(), rebuilt: 0 };
+    let mut runner = Runner {
+        context,
+        recipe,
+        stamps: read_stamps(out),
+        folders: folders.clone(),
+        price,
+        rebuilt: 0,
+    };
     runner.run()?;
     Ok(folders)
 }
@@ -204,6 +217,7 @@ impl Runner<'_> {
             },
         )?;
         let train_dir = folders.train();
+        let price = self.price;
         let checkpoint = self.stage(
             "train",
             Kind::Checkpoint,
@@ -224,7 +238,8 @@ impl Runner<'_> {
                 ("seed".to_owned(), seed),
             ]),
             |context, recipe| {
-                train::train(context, recipe, &tokenizer_dir, &tokens_dir, &train_dir).map(drop)
+                train::train(context, recipe, &tokenizer_dir, &tokens_dir, &train_dir, price)
+                    .map(drop)
             },
         )?;
         let mut inputs =
@@ -314,7 +329,10 @@ impl Runner<'_> {
         }
         progress.say(&format!("\n$ {command}"));
         let started = Instant::now();
-        make(self.context, self.recipe).with_context(|| format!("stage {name}"))?;
+        let meter = Meter::start(name);
+        let made = make(self.context, self.recipe).with_context(|| format!("stage {name}"));
+        meter.stop(self.context, &self.folders.root, made.is_ok(), self.price)?;
+        made?;
         let (manifest, artifact) = open_artifact(dir, kind, Verify::Lengths)?;
         let seconds = started.elapsed().as_secs_f64();
         progress.say(&format!(

@@ -1,4 +1,7 @@
 //! Arguments of `milpa plan`.
+//!
+//! Amounts come as texts with their unit; what they mean is read by `milpa-plan`, so that a wrong
+//! unit is answered with the right one.
 
 use std::path::PathBuf;
 
@@ -7,11 +10,29 @@ use clap::{Args, Subcommand};
 /// Planning commands.
 #[derive(Debug, Subcommand)]
 pub enum PlanCommand {
-    /// Parameters, FLOPs, memory and time of a recipe's training on this machine
-    Run {
-        /// A folder with a recipe.toml, or the file itself
-        recipe: PathBuf,
-    },
+    /// What a training takes: size, compute, loss, memory, layouts, time, failures, energy, price
+    #[command(after_help = "Examples\n  milpa plan run recipes/novelas\n  \
+            milpa plan run --model llama3-8b --tokens 100B --hardware h200 --gpus 64 --price-per-gpu-hour 3\n  \
+            milpa plan run --budget \"250k USD\" --hardware h200 --gpus 64 --price-per-gpu-hour 3\n  \
+            milpa plan run --as-published latamgpt")]
+    Run(Box<RunArgs>),
+    /// Whether a budget, a team and some months make a model, and which
+    #[command(
+        after_help = "Example\n  milpa plan viability --budget-usd 3M --team 20 --months 18 --country chile"
+    )]
+    Viability(ViabilityArgs),
+    /// Continued pre-training: replay, learning rate, schedule and tokens
+    #[command(
+        after_help = "Example\n  milpa plan continued --base llama3-8b --tokens 100B --new-tokens 30B \
+            --shift language --forgetting 0.02"
+    )]
+    Continued(ContinuedArgs),
+    /// Serving a model: memory, tokens per second and price, against a remote price
+    #[command(
+        after_help = "Example\n  milpa plan inference --model llama3-8b --weights q4_k_m --hardware rtx4090 \
+            --price-per-gpu-hour 0.4 --remote-input 0.05 --remote-output 0.10"
+    )]
+    Inference(InferenceArgs),
     /// One training step on a cluster, event by event, and the weeks of a run with failures
     #[command(after_help = "\
 Examples
@@ -29,6 +50,9 @@ Example
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
     },
+    /// Take what a run measured into the plans of the next ones
+    #[command(after_help = "Example\n  milpa plan calibrate runs/novelas")]
+    Calibrate(CalibrateArgs),
 }
 
 /// Arguments of `milpa plan simulate`.
@@ -131,4 +155,177 @@ pub struct SimulateArgs {
     /// Seed of the simulated weeks
     #[arg(long, value_name = "N", default_value_t = 1, requires = "days")]
     pub seed: u64,
+}
+
+/// Currency of an answer.
+#[derive(Debug, Clone, Args)]
+pub struct MoneyArgs {
+    /// Currency of the answer and of prices without one
+    #[arg(long, value_name = "CODE", default_value = "USD")]
+    pub currency: String,
+    /// What one US dollar costs in that currency
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub rate: Option<f64>,
+}
+
+/// Arguments of `milpa plan run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A folder with a recipe.toml, or the file itself; planned for this machine unless --hardware
+    #[arg(conflicts_with_all = ["model", "parameters", "budget", "tokens", "sequence_length", "batch_tokens"])]
+    pub recipe: Option<PathBuf>,
+    /// A published model, such as llama3-8b, or a config.json
+    #[arg(long, value_name = "NAME", conflicts_with = "parameters")]
+    pub model: Option<String>,
+    /// A size, such as 7B, in a shape like Llama 3's
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub parameters: Option<String>,
+    /// What may be spent: "1e23 FLOP" or "250k USD"
+    #[arg(long, value_name = "AMOUNT", conflicts_with = "tokens", allow_hyphen_values = true)]
+    pub budget: Option<String>,
+    /// Tokens to train on, such as 300B
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub tokens: Option<String>,
+    /// Accelerator, such as h200
+    #[arg(long, value_name = "NAME")]
+    pub hardware: Option<String>,
+    /// How many of them
+    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true)]
+    pub gpus: u64,
+    /// Tokens of a sequence
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    pub sequence_length: u64,
+    /// Tokens of a step [default: by the OLMo ladder's rule]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub batch_tokens: Option<String>,
+    /// What products are computed in: bf16, fp8, fp32 [default: bf16 where the device has it]
+    #[arg(long, value_name = "FORMAT")]
+    pub precision: Option<String>,
+    /// Price of one accelerator for an hour, such as 3 or "2800 CLP"
+    #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+    pub price_per_gpu_hour: Option<String>,
+    /// Energy of hosts and cooling over that of the accelerators, 1 for none
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub energy_overhead: f64,
+    /// Currency of the answer.
+    #[command(flatten)]
+    pub money: MoneyArgs,
+    /// The published arithmetic of a project, as printed and corrected: latamgpt
+    #[arg(long, value_name = "NAME", exclusive = true)]
+    pub as_published: Option<String>,
+    /// Runs of this machine to plan a recipe by [default: runs/calibration.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+}
+
+/// Arguments of `milpa plan viability`.
+#[derive(Debug, Args)]
+pub struct ViabilityArgs {
+    /// All money in US dollars, such as 3M
+    #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+    pub budget_usd: String,
+    /// People
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub team: f64,
+    /// Months
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub months: f64,
+    /// Country of the salaries
+    #[arg(long, value_name = "NAME", default_value = "chile")]
+    pub country: String,
+    /// Your own table of salaries instead of the assumptions that come with milpa
+    #[arg(long, value_name = "FILE")]
+    pub salaries: Option<PathBuf>,
+    /// Accelerator that is rented
+    #[arg(long, value_name = "NAME", default_value = "h200")]
+    pub hardware: String,
+    /// Price of one for an hour
+    #[arg(long, value_name = "MONEY", default_value = "3 USD", allow_hyphen_values = true)]
+    pub price_per_gpu_hour: String,
+    /// Currency of the answer.
+    #[command(flatten)]
+    pub money: MoneyArgs,
+}
+
+/// Arguments of `milpa plan continued`.
+#[derive(Debug, Args)]
+pub struct ContinuedArgs {
+    /// The base: a published model, such as llama3-8b, a config.json, or a size such as 8B
+    #[arg(long, value_name = "NAME")]
+    pub base: String,
+    /// Tokens of the run, replay included
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub tokens: String,
+    /// Distinct tokens of new text there are
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub new_tokens: Option<String>,
+    /// How far the new text is from the base's: language or domain
+    #[arg(long, value_name = "KIND", default_value = "language")]
+    pub shift: String,
+    /// Largest relative rise of the loss on general text, 0.02 for 2 %
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02, allow_negative_numbers = true)]
+    pub forgetting: f64,
+    /// A small trial of yours, "share of replay:forgetting", such as 0.05:0.03; may be repeated
+    #[arg(long, value_name = "A:B")]
+    pub trial: Vec<String>,
+    /// Full learning rate of the base's pre-training
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    pub base_peak_lr: Option<f64>,
+    /// Learning rate with which the base's pre-training ended
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    pub base_final_lr: Option<f64>,
+    /// The base's own training text can be had
+    #[arg(long)]
+    pub base_text_open: bool,
+}
+
+/// Arguments of `milpa plan inference`.
+#[derive(Debug, Args)]
+pub struct InferenceArgs {
+    /// A published model, such as llama3-8b, a config.json, or a size such as 8B
+    #[arg(long, value_name = "NAME")]
+    pub model: String,
+    /// Accelerator, such as rtx4090, or this-machine, which is measured
+    #[arg(long, value_name = "NAME")]
+    pub hardware: String,
+    /// How many of them share the model
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub gpus: u64,
+    /// Format of the weights: f32, bf16, f16, fp8, q8_0, q6_k, q5_k_m, q4_k_m, q4_0
+    #[arg(long, value_name = "FORMAT", default_value = "bf16")]
+    pub weights: String,
+    /// Format of keys and values: f16, q8_0, q4_0 …
+    #[arg(long, value_name = "FORMAT", default_value = "f16")]
+    pub cache: String,
+    /// Tokens of a prompt
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub prompt: u64,
+    /// Tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub answer: u64,
+    /// Sequences at once [default: as many as fit, at most 256]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<u64>,
+    /// Price of one accelerator for an hour
+    #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+    pub price_per_gpu_hour: Option<String>,
+    /// What a remote model takes for a million tokens of prompt
+    #[arg(long, value_name = "MONEY", requires = "remote_output", allow_hyphen_values = true)]
+    pub remote_input: Option<String>,
+    /// What a remote model takes for a million tokens of answer
+    #[arg(long, value_name = "MONEY", requires = "remote_input", allow_hyphen_values = true)]
+    pub remote_output: Option<String>,
+    /// Currency of the answer.
+    #[command(flatten)]
+    pub money: MoneyArgs,
+}
+
+/// Arguments of `milpa plan calibrate`.
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// A run folder, or the folder of a training
+    pub run: PathBuf,
+    /// The file to add to [default: calibration.toml beside the run folder]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }

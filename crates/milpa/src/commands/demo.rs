@@ -40,7 +40,7 @@ pub fn demo(context: &Context, out: &Path) -> Result<()> {
         out.display()
     ));
     let recipe = context.recipe(out)?;
-    let folders = run::run(context, &recipe, &out.join("run"))?;
+    let folders = run::run(context, &recipe, &out.join("run"), &None)?;
     let bundle = folders.bundle();
     if !context.json {
         for prompt in PROMPTS {

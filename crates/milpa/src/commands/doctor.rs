@@ -147,7 +147,8 @@ fn gpus_text(gpus: Option<&[Gpu]>) -> String {
     if gpus.is_empty() { format!("gpu        none; {unused}\n") } else { text }
 }
 
-fn processor() -> String {
+/// Name of the processor, "unknown" where the system does not tell.
+pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     text.lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'))

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use milpa_base::{Manifest, manifest::MANIFEST_FILE, units::duration};
+use milpa_plan::sheet::Sheet;
 use serde::Serialize;
 
 use crate::{
     context::Context,
+    ledger::TrainingFolder,
     run::{RESOLVED_FILE, read_stamps},
 };
 
@@ -16,6 +18,8 @@ struct Explained {
     folder: String,
     recipe: Option<String>,
     stages: Vec<Stage>,
+    /// The plan beside what came of it, and the ledger's sums.
+    planned_and_measured: Sheet,
 }
 
 #[derive(Debug, Serialize)]
@@ -32,7 +36,14 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
         return artifact(context, dir);
     }
     let stamps = read_stamps(dir);
+    let title = "Planned and measured".to_owned();
+    let training = TrainingFolder::find(dir);
+    let sections = training.as_ref().map_or_else(|_| Ok(Vec::new()), TrainingFolder::sections)?;
+    let costs = Sheet { title, sections };
     if stamps.is_empty() {
+        if training.is_ok() && !costs.sections.is_empty() {
+            return context.show(&costs, || costs.to_string());
+        }
         bail!(
             "{} is neither a run folder nor an artifact of milpa; give the folder of a run, such \
              as runs/novelas, or one of the folders in it",
@@ -55,6 +66,7 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
         folder: dir.display().to_string(),
         recipe: resolved.exists().then(|| resolved.display().to_string()),
         stages,
+        planned_and_measured: costs,
     };
     context.show(&explained, || {
         let mut text = format!("run       {}\n", explained.folder);
@@ -70,6 +82,9 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
                 duration(stage.seconds),
                 stage.command
             );
+        }
+        if !explained.planned_and_measured.sections.is_empty() {
+            text += &format!("\n{}", explained.planned_and_measured);
         }
         text
     })

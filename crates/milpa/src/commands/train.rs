@@ -6,15 +6,20 @@ use anyhow::Result;
 use milpa_base::{Bytes, ConfigError, Kind, Tokens, manifest::Verify, open_artifact, units::si};
 use milpa_kernels::{Cpu, Isa, peak};
 use milpa_model::Device;
-use milpa_plan::{Machine, Plan, plan};
+use milpa_plan::{Machine, Plan, PlannedRun, plan};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
 use milpa_train::{Job, Precision, Summary, model_shape, train_shape};
 
-use crate::{commands::doctor, context::Context, recipe::Loaded};
+use crate::{
+    commands::doctor,
+    context::Context,
+    ledger::{self, HourlyPrice, Meter},
+    recipe::Loaded,
+};
 
-/// Share of the peak that training a small model on a CPU reaches here, for the time shown in
-/// advance; the true one is shown at each step.
-const EXPECTED_UTILISATION: f64 = 0.6;
+/// Share of the peak that training a small model on a CPU reaches, for the time shown in advance
+/// where no run of one's own says; the true one is shown at each step.
+const GUESSED_UTILISATION: f64 = 0.6;
 
 /// What this machine reached just now.
 pub struct MeasuredPeak {
@@ -57,16 +62,43 @@ pub fn check_plan(
     recipe: &Loaded,
     tokens_available: Option<Tokens>,
 ) -> Result<Plan> {
-    let peak = measure_peak(context);
-    plan_on(recipe, peak.of(recipe.recipe.train.precision), tokens_available)
+    check_plan_by(context, recipe, tokens_available, None)
 }
 
-fn plan_on(recipe: &Loaded, peak: f64, tokens_available: Option<Tokens>) -> Result<Plan> {
+/// The same by the runs in a calibration file; the usual one, if it is there, when none is named.
+pub fn check_plan_by(
+    context: &Context,
+    recipe: &Loaded,
+    tokens_available: Option<Tokens>,
+    calibration: Option<&Path>,
+) -> Result<Plan> {
+    let peak = measure_peak(context).of(recipe.recipe.train.precision);
+    plan_on(context, recipe, peak, tokens_available, calibration)
+}
+
+fn plan_on(
+    context: &Context,
+    recipe: &Loaded,
+    peak: f64,
+    tokens_available: Option<Tokens>,
+    calibration: Option<&Path>,
+) -> Result<Plan> {
     let (config, model) = (&recipe.recipe.train, &recipe.recipe.model);
+    let runs = ledger::read_own_runs(calibration.unwrap_or(Path::new(ledger::OWN_RUNS_FILE)))?;
+    if let (Some(path), None) = (calibration, &runs) {
+        anyhow::bail!(
+            "there is no {}; milpa plan calibrate RUN --out FILE writes it",
+            path.display()
+        );
+    }
+    let own_runs = runs.and_then(|runs| {
+        runs.expected(config.precision.name(), &doctor::processor(), context.threads)
+    });
     let machine = Machine {
         peak_flops_per_second: peak,
         memory: doctor::memory().1.unwrap_or(Bytes(u64::MAX)),
-        expected_utilisation: EXPECTED_UTILISATION,
+        expected_utilisation: own_runs.map_or(GUESSED_UTILISATION, |runs| runs.utilisation.median),
+        own_runs,
     };
     let model = model.with_vocab_size(recipe.recipe.tokenizer.vocab_size)?;
     let shape = train_shape(config);
@@ -84,13 +116,14 @@ fn plan_on(recipe: &Loaded, peak: f64, tokens_available: Option<Tokens>) -> Resu
     Ok(plan)
 }
 
-/// Trains the recipe's model, or goes on where a cut run stopped.
+/// Trains the recipe's model, or goes on where a cut run stopped; keeps the plan beside it.
 pub fn train(
     context: &Context,
     recipe: &Loaded,
     tokenizer: &Path,
     tokens: &Path,
     out: &Path,
+    price: &HourlyPrice,
 ) -> Result<Summary> {
     open_artifact(tokenizer, Kind::Tokenizer, Verify::Contents)?;
     let (manifest, _) = open_artifact(tokens, Kind::Tokens, Verify::Contents)?;
@@ -99,7 +132,7 @@ pub fn train(
     let peak = measure_peak(context);
     let available = Tokens(dataset.total_tokens(Split::Train));
     let peak = peak.of(recipe.recipe.train.precision);
-    let plan = plan_on(recipe, peak, Some(available))?;
+    let plan = plan_on(context, recipe, peak, Some(available), None)?;
     for line in plan.to_string().lines() {
         context.progress.say(&format!("  {line}"));
     }
@@ -116,7 +149,31 @@ pub fn train(
         peak_flops_per_second: peak,
         measure_peak: &|| measure_peak(context).of(recipe.recipe.train.precision),
     };
-    Ok(milpa_train::train(&job, out, &context.progress, &context.stop)?)
+    let trained = milpa_train::train(&job, out, &context.progress, &context.stop);
+    // Only now: training sets a folder of another configuration aside before it begins.
+    let precision = recipe.recipe.train.precision.name();
+    let mut planned = PlannedRun::of(&plan, precision, &doctor::processor(), context.threads);
+    planned.price_per_hour = price.clone();
+    ledger::keep_plan(out, &planned)?;
+    Ok(trained?)
+}
+
+/// Trains on its own, outside a run: the ledger is the training folder's.
+pub fn train_alone(
+    context: &Context,
+    recipe: &Loaded,
+    tokenizer: &Path,
+    tokens: &Path,
+    out: &Path,
+    price: &HourlyPrice,
+) -> Result<Summary> {
+    let meter = Meter::start("train");
+    let trained = train(context, recipe, tokenizer, tokens, out, price);
+    // A refused plan cost nothing and leaves no folder.
+    if trained.is_ok() || out.join(milpa_train::METRICS_FILE).exists() {
+        meter.stop(context, out, trained.is_ok(), price)?;
+    }
+    trained
 }
 
 /// The summary for people.
