@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod harness;
+mod plan;
 mod plan_cluster;
 mod resume;
 mod usage;
