@@ -12,6 +12,7 @@ use crate::{
     compute_optimal::{BESIROGLU, EDGE_OF_FIT, HOFFMANN},
     conventions::flops_per_token,
     failures::{Availability, PUBLISHED_RATES, RECOVERIES, availability},
+    published_runs,
     search::{Candidate, Search},
     sheet::{Cell, Fact, Section, Sheet, Unit},
     utilisation,
@@ -70,7 +71,7 @@ pub struct ClusterQuestion {
 /// is left out of the fit ([`crate::cross_validate_published`]).
 const TIME_ERROR: (f64, f64) = (0.82, 1.27);
 const TIME_SOURCE: &str =
-    "time model; 9 of 10 published runs lie within, their publication left out";
+    "time model, no faster than the best public run near this size; range: see docs/plan.md";
 
 /// Layouts that are shown.
 const SHOWN_LAYOUTS: usize = 5;
@@ -84,6 +85,50 @@ struct Decided<'a> {
     batch: Batch,
     search: Search,
     layouts: Vec<Candidate>,
+    public: Option<PublicRuns>,
+    /// Seconds of a step: the time model's for the fastest layout, but no faster than the best public
+    /// run near this size.
+    seconds: f64,
+}
+
+/// What public runs reached, as shares of the dense bf16 peak by PaLM.
+struct PublicRuns {
+    /// Runs of this format and of half to twice the size.
+    count: usize,
+    /// The least of them.
+    least: f64,
+    /// Half of them lie below.
+    median: f64,
+    /// The most of them.
+    most: f64,
+    /// The best run of this format and any size.
+    best: f64,
+}
+
+impl PublicRuns {
+    /// The runs near a size; `None` without any.
+    fn near(parameters: f64, formats: &NumberFormats) -> Option<Self> {
+        let mut near = Vec::new();
+        let mut best: f64 = 0.0;
+        for measured in published_runs() {
+            if measured.run.formats.compute != formats.compute {
+                continue;
+            }
+            let share = utilisation(&measured.run, measured.seconds).palm;
+            best = best.max(share);
+            if (0.5..=2.0).contains(&(measured.run.model.parameters() as f64 / parameters)) {
+                near.push(share);
+            }
+        }
+        near.sort_by(f64::total_cmp);
+        Some(Self {
+            count: near.len(),
+            least: *near.first()?,
+            median: near[near.len() / 2],
+            most: *near.last()?,
+            best,
+        })
+    }
 }
 
 /// Plans a training on a cluster.
@@ -201,13 +246,17 @@ fn with_shape(
         formats: question.formats,
     };
     let layouts = search.best(&question.calibration, SHOWN_LAYOUTS)?;
+    let public = PublicRuns::near(shape.parameters() as f64, &question.formats);
+    let best_public =
+        public.as_ref().map_or(0.0, |runs| seconds_at(&search, &layouts[0], runs.most));
+    let seconds = layouts[0].seconds.max(best_public);
     let tokens = match question.amount {
         Amount::Tokens(tokens) => tokens.0 as f64,
         Amount::Compute(flops) => flops.0 / (6.0 * shape.parameters() as f64),
         Amount::Money(money) => {
             let hours = money / question.price_per_gpu_hour.unwrap_or(f64::INFINITY);
             let run = search.run(layouts[0].layout);
-            let speed = utilisation(&run, layouts[0].seconds).tokens_per_second_per_device;
+            let speed = utilisation(&run, seconds).tokens_per_second_per_device;
             hours * 3600.0 * speed * typical(question.gpus)?.goodput()
         }
     };
@@ -221,7 +270,12 @@ fn with_shape(
             remedy: "train on more, or lower --batch-tokens".to_owned(),
         });
     }
-    Ok(Decided { question, name, shape, tokens, batch, search, layouts })
+    Ok(Decided { question, name, shape, tokens, batch, search, layouts, public, seconds })
+}
+
+fn seconds_at(search: &Search, candidate: &Candidate, share: f64) -> f64 {
+    let run = search.run(candidate.layout);
+    candidate.seconds * utilisation(&run, candidate.seconds).palm / share
 }
 
 /// Sequences of a step: as asked, or by the OLMo ladder's rule in a multiple of the GPUs.
@@ -280,8 +334,8 @@ pub fn shape_of(parameters: u64) -> ModelShape {
     };
     let mut best = (f64::INFINITY, build(1, 128));
     for step in 1..=512 {
-        // Small models step by a head of 64.
-        let width = if large { 256 * step } else { 64 * step };
+        // Four heads of 128 at a time; small models take what is nearest.
+        let width = if large { 512 * step } else { 64 * step };
         for layers in 2..=192 {
             let shape = build(layers, width);
             let miss = (shape.parameters() as f64 / parameters as f64).ln().abs();
@@ -304,9 +358,21 @@ impl Decided<'_> {
         (self.tokens / self.batch.tokens() as f64).ceil()
     }
 
+    /// From the time model's fast end, no faster than the best public run of any size, to its slow end
+    /// or the middle of public runs of this size, whichever is slower.
     fn step_range(&self) -> (f64, f64) {
-        let (low, high) = TIME_ERROR;
-        (self.best().seconds * low, self.best().seconds * high)
+        let model = self.best().seconds;
+        let (mut low, mut high) = (model * TIME_ERROR.0, self.seconds * TIME_ERROR.1);
+        if let Some(public) = &self.public {
+            low = low.max(self.seconds_at(public.best));
+            high = high.max(self.seconds_at(public.median));
+        }
+        (low.min(self.seconds), high)
+    }
+
+    /// Seconds of a step at a utilisation (PaLM).
+    fn seconds_at(&self, share: f64) -> f64 {
+        seconds_at(&self.search, self.best(), share)
     }
 
     fn model(&self) -> Section {
@@ -489,7 +555,9 @@ impl Decided<'_> {
         let device = &self.question.device;
         let mut section = Section::new("Memory of the fullest GPU, fastest layout");
         let mut fact = |name: &str, bytes: u64, source: &str| {
-            section.fact(Fact::new(name, bytes as f64, Unit::Bytes, source));
+            if bytes > 0 {
+                section.fact(Fact::new(name, bytes as f64, Unit::Bytes, source));
+            }
         };
         let formats = &self.question.formats;
         let states =
@@ -515,7 +583,7 @@ impl Decided<'_> {
 
     fn time(&self) -> Section {
         let run = self.search.run(self.best().layout);
-        let seconds = self.best().seconds;
+        let seconds = self.seconds;
         let (low, high) = self.step_range();
         let (fast, slow) = (utilisation(&run, low), utilisation(&run, high));
         let middle = utilisation(&run, seconds);
@@ -548,6 +616,16 @@ impl Decided<'_> {
             Fact::new("MFU, causal", middle.causal, Unit::Share, "6Ne+6Lhs over the same")
                 .between(slow.causal, fast.causal),
         );
+        if let Some(public) = &self.public {
+            let source = format!(
+                "{} published runs of half to twice the size, same format (data/published.csv)",
+                public.count
+            );
+            section.fact(
+                Fact::new("MFU of public runs", public.median, Unit::Share, source)
+                    .between(public.least, public.most),
+            );
+        }
         if self.best().layout.recompute == Recompute::Full {
             section.fact(Fact::new(
                 "HFU, PaLM",
@@ -560,6 +638,15 @@ impl Decided<'_> {
             Fact::new("without failures", self.steps() * seconds, Unit::Seconds, "steps · step")
                 .between(self.steps() * low, self.steps() * high),
         );
+        let model = self.best().seconds;
+        if model < seconds {
+            section.note(format!(
+                "The time model expects {} a step of the fastest layout (MFU {}). No public run of this size \
+                 has reached that, so the plan counts on the best of them.",
+                Unit::Seconds.show(model),
+                Unit::Share.show(utilisation(&run, model).palm)
+            ));
+        }
         section
     }
 
@@ -623,7 +710,7 @@ impl Decided<'_> {
         section.fact(
             Fact::new(
                 "calendar time",
-                days(self.best().seconds, typical.goodput()),
+                days(self.seconds, typical.goodput()),
                 Unit::Seconds,
                 "without failures / goodput; no evaluations",
             )
@@ -650,7 +737,7 @@ impl Decided<'_> {
         let (good, bad) = self.goodput_range()?;
         let gpus = question.gpus as f64;
         let hours = |step: f64, goodput: f64| gpus * self.steps() * step / goodput / 3600.0;
-        let middle = hours(self.best().seconds, typical(question.gpus)?.goodput());
+        let middle = hours(self.seconds, typical(question.gpus)?.goodput());
         let range = (hours(low, good), hours(high, bad));
         let mut section = Section::new("Energy and price");
         section.fact(

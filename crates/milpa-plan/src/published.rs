@@ -146,7 +146,7 @@ fn corrected() -> Result<Section, PlanError> {
     section.table(
         &["step", "2T, 256 GPUs", "300B, 256", "2T, 128", "300B, 128", "reason"],
         rows,
-        "6·70e9·D / (GPUs · peak · MFU); steps 1 to 5 add up, the indented lines are step 3's range",
+        "6·70e9·D / (GPUs · peak · MFU); each step keeps those before it; the indented lines are step 3's range",
     );
     section.note(format!(
         "Attention over a whole sequence of 8192 adds {:.1} % to 6Ne (causal: {:.1} %); against the \

@@ -292,11 +292,19 @@ fn write_table(f: &mut fmt::Formatter<'_>, table: &Table) -> fmt::Result {
         })
         .collect();
     for row in std::iter::once(&table.columns).chain(&rows) {
+        let Some((last, cells)) = row.split_last() else { continue };
         let mut line = String::from(" ");
-        for (cell, width) in row.iter().zip(&widths) {
+        for (cell, width) in cells.iter().zip(&widths) {
             write!(line, " {cell:<width$} ")?;
         }
-        writeln!(f, "{}", line.trim_end())?;
+        line.push(' ');
+        // A long last cell goes on below its column.
+        let indent = line.chars().count();
+        let room = WIDTH.saturating_sub(indent).max(24);
+        for (index, part) in wrap(last, room).iter().enumerate() {
+            let head = if index == 0 { line.as_str() } else { "" };
+            writeln!(f, "{}", format!("{head:<indent$}{part}").trim_end())?;
+        }
     }
     write_wrapped(f, &table.source, 4)
 }
@@ -306,26 +314,32 @@ fn widest<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
 }
 
 fn write_wrapped(f: &mut fmt::Formatter<'_>, text: &str, indent: usize) -> fmt::Result {
-    let mut line = String::new();
+    wrap(text, WIDTH - indent).iter().try_for_each(|line| writeln!(f, "{:indent$}{line}", ""))
+}
+
+/// Breaks a text between words into lines of at most `width` characters where words allow it; at
+/// least one line.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let length = indent + line.chars().count() + 1 + word.chars().count();
-        if !line.is_empty() && length > WIDTH {
-            writeln!(f, "{:indent$}{line}", "")?;
-            line.clear();
-        }
-        if !line.is_empty() {
+        let line = lines.last_mut().expect("there is one line at least");
+        if line.is_empty() {
+            *line += word;
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
             line.push(' ');
+            *line += word;
+        } else {
+            lines.push(word.to_owned());
         }
-        line += word;
     }
-    if line.is_empty() { Ok(()) } else { writeln!(f, "{:indent$}{line}", "") }
+    lines
 }
 
 /// A time from milliseconds to years: "38.6 days", "14 min", "11.2 s".
 pub fn span(seconds: f64) -> String {
     match seconds {
         s if s < 1.0 => format!("{} ms", three_digits(s * 1e3)),
-        s if s < 120.0 => format!("{} s", three_digits(s)),
+        s if s < 300.0 => format!("{} s", three_digits(s)),
         s if s < 7200.0 => format!("{:.0} min", s / 60.0),
         s if s < 48.0 * 3600.0 => format!("{:.1} h", s / 3600.0),
         s if s < 1000.0 * 86_400.0 => format!("{} days", three_digits(s / 86_400.0)),
@@ -338,7 +352,7 @@ pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     match percent.abs() {
         p if p < 1.0 => format!("{percent:.2} %"),
-        p if p < 10.0 => format!("{percent:.1} %"),
+        p if p < 10.0 || (98.0..100.0).contains(&p) => format!("{percent:.1} %"),
         _ => format!("{percent:.0} %"),
     }
 }
@@ -348,6 +362,10 @@ pub fn money(amount: f64, currency: &str) -> String {
     match amount.abs() {
         a if a >= 1e6 => format!("{} {currency}", si(amount)),
         a if a >= 1e3 => format!("{} {currency}", grouped(amount)),
+        // Two digits of what one request costs.
+        a if a > 0.0 && a < 0.1 => {
+            format!("{amount:.digits$} {currency}", digits = (1.0 - a.log10()).ceil() as usize)
+        }
         _ => format!("{amount:.2} {currency}"),
     }
 }
@@ -387,6 +405,8 @@ mod tests {
         check(Unit::Share, 0.002, "0.20 %");
         check(Unit::Money("USD".to_owned()), 262_500.0, "262 500 USD");
         check(Unit::Money("CLP".to_owned()), 1.75e9, "1.75B CLP");
+        check(Unit::Money("USD".to_owned()), 0.000_08, "0.000080 USD");
+        check(Unit::Share, 0.991, "99.1 %");
         check(Unit::Flop, 8.4e23, "8.400e23 FLOP");
         check(Unit::GpuHours, 1234.0, "1234");
         check(Unit::TokensPerSecond, 49.3, "49 tokens/s");

@@ -308,7 +308,11 @@ fn buys(title: &str, usd: f64, question: &ViabilityQuestion) -> Result<Section, 
         "GPU-hours",
         hours,
         Unit::GpuHours,
-        format!("{}, {} each", device.name, show(question.usd_per_gpu_hour, exchange)?),
+        format!(
+            "{}, {} each (--price-per-gpu-hour)",
+            device.name,
+            show(question.usd_per_gpu_hour, exchange)?
+        ),
     ));
     section.fact(Fact::new(
         "GPUs for all months",
@@ -368,7 +372,9 @@ fn buys(title: &str, usd: f64, question: &ViabilityQuestion) -> Result<Section, 
 }
 
 fn verdict(tokens_per_parameter: f64, tokens: f64) -> &'static str {
-    if tokens_per_parameter >= 60.0 {
+    if tokens > 15e12 {
+        "more tokens than FineWeb has (15T)"
+    } else if tokens_per_parameter >= 60.0 {
         "a small model trained long, cheap to serve"
     } else if tokens_per_parameter >= 15.0 {
         "training from the beginning"
