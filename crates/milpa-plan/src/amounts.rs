@@ -108,6 +108,11 @@ impl Exchange {
             None => Ok(money.amount),
             Some(given) if *given == self.currency => Ok(money.amount),
             Some(given) if *given == Currency::usd() => self.from_usd(money.amount),
+            Some(given) if self.currency == Currency::usd() => Err(bad(
+                &format!("{} {given}", money.amount),
+                "an amount of USD",
+                &format!("write it in USD, or answer in {given} with --currency {given}"),
+            )),
             Some(given) => Err(bad(
                 &format!("{} {given}", money.amount),
                 &format!("an amount of {}", self.currency),

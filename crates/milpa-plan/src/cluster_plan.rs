@@ -73,6 +73,8 @@ const TIME_ERROR: (f64, f64) = (0.82, 1.27);
 const TIME_SOURCE: &str =
     "time model, no faster than the best public run near this size; range: see docs/plan.md";
 
+/// Largest budget that is planned, FLOP.
+const MOST_FLOPS: f64 = 1e28;
 /// Layouts that are shown.
 const SHOWN_LAYOUTS: usize = 5;
 
@@ -188,11 +190,18 @@ fn check(question: &ClusterQuestion) -> Result<(), PlanError> {
             remedy: "add --model or --parameters, or give --budget instead of --tokens".to_owned(),
         });
     }
-    if !(64..=1 << 24).contains(&question.sequence_length) {
+    if matches!(question.amount, Amount::Compute(flops) if flops.0 > MOST_FLOPS) {
+        return Err(PlanError::OutOfRange {
+            name: "the budget in FLOP",
+            value: amount.1,
+            range: "at most 1e28",
+        });
+    }
+    if !(1..=1 << 24).contains(&question.sequence_length) {
         return Err(PlanError::OutOfRange {
             name: "the sequence length",
             value: question.sequence_length as f64,
-            range: "from 64 to 16 777 216",
+            range: "from 1 to 16 777 216",
         });
     }
     Ok(())
@@ -297,9 +306,15 @@ fn batch(question: &ClusterQuestion, shape: &ModelShape) -> Result<Batch, PlanEr
             let size = shape.non_embedding_parameters() as f64 / 108e6;
             let tokens = 2048.0 * 160.0 * size.powf(2.0 / 3.0);
             let wanted = (tokens / sequence_length as f64).max(1.0);
-            // A power of two for every replica.
-            let each = (wanted / question.gpus as f64).max(1.0).log2().round().exp2();
-            question.gpus * each as u64
+            let gpus = question.gpus;
+            if wanted >= gpus as f64 {
+                // A power of two for every replica.
+                gpus * (wanted / gpus as f64).log2().round().exp2() as u64
+            } else {
+                // More GPUs than sequences: a divisor, at most twice what the rule wants.
+                let most = (2.0 * wanted) as u64;
+                (1..=most.min(gpus)).rev().find(|&size| gpus.is_multiple_of(size)).unwrap_or(1)
+            }
         }
     };
     Ok(Batch { sequence_length, sequences })
@@ -594,7 +609,7 @@ impl Decided<'_> {
             Unit::Tokens,
             match self.question.batch_tokens {
                 Some(_) => "as asked",
-                None => "OLMo ladder: 327 680·(N/108M)^(2/3), in multiples of the GPUs",
+                None => "OLMo ladder: 327 680·(N/108M)^(2/3), fitted to the GPUs",
             },
         ));
         section.fact(Fact::new("steps", self.steps(), Unit::Count, "tokens / tokens per step"));

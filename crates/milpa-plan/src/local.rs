@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn earlier_runs_give_the_time_a_range() {
         let utilisation = Quantiles { low: 0.4, median: 0.5, high: 0.8 };
-        let own_runs = Some(Expected { utilisation, loss_ratio: None, runs: 3 });
+        let own_runs = Some(Expected { utilisation, runs: 3 });
         let plan = plan(&NOVELAS, &TRAIN, &Machine { own_runs, ..MACHINE }, None);
         let (low, high) = plan.seconds_interval.unwrap();
         assert!((low / plan.seconds - 0.5 / 0.8).abs() < 1e-12);

@@ -37,9 +37,9 @@ pub struct OwnRun {
     /// Most bytes of tensors held over the planned ones, where a plan was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_ratio: Option<f64>,
-    /// Final loss over that of the published law at the same size and tokens.
+    /// Final loss, nats per token of its own text and tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss_ratio: Option<f64>,
+    pub loss: Option<f64>,
 }
 
 /// Three points of a distribution.
@@ -79,8 +79,6 @@ pub struct OwnRuns {
 pub struct Expected {
     /// Share of the peak, validation and checkpoints included.
     pub utilisation: Quantiles,
-    /// Final loss over the published law's; 1 where no run says.
-    pub loss_ratio: Option<f64>,
     /// How many runs it is from.
     pub runs: usize,
 }
@@ -140,14 +138,27 @@ impl OwnRuns {
         let medians = Quantiles::of(all(|quantiles| quantiles.median))?;
         let least = all(|quantiles| quantiles.low).into_iter().fold(f64::INFINITY, f64::min);
         let most = all(|quantiles| quantiles.high).into_iter().fold(0.0, f64::max);
-        let ratios = runs.iter().filter_map(|run| run.loss_ratio).collect();
         Some(Expected {
             utilisation: Quantiles { low: least, median: medians.median, high: most },
-            loss_ratio: Quantiles::of(ratios).map(|ratios| ratios.median),
             runs: runs.len(),
         })
     }
 }
+
+impl OwnRuns {
+    /// The middle loss of runs of half to twice the parameters and tokens; `None` without any.
+    pub fn loss_near(&self, parameters: u64, tokens: u64) -> Option<f64> {
+        let near = |a: u64, b: u64| (0.5..=2.0).contains(&(a as f64 / b.max(1) as f64));
+        let runs = self.runs.iter();
+        let runs = runs.filter(|run| near(run.parameters, parameters) && near(run.tokens, tokens));
+        Quantiles::of(runs.filter_map(|run| run.loss).collect()).map(|losses| losses.median)
+    }
+}
+
+/// Parameters from which the published law is asked for a loss: the smallest that it was fitted on.
+const LEAST_PARAMETERS: f64 = 4e7;
+/// Tokens from which it is asked.
+const LEAST_TOKENS: f64 = 1e9;
 
 /// A plan as it was when the run began, kept to be compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -173,20 +184,27 @@ pub struct PlannedRun {
     pub seconds_interval: Option<(f64, f64)>,
     /// Bytes of tensors.
     pub memory_bytes: u64,
-    /// Final loss in nats per token.
-    pub loss: f64,
-    /// Whether the loss was scaled by runs of one's own.
-    pub loss_is_calibrated: bool,
+    /// Final loss in nats per token, where runs of one's own or the published law say one.
+    pub loss: Option<f64>,
+    /// Whether the loss is that of runs of one's own.
+    pub loss_is_own: bool,
     /// Price of the machine for an hour with its currency, where it was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_per_hour: Option<(f64, String)>,
 }
 
 impl PlannedRun {
-    /// What to keep of a plan for `precision` on `threads` threads of `processor`.
-    pub fn of(plan: &Plan, precision: &str, processor: &str, threads: usize) -> Self {
-        let law = BESIROGLU.loss(plan.parameters as f64, plan.tokens.0.max(1) as f64);
-        let ratio = plan.machine.own_runs.and_then(|runs| runs.loss_ratio);
+    /// What to keep of a plan for `precision` on `threads` threads of `processor`, with the loss of
+    /// runs of one's own near its size.
+    pub fn of(
+        plan: &Plan,
+        precision: &str,
+        processor: &str,
+        threads: usize,
+        own_loss: Option<f64>,
+    ) -> Self {
+        let (parameters, tokens) = (plan.parameters as f64, plan.tokens.0 as f64);
+        let known = parameters >= LEAST_PARAMETERS && tokens >= LEAST_TOKENS;
         Self {
             processor: processor.to_owned(),
             threads,
@@ -198,8 +216,8 @@ impl PlannedRun {
             seconds: plan.seconds,
             seconds_interval: plan.seconds_interval,
             memory_bytes: plan.memory.total().0,
-            loss: law * ratio.unwrap_or(1.0),
-            loss_is_calibrated: ratio.is_some(),
+            loss: own_loss.or_else(|| known.then(|| BESIROGLU.loss(parameters, tokens))),
+            loss_is_own: own_loss.is_some(),
             price_per_hour: None,
         }
     }
@@ -231,13 +249,23 @@ impl PlannedRun {
             "weights, gradients, optimizer, activations",
         );
         pair("memory", memory, measured.memory_bytes, "most bytes of tensors held");
-        let law = if self.loss_is_calibrated {
-            "Besiroglu 2024, scaled by calibrated runs"
+        let law = if self.loss_is_own {
+            "calibrated runs of half to twice the parameters and tokens"
         } else {
             "Besiroglu 2024: another text and tokenizer, a rough sign"
         };
-        let loss = Fact::new("loss, planned", self.loss, Unit::NatsPerToken, law);
-        pair("loss", loss, measured.loss, "mean of the last fiftieth of the steps");
+        let measured_loss = "mean of the last fiftieth of the steps";
+        match (self.loss, measured.loss) {
+            (Some(loss), measured) => {
+                let planned = Fact::new("loss, planned", loss, Unit::NatsPerToken, law);
+                pair("loss", planned, measured, measured_loss);
+            }
+            (None, Some(loss)) => {
+                let source = format!("{measured_loss}; too small for the law to plan one");
+                pair("", Fact::new("loss, measured", loss, Unit::NatsPerToken, source), None, "");
+            }
+            (None, None) => {}
+        }
         if let Some((price, currency)) = &self.price_per_hour {
             let money = Unit::Money(currency.clone());
             let cost = |seconds: f64| price * seconds / 3600.0;
@@ -369,7 +397,7 @@ mod tests {
             utilisation: Quantiles { low: median - 0.1, median, high: median + 0.1 },
             overhead: 1.25,
             memory_ratio: None,
-            loss_ratio: Some(1.1),
+            loss: Some(3.1),
         }
     }
 
@@ -385,7 +413,8 @@ mod tests {
         assert_eq!(expected.runs, 2);
         assert!((expected.utilisation.low - 0.5 / 1.25).abs() < 1e-12);
         assert!((expected.utilisation.high - 0.8 / 1.25).abs() < 1e-12);
-        assert_eq!(expected.loss_ratio, Some(1.1));
+        assert_eq!(calibration.loss_near(15, 150), Some(3.1));
+        assert_eq!(calibration.loss_near(30, 150), None);
         assert_eq!(calibration.expected("bf16", "EPYC", 2), None);
         let again = OwnRuns::parse(&calibration.to_toml(), "calibration.toml").unwrap();
         assert_eq!(again, calibration);

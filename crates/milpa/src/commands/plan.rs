@@ -47,6 +47,11 @@ fn model(text: &str) -> Result<(String, ModelShape)> {
         let shape = read_shape(&path)?;
         return Ok((text.to_owned(), shape));
     }
+    if text.contains('/') || path.extension().is_some_and(|extension| extension == "json") {
+        let problem = format!("there is no file {}", path.display());
+        let remedy = "give a config.json, the folder of a model, or a published model's name";
+        return Err(PlanError::BadQuestion { problem, remedy: remedy.to_owned() }.into());
+    }
     if let Ok(parameters) = milpa_plan::parameters(text) {
         return Ok((format!("a model of {text}"), shape_of(parameters)));
     }
@@ -81,13 +86,13 @@ fn price(text: Option<&str>, exchange: &Exchange) -> Result<Option<f64>, PlanErr
 }
 
 fn tokens(text: &str) -> Result<Tokens, PlanError> {
-    text.parse().map_err(|error: milpa_base::units::BadQuantity| PlanError::BadAmount {
+    text.parse().map_err(|_: milpa_base::units::BadQuantity| PlanError::BadAmount {
         text: text.chars().take(80).collect(),
         wanted: "a number of tokens".to_owned(),
         problem: if text.trim_start().starts_with('-') {
             "it is negative".to_owned()
         } else {
-            format!("write it as \"300B\" ({error})")
+            "write it as \"300B\" or \"300B tokens\"".to_owned()
         },
     })
 }

@@ -152,7 +152,10 @@ pub fn train(
     let trained = milpa_train::train(&job, out, &context.progress, &context.stop);
     // Only now: training sets a folder of another configuration aside before it begins.
     let precision = recipe.recipe.train.precision.name();
-    let mut planned = PlannedRun::of(&plan, precision, &doctor::processor(), context.threads);
+    let own_loss = ledger::read_own_runs(Path::new(ledger::OWN_RUNS_FILE))?
+        .and_then(|runs| runs.loss_near(plan.parameters, plan.tokens.0));
+    let processor = doctor::processor();
+    let mut planned = PlannedRun::of(&plan, precision, &processor, context.threads, own_loss);
     planned.price_per_hour = price.clone();
     ledger::keep_plan(out, &planned)?;
     Ok(trained?)

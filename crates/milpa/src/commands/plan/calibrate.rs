@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use milpa_base::write_file_atomic;
-use milpa_plan::{BESIROGLU, OwnRun, Quantiles, sheet::percent};
+use milpa_plan::{OwnRun, Quantiles, sheet::percent};
 
 use crate::{
     cli::CalibrateArgs,
@@ -47,8 +47,8 @@ pub fn calibrate(context: &Context, arguments: &CalibrateArgs) -> Result<()> {
         if let Some(ratio) = measured_run.memory_ratio {
             text += &format!("memory was {} of the planned\n", percent(ratio));
         }
-        if let Some(ratio) = measured_run.loss_ratio {
-            text += &format!("loss was {} of the published law's\n", percent(ratio));
+        if let Some(loss) = measured_run.loss {
+            text += &format!("loss was {loss:.4} nats per token\n");
         }
         text += &format!("written to {} ({} runs)\n", path.display(), runs.runs.len());
         let default = Path::new(ledger::OWN_RUNS_FILE);
@@ -90,7 +90,6 @@ fn measure(run: &Path, folder: &TrainingFolder) -> Result<OwnRun> {
     let utilisation = Quantiles::of(utilisations).context("the steps have no utilisation")?;
     let spent = folder.ledger.seconds("train").unwrap_or(step_seconds);
     let name = run.canonicalize().unwrap_or_else(|_| run.to_owned());
-    let law = BESIROGLU.loss(plan.parameters as f64, tokens as f64);
     Ok(OwnRun {
         run: name.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         processor: plan.processor.clone(),
@@ -102,6 +101,6 @@ fn measure(run: &Path, folder: &TrainingFolder) -> Result<OwnRun> {
         utilisation,
         overhead: (spent / step_seconds).max(1.0),
         memory_ratio: memory_bytes.map(|bytes| bytes / plan.memory_bytes as f64),
-        loss_ratio: loss.map(|loss| loss / law),
+        loss,
     })
 }
