@@ -1,4 +1,4 @@
-//! Plots as SVG text: lines, and bars with intervals.
+//! Plots as SVG text: lines, dots and lines on plain or logarithmic axes, bars with intervals.
 //!
 //! Enough for loss curves and result tables; it knows nothing of what is plotted. The output has
 //! no script and no outside font, so it can stand in a self-contained page, and follows the
@@ -26,6 +26,47 @@ pub struct LinePlot {
     pub y_label: String,
     /// The curves.
     pub series: Vec<Series>,
+}
+
+/// How the points of a [`Layer`] are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// A dot at each point.
+    Dots,
+    /// A line through them.
+    Line,
+    /// A broken line through them.
+    Dashed,
+}
+
+/// Points of a [`ScatterPlot`] that are drawn alike.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Name in the legend; empty for none.
+    pub name: String,
+    /// Points (x, y); points that cannot be placed are left out.
+    pub points: Vec<(f64, f64)>,
+    /// How they are drawn.
+    pub mark: Mark,
+    /// Which of the colours; `None` for that of the text.
+    pub colour: Option<usize>,
+}
+
+/// Dots and lines over two axes, each plain or logarithmic.
+#[derive(Debug, Clone)]
+pub struct ScatterPlot {
+    /// Title above the plot.
+    pub title: String,
+    /// What x is, with its unit.
+    pub x_label: String,
+    /// What y is, with its unit.
+    pub y_label: String,
+    /// Whether x is drawn by its logarithm.
+    pub x_logarithmic: bool,
+    /// Whether y is drawn by its logarithm.
+    pub y_logarithmic: bool,
+    /// What is drawn, the first at the bottom.
+    pub layers: Vec<Layer>,
 }
 
 /// One bar of a [`BarPlot`].
@@ -127,6 +168,113 @@ impl LinePlot {
         svg.push_str("</svg>\n");
         svg
     }
+}
+
+impl ScatterPlot {
+    /// Draws the plot.
+    pub fn to_svg(&self) -> String {
+        let named: Vec<&Layer> =
+            self.layers.iter().filter(|layer| !layer.name.is_empty()).collect();
+        let rows = legend_rows(&named);
+        let legend_height = 18.0 * rows.iter().map(|(row, _)| row + 1).max().unwrap_or(0) as f64;
+        let height = 400.0 + legend_height;
+        let placed = |value: f64, logarithmic: bool| {
+            let value = if logarithmic { value.log10() } else { value };
+            value.is_finite().then_some(value)
+        };
+        let place = |&(x, y): &(f64, f64)| {
+            Some((placed(x, self.x_logarithmic)?, placed(y, self.y_logarithmic)?))
+        };
+        let points: Vec<Vec<(f64, f64)>> = self
+            .layers
+            .iter()
+            .map(|layer| layer.points.iter().filter_map(place).collect())
+            .collect();
+        let all = || points.iter().flatten();
+        let top = LEGEND + legend_height;
+        let x_axis = Axis::scaled(all().map(|p| p.0), LEFT, WIDTH - RIGHT, self.x_logarithmic);
+        let y_axis = Axis::scaled(all().map(|p| p.1), height - BOTTOM, top, self.y_logarithmic);
+        let mut svg = open(height, &self.title);
+        for (value, text) in y_axis.marks(self.y_logarithmic) {
+            let y = y_axis.place(value);
+            let _ = write!(
+                svg,
+                "<path class='g' d='M{LEFT} {y:.1}H{}'/><text x='{}' y='{:.1}' text-anchor='end'>{text}</text>",
+                WIDTH - RIGHT,
+                LEFT - 6.0,
+                y + 4.0
+            );
+        }
+        for (value, text) in x_axis.marks(self.x_logarithmic) {
+            let x = x_axis.place(value);
+            let _ = write!(
+                svg,
+                "<path class='g' d='M{x:.1} {top}V{}'/><text x='{x:.1}' y='{}' text-anchor='middle'>{text}</text>",
+                height - BOTTOM,
+                height - BOTTOM + 18.0
+            );
+        }
+        axis_labels(&mut svg, height, &self.x_label, &self.y_label);
+        for (layer, points) in self.layers.iter().zip(&points) {
+            let at = |(x, y): &(f64, f64)| (x_axis.place(*x), y_axis.place(*y));
+            draw_layer(&mut svg, layer, &points.iter().map(at).collect::<Vec<_>>());
+        }
+        for (layer, (row, x)) in named.into_iter().zip(rows) {
+            let y = LEGEND - 4.0 + 18.0 * row as f64;
+            let sample = [(x, y), (x + 7.0, y), (x + 14.0, y)];
+            let sample = if layer.mark == Mark::Dots { &sample[1..2] } else { &sample[..] };
+            draw_layer(&mut svg, layer, sample);
+            let _ = write!(
+                svg,
+                "<text x='{:.0}' y='{:.0}'>{}</text>",
+                x + 19.0,
+                y + 4.0,
+                escape(&layer.name)
+            );
+        }
+        svg.push_str("</svg>\n");
+        svg
+    }
+}
+
+/// Row and left edge of each name in a legend that fills the width.
+fn legend_rows(named: &[&Layer]) -> Vec<(usize, f64)> {
+    let (mut row, mut x) = (0, LEFT);
+    named
+        .iter()
+        .map(|layer| {
+            let width = 40.0 + 7.0 * layer.name.chars().count() as f64;
+            if x > LEFT && x + width > WIDTH - RIGHT {
+                (row, x) = (row + 1, LEFT);
+            }
+            let place = (row, x);
+            x += width;
+            place
+        })
+        .collect()
+}
+
+fn draw_layer(svg: &mut String, layer: &Layer, points: &[(f64, f64)]) {
+    let colour = layer.colour.map_or("currentColor", |index| COLOURS[index % COLOURS.len()]);
+    if points.is_empty() {
+        return;
+    }
+    if layer.mark == Mark::Dots {
+        for (x, y) in thin(points) {
+            let _ = write!(
+                svg,
+                "<circle cx='{x:.1}' cy='{y:.1}' r='3' fill='{colour}' fill-opacity='.75'/>"
+            );
+        }
+        return;
+    }
+    let dashes = if layer.mark == Mark::Dashed { " stroke-dasharray='5 4'" } else { "" };
+    let path: Vec<String> = thin(points).iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
+    let _ = write!(
+        svg,
+        "<path d='M{}' fill='none' stroke='{colour}' stroke-width='1.6'{dashes}/>",
+        path.join("L")
+    );
 }
 
 impl BarPlot {
@@ -298,6 +446,46 @@ impl Axis {
         Self { low: (low / step).floor() * step, high: (high / step).ceil() * step, step, from, to }
     }
 
+    /// An axis whose values may be decimal logarithms; those keep their own ends.
+    fn scaled(values: impl Iterator<Item = f64>, from: f64, to: f64, logarithmic: bool) -> Self {
+        if !logarithmic {
+            return Self::new(values, from, to);
+        }
+        let (low, high) =
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
+        let margin = (0.04 * (high - low)).max(0.02);
+        Self { low: low - margin, high: high + margin, step: 1.0, from, to }
+    }
+
+    /// Places and texts of the ticks.
+    fn marks(&self, logarithmic: bool) -> Vec<(f64, String)> {
+        if !logarithmic {
+            return self.ticks().map(|tick| (tick, label(tick))).collect();
+        }
+        let decades = self.high - self.low;
+        let factors: &[f64] = match decades {
+            d if d < 0.5 => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0],
+            d if d < 1.5 => &[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0],
+            d if d < 4.0 => &[1.0, 3.0],
+            _ => &[1.0],
+        };
+        let stride = if decades > 9.0 { (decades / 6.0).ceil() as i32 } else { 1 };
+        let (first, last) = (self.low.floor() as i32, self.high.ceil() as i32);
+        (first..=last)
+            .filter(|power| power.rem_euclid(stride) == 0)
+            .flat_map(|power| factors.iter().map(move |factor| (power, *factor)))
+            .map(|(power, factor)| (f64::from(power) + factor.log10(), power, factor))
+            .filter(|(place, ..)| (self.low..=self.high).contains(place))
+            .map(|(place, power, factor)| {
+                let value = factor * 10f64.powi(power);
+                // Beyond tera a prefix is guessed more than read.
+                let text = if power >= 15 { format!("{factor}e{power}") } else { label(value) };
+                (place, text)
+            })
+            .collect()
+    }
+
     fn place(&self, value: f64) -> f64 {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
@@ -330,6 +518,30 @@ mod tests {
         let svg = plot.to_svg();
         assert!(!svg.contains("<script>") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         assert!(svg.contains("a&amp;b"));
+    }
+
+    #[test]
+    fn logarithmic_axes_have_round_ticks_and_leave_out_what_has_no_logarithm() {
+        let layer = |points: Vec<(f64, f64)>| Layer {
+            name: "runs".into(),
+            points,
+            mark: Mark::Dots,
+            colour: Some(0),
+        };
+        let plot = ScatterPlot {
+            title: "t".into(),
+            x_label: "FLOP".into(),
+            y_label: "loss".into(),
+            x_logarithmic: true,
+            y_logarithmic: false,
+            layers: vec![layer(vec![(1e18, 3.0), (2e21, 2.0), (0.0, 1.0), (-1.0, f64::NAN)])],
+        };
+        let svg = plot.to_svg();
+        assert!(svg.contains(">1e19<") && svg.contains(">3e20<"), "{svg}");
+        // Two points and one in the legend.
+        assert_eq!(svg.matches("<circle").count(), 3);
+        let empty = ScatterPlot { layers: vec![layer(Vec::new())], ..plot };
+        assert!(!empty.to_svg().contains("NaN"));
     }
 
     #[test]
