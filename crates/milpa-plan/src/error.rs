@@ -173,6 +173,15 @@ pub enum PlanError {
         /// What is wrong and what to do.
         problem: String,
     },
+    // Scaling laws.
+    /// The runs cannot answer what was asked.
+    #[error("{problem}; {remedy}")]
+    CannotFit {
+        /// What the runs lack.
+        problem: String,
+        /// What would be enough.
+        remedy: String,
+    },
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {

@@ -26,6 +26,7 @@ mod local;
 mod measured;
 mod published;
 mod record;
+pub mod scaling;
 mod search;
 mod shape;
 pub mod sheet;

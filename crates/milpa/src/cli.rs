@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use milpa_model::GgufFormat;
 
 pub use plan::{
-    CalibrateArgs, ContinuedArgs, InferenceArgs, MoneyArgs, PlanCommand, RunArgs, SimulateArgs,
-    ViabilityArgs,
+    CalibrateArgs, ContinuedArgs, FitArgs, FitCount, FitForm, FitObjective, InferenceArgs,
+    MoneyArgs, PlanCommand, RunArgs, SimulateArgs, ViabilityArgs,
 };
 
 const GROUPS: &str = "\

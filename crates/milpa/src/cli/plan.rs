@@ -5,7 +5,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use milpa_plan::scaling::{RunSize, read_number};
 
 /// Planning commands.
 #[derive(Debug, Subcommand)]
@@ -50,6 +51,18 @@ Example
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
     },
+    /// Fit a scaling law to small runs: the best size, tokens and loss of a large one
+    #[command(after_help = "\
+Columns of the CSV file
+  parameters or non_embedding_parameters, tokens, loss; then, as there are: flops, schedule, run
+  (name of a training curve), unique_tokens, task_loss, accuracy or error, split (fit, link, test).
+  Numbers as 1500000000, 1.5e9 or 1.5B.
+
+Examples
+  milpa plan fit runs.csv --budget 1e21 --out fit/
+  milpa plan fit runs.csv --form isoflop --count non-embedding
+  milpa plan fit tasks.csv --form ladder --predict 7B,4T")]
+    Fit(Box<FitArgs>),
     /// Take what a run measured into the plans of the next ones
     #[command(after_help = "Example\n  milpa plan calibrate runs/novelas")]
     Calibrate(CalibrateArgs),
@@ -328,4 +341,95 @@ pub struct CalibrateArgs {
     /// The file to add to [default: calibration.toml beside the run folder]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// Arguments of `milpa plan fit`.
+#[derive(Debug, Args)]
+pub struct FitArgs {
+    /// The runs, a CSV file
+    pub runs: PathBuf,
+    /// What is fitted
+    #[arg(long, value_enum, default_value_t = FitForm::Chinchilla)]
+    pub form: FitForm,
+    /// What is made small; by default huber, and squares for over-training
+    #[arg(long, value_enum)]
+    pub objective: Option<FitObjective>,
+    /// Where Huber's function turns from squares to absolute values, on ln(loss)
+    #[arg(long, default_value_t = 1e-3, value_name = "WIDTH")]
+    pub delta: f64,
+    /// A budget in FLOPs to plan for, such as 1e21; may be given again
+    #[arg(long, value_parser = positive, value_name = "FLOPS")]
+    pub budget: Vec<f64>,
+    /// A run to predict, such as 7B,2T; may be given again
+    #[arg(long, value_parser = size, value_name = "N,D")]
+    pub predict: Vec<RunSize>,
+    /// Which parameters are N; by default all where the file has them
+    #[arg(long, value_enum)]
+    pub count: Option<FitCount>,
+    /// Fit the runs of this schedule alone
+    #[arg(long, value_name = "NAME")]
+    pub schedule: Option<String>,
+    /// Different tokens that there are, for the data-constrained law
+    #[arg(long, value_parser = positive, value_name = "TOKENS")]
+    pub unique_tokens: Option<f64>,
+    /// Resamples of the bootstrap
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub resamples: u32,
+    /// Seed of the resamples
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Folder for plots (SVG) and fit.json
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Forms of a fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FitForm {
+    /// L = E + A/N^alpha + B/D^beta (Chinchilla's approach 3)
+    Chinchilla,
+    /// Kaplan et al. 2020
+    Kaplan,
+    /// One exponent, for many tokens per parameter (Gadre et al. 2024)
+    OverTraining,
+    /// With repeated tokens (Muennighoff et al. 2023)
+    DataConstrained,
+    /// Lower envelope of training curves (Chinchilla's approach 1)
+    Envelope,
+    /// Parabolas through runs of equal compute (Chinchilla's approach 2)
+    Isoflop,
+    /// A task's loss, then its accuracy (Llama 3, OLMo ladder)
+    Ladder,
+}
+
+/// Objectives of a fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FitObjective {
+    /// Sum of Huber's function of the error of ln(loss)
+    Huber,
+    /// Sum of absolute errors of ln(loss)
+    Absolute,
+    /// Sum of squared errors of the loss
+    Squares,
+}
+
+/// Which parameters are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FitCount {
+    /// Embeddings included
+    All,
+    /// Without embeddings
+    NonEmbedding,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    read_number(text)
+        .filter(|value| *value > 0.0)
+        .ok_or_else(|| "write a number above zero, such as 1e21, 7B or 300B".to_owned())
+}
+
+fn size(text: &str) -> Result<RunSize, String> {
+    let (parameters, tokens) =
+        text.split_once(',').ok_or_else(|| "write parameters,tokens, such as 7B,2T".to_owned())?;
+    Ok(RunSize::once(positive(parameters)?, positive(tokens)?))
 }

@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod continued;
+mod fit;
 mod inference;
 mod run;
 mod simulate;
@@ -25,6 +26,7 @@ use crate::{
 /// One of the planning commands.
 pub fn plan(context: &Context, command: PlanCommand) -> Result<()> {
     match command {
+        PlanCommand::Fit(arguments) => fit::fit(context, &arguments),
         PlanCommand::Run(arguments) => run::run(context, &arguments),
         PlanCommand::Viability(arguments) => viability::viability(context, &arguments),
         PlanCommand::Continued(arguments) => continued::continued(context, &arguments),
