@@ -8,6 +8,7 @@
 
 mod bench;
 mod bench_corpus;
+mod bench_plan;
 mod dependencies;
 mod disk_full;
 mod fuzz;
@@ -56,6 +57,7 @@ cargo xtask COMMAND
                         DIR holds torch_train.py and mkl_avx512_on_amd.c; --save records
   bench corpus --data DIR [--python PATH] [--rounds N] [--only STAGE] [--json] [--save]
                         stages of the corpus beside the Python peers (datatrove), on one core
+  bench plan-coverage   how often 95 % intervals of scaling laws hold the truth; recorded
 ";
 
 fn main() -> ExitCode {
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         ["bench", "train", rest @ ..] => {
             bench::TrainOptions::parse(rest).and_then(|options| bench::train(&options))
         }
+        ["bench", "plan-coverage"] => bench_plan::coverage(),
         ["bench", "corpus", rest @ ..] => bench_corpus::CorpusOptions::parse(rest)
             .and_then(|options| bench_corpus::corpus(&options)),
         _ => {

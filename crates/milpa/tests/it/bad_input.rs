@@ -204,3 +204,14 @@ fn walk(dir: &Path) -> Vec<String> {
     }
     names
 }
+
+#[test]
+fn runs_that_no_law_can_be_fitted_to_are_refused() {
+    let field = Field::new();
+    field.write("three.csv", b"parameters,tokens,loss\n1e8,2e9,3.4\n2e8,4e9,3.1\n4e8,8e9,2.9\n");
+    field.milpa(&["plan", "fit", "three.csv"]).expect(2, &["6 would be enough"]);
+    field.write("units.csv", b"parameters,tokens,loss\n70,1.4e9,3.9\n");
+    field.milpa(&["plan", "fit", "units.csv"]).expect(2, &["units.csv, line 2", "70M"]);
+    field.milpa(&["plan", "fit", "nothing.csv"]).expect(2, &["nothing.csv", "check the path"]);
+    field.milpa(&["plan", "fit", "units.csv", "--predict", "7B"]).expect(2, &["7B,2T"]);
+}
