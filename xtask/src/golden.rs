@@ -54,6 +54,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.make("model_families.py", &["golden"], &[&of("model", "families.*")]);
     session.make("filters_check.py", &["golden", FILTERS], &[FILTERS]);
     session.make("personal_golden.py", &[PERSONAL], &[PERSONAL]);
+    session.make("scaling_golden.py", &[], &[&of("plan", "scaling.json")]);
     session.make("chat_golden.py", &["golden", TOKENS], &[&format!("{TOKENS}/chat_cases.json")]);
     session.make_bert_classes();
     session.make("lm_eval_golden.py", &["golden", LM_EVAL], &[&format!("{LM_EVAL}/expected.json")]);

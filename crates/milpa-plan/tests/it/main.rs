@@ -4,6 +4,7 @@
 
 mod gadre;
 mod ladder;
+mod peer;
 mod porian;
 mod recovery;
 mod reports;
