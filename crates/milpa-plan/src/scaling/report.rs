@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     downstream::{Link, LinkKind, smoothed_checkpoints},
     fit::FitOptions,
-    frontier::{Frontier, FrontierRun, envelope, iso_flop},
+    frontier::{Frontier, FrontierRun, IsoFlop, envelope, iso_flop},
     interval::Estimate,
     law::{Law, LawKind, Optimum, RunSize, Search},
     runs::{Count, Run, RunTable, Split},
@@ -252,6 +252,8 @@ pub(super) struct Drawn {
 
 /// Rows shown as most influential.
 const MOST_INFLUENTIAL: usize = 3;
+/// Sizes of one compute that span more are far from a parabola.
+const WIDE: f64 = 6.0;
 /// Residuals beyond this many medians are named.
 const OUTLIER: f64 = 8.0;
 
@@ -794,6 +796,16 @@ fn frontier_report(
         })
         .collect();
     let mut notes = Vec::new();
+    let span = |group: &IsoFlop| Span::of(group.runs.iter().map(|run| run.parameters));
+    let mut used = frontier.groups.iter().filter(|group| group.left_out.is_none());
+    if let Some(wide) = used.find(|group| span(group).factor() > WIDE) {
+        notes.push(format!(
+            "sizes at {:.2e} FLOP span a factor of {:.0}: the loss is a parabola near its lowest \
+             point only; drop the ends to see whether the exponent moves",
+            wide.flops,
+            span(wide).factor()
+        ));
+    }
     for group in &frontier.groups {
         if let Some(reason) = group.left_out {
             notes.push(format!(
@@ -816,7 +828,7 @@ fn frontier_report(
     {
         notes.push(
             "points before the end of a cosine schedule have a higher loss than runs made for \
-             those tokens: the envelope favours small models less than it should"
+             those tokens, which bends the envelope and its exponent"
                 .to_owned(),
         );
     }

@@ -7,7 +7,7 @@ use milpa_base::units::si;
 use super::{
     interval::Estimate,
     objective::{Objective, Scale},
-    report::{Budget, Constant, FitReport, Prediction},
+    report::{Budget, Constant, FitReport, Form, Prediction},
     runs::Count,
 };
 
@@ -44,7 +44,8 @@ impl fmt::Display for FitReport {
 impl FitReport {
     fn write_basis(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let basis = &self.basis;
-        write!(f, "rests on     {} runs of {}", basis.fitted, self.file)?;
+        let rows = if self.form == Form::Envelope { "points of training curves" } else { "runs" };
+        write!(f, "rests on     {} {rows} of {}", basis.fitted, self.file)?;
         if let Some(schedule) = &self.schedule {
             write!(f, " (schedule {schedule})")?;
         }
