@@ -1,10 +1,14 @@
-//! Plots as SVG text: lines, dots and lines on plain or logarithmic axes, bars with intervals.
+//! Plots as SVG text: lines, dots and lines on plain or logarithmic axes, bars and points with intervals.
 //!
 //! Enough for loss curves and result tables; it knows nothing of what is plotted. The output has
 //! no script and no outside font, so it can stand in a self-contained page, and follows the
 //! reader's light or dark preference through `currentColor`.
 
+mod points;
+
 use std::fmt::Write;
+
+pub use points::{Dot, DotPlot, PlanePlot, PlanePoint};
 
 /// One line of a [`LinePlot`].
 #[derive(Debug, Clone)]

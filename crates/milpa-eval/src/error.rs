@@ -121,6 +121,17 @@ pub enum EvalError {
         #[source]
         source: io::Error,
     },
+    /// A file of votes cannot be used.
+    #[error("cannot rate the votes of {path}: {detail}")]
+    Votes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Votes that say too little.
+    #[error("no rating: {0}")]
+    NoRating(String),
     /// Two sets of results answer different questions.
     #[error("the two results cannot be compared: {0}")]
     NotComparable(String),

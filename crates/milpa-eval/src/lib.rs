@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arena;
 pub mod compare;
 mod compress;
 pub mod config;

@@ -421,7 +421,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>], left: usize) -> String 
     text
 }
 
-fn interval_text(interval: Option<&Interval>, digits: usize) -> String {
+pub(crate) fn interval_text(interval: Option<&Interval>, digits: usize) -> String {
     interval.map_or("none".to_owned(), |interval| {
         format!("{:.digits$} – {:.digits$}", interval.low, interval.high)
     })
@@ -440,6 +440,9 @@ fn method_name(method: Method) -> &'static str {
         Method::StudentT => "t",
         Method::Bootstrap => "bootstrap",
         Method::ClusterBootstrap => "cluster bootstrap",
+        Method::ClusteredT => "clustered t",
+        Method::Sandwich => "sandwich",
+        Method::JudgeCorrected => "judge-corrected",
     }
 }
 

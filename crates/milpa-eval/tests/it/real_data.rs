@@ -74,3 +74,54 @@ fn real_novels_are_measured_within_the_bound() {
     assert!((2.0..2.9).contains(&source.xz_bits_per_byte), "{}", source.xz_bits_per_byte);
     assert!((1.9..2.7).contains(&source.bzip2_bits_per_byte), "{}", source.bzip2_bits_per_byte);
 }
+
+#[test]
+fn football_ratings_are_the_reference_maximum() {
+    #[derive(serde::Deserialize)]
+    struct Reference {
+        matches: u64,
+        nll_per_match: f64,
+        ratings: std::collections::BTreeMap<String, f64>,
+    }
+    let Some(data) = data() else { return };
+    let folder = data.join("arena");
+    let text = std::fs::read_to_string(folder.join("reference_bt_ratings.json")).unwrap();
+    let reference: Reference = serde_json::from_str(&text).unwrap();
+    // Results become votes: the home team stands first; teams with 300 matches or more play.
+    let table = milpa_base::lines::open_decoded(&folder.join("football_results_to_2021.csv.zst"));
+    let text = std::io::read_to_string(table.unwrap()).unwrap();
+    let mut csv = "model_a,model_b,winner\n".to_owned();
+    let mut refused = 0;
+    for line in text.lines().skip(1) {
+        let cells: Vec<&str> = line.split(',').collect();
+        let (home, away) = (cells[1], cells[2]);
+        if !reference.ratings.contains_key(home) || !reference.ratings.contains_key(away) {
+            continue;
+        }
+        let (Ok(for_home), Ok(for_away)) = (cells[3].parse::<u32>(), cells[4].parse::<u32>())
+        else {
+            refused += 1;
+            continue;
+        };
+        let winner = match for_home.cmp(&for_away) {
+            std::cmp::Ordering::Greater => "model_a",
+            std::cmp::Ordering::Equal => "tie",
+            std::cmp::Ordering::Less => "model_b",
+        };
+        csv += &format!("{home},{away},{winner}\n");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("votes.csv");
+    std::fs::write(&path, csv).unwrap();
+    let config = milpa_eval::arena::ArenaConfig::default();
+    let votes = milpa_eval::arena::read_votes(&path, &config.fields).unwrap();
+    let report = with_watch(|watch| milpa_eval::arena::rate(&votes, &config, 2, watch)).unwrap();
+    assert_eq!((report.board.votes, refused), (reference.matches, 0));
+    assert!((report.board.loss - reference.nll_per_match).abs() < 1e-9);
+    assert_eq!(report.board.ratings.len(), reference.ratings.len());
+    for rating in &report.board.ratings {
+        // The reference has four decimals.
+        let difference = rating.rating - reference.ratings[&rating.model];
+        assert!(difference.abs() <= 1e-4, "{}: {difference}", rating.model);
+    }
+}

@@ -1,0 +1,73 @@
+//! Intervals and tests for scores: how certain a measured number is.
+//!
+//! Plain functions on numbers; they know nothing of tasks or models. Random numbers are
+//! counter-based, so a resampled interval is a function of the data and the seed alone.
+//! Advice followed: E. Miller, "Adding error bars to evals", arXiv 2411.00640.
+
+pub mod agreement;
+mod bootstrap;
+mod distributions;
+mod intervals;
+mod multiplicity;
+mod paired;
+mod power;
+mod ranks;
+mod variance;
+
+use serde::{Deserialize, Serialize};
+
+pub use bootstrap::{bootstrap, bootstrap_mean, percentile_interval, quantile};
+pub use distributions::{normal_cdf, normal_quantile, student_t_quantile, student_t_two_sided};
+pub use intervals::{
+    clustered_mean_interval, clustered_standard_error, group_by_cluster, mean, mean_interval,
+    rule_of_three, standard_error, wilson,
+};
+pub use multiplicity::{benjamini_hochberg, holm};
+pub use paired::{PairedDifference, mcnemar_exact, mcnemar_mid_p, paired_difference};
+pub use power::{
+    Design, accuracy_variance, detectable_proportion, minimum_detectable_difference, units_needed,
+};
+pub use ranks::{RankRange, rank_ranges};
+pub use variance::{VarianceShares, variance_shares};
+
+/// Level of every interval that a report shows.
+pub const LEVEL: f64 = 0.95;
+
+/// How an interval was computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Wilson score interval of a proportion of independent items.
+    Wilson,
+    /// Mean plus or minus Student's t times the standard error.
+    StudentT,
+    /// The same with the clustered standard error and clusters − 1 degrees of freedom.
+    ClusteredT,
+    /// Estimate plus or minus a normal quantile times the sandwich standard error.
+    Sandwich,
+    /// Delta method of a judge's share corrected by human labels.
+    JudgeCorrected,
+    /// Percentiles of seeded bootstrap replicates of the units.
+    Bootstrap,
+    /// Percentiles of seeded bootstrap replicates in which whole clusters are drawn.
+    ClusterBootstrap,
+}
+
+/// An interval around an estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Nominal coverage, such as 0.95.
+    pub level: f64,
+    /// How it was computed.
+    pub method: Method,
+}
+
+#[cfg(test)]
+fn near(value: f64, expect: f64, tolerance: f64) {
+    assert!((value - expect).abs() <= tolerance, "{value} is not {expect} ± {tolerance}");
+}

@@ -1,0 +1,136 @@
+//! Where the variance of a score comes from: items, prompts or samples.
+//!
+//! A balanced table of scores: every item under every paraphrase of the prompt, each answered as
+//! often. The expected mean squares of the two-way random-effects layout are solved for the
+//! components (method of moments; R. A. Fisher; S. R. Searle, G. Casella, C. E. McCulloch,
+//! "Variance Components", 1992, section 4.5); negative solutions are zero.
+
+use serde::{Deserialize, Serialize};
+
+/// Components of variance of one answer's score, and what they do to the mean.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct VarianceShares {
+    /// Between items.
+    pub items: f64,
+    /// Between paraphrases of the prompt, the same for all items.
+    pub prompts: f64,
+    /// Items that prefer one paraphrase and items that prefer another; with one sample a cell it
+    /// holds the samples' variance too.
+    pub interaction: f64,
+    /// Between samples of one item and prompt; `None` with one sample.
+    pub samples: Option<f64>,
+    /// Standard error of the overall mean, items and prompts both being draws from many.
+    pub standard_error: f64,
+}
+
+/// Splits the variance of `scores[(item · prompts + prompt) · samples + sample]`; `None` for fewer
+/// than two items, no prompt, no sample, or a table of another size.
+pub fn variance_shares(scores: &[f64], prompts: usize, samples: usize) -> Option<VarianceShares> {
+    let per_item = prompts.checked_mul(samples).filter(|&n| n > 0)?;
+    let items = scores.len() / per_item;
+    if items < 2 || items * per_item != scores.len() {
+        return None;
+    }
+    let mean = |values: &mut dyn Iterator<Item = f64>| {
+        let (sum, n) = values.fold((0.0, 0usize), |(sum, n), value| (sum + value, n + 1));
+        sum / n as f64
+    };
+    let cell = |item: usize, prompt: usize| {
+        let from = (item * prompts + prompt) * samples;
+        &scores[from..from + samples]
+    };
+    let cell_means: Vec<f64> = (0..items * prompts)
+        .map(|at| mean(&mut cell(at / prompts, at % prompts).iter().copied()))
+        .collect();
+    let all = mean(&mut cell_means.iter().copied());
+    let item_means: Vec<f64> =
+        cell_means.chunks(prompts).map(|row| mean(&mut row.iter().copied())).collect();
+    let prompt_means: Vec<f64> = (0..prompts)
+        .map(|prompt| mean(&mut cell_means.iter().skip(prompt).step_by(prompts).copied()))
+        .collect();
+    let (i, p, s) = (items as f64, prompts as f64, samples as f64);
+    let squares = |values: &[f64], centre: f64| -> f64 {
+        values.iter().map(|value| (value - centre).powi(2)).sum()
+    };
+    let item_square = p * s * squares(&item_means, all) / (i - 1.0);
+    let prompt_square = (prompts > 1).then(|| i * s * squares(&prompt_means, all) / (p - 1.0));
+    let interaction_square = (prompts > 1).then(|| {
+        let residual = |(at, value): (usize, &f64)| {
+            value - item_means[at / prompts] - prompt_means[at % prompts] + all
+        };
+        let sum: f64 = cell_means.iter().enumerate().map(|cell| residual(cell).powi(2)).sum();
+        s * sum / ((i - 1.0) * (p - 1.0))
+    });
+    let sample_square = (samples > 1).then(|| {
+        let sum: f64 = scores.chunks(samples).zip(&cell_means).map(|(c, &m)| squares(c, m)).sum();
+        sum / (i * p * (s - 1.0))
+    });
+    // Expected mean squares: samples σ²; interaction σ² + sγ²; items, prompts add ps·α², is·β².
+    let noise = interaction_square.or(sample_square).unwrap_or(0.0);
+    let item = ((item_square - noise) / (p * s)).max(0.0);
+    let prompt = prompt_square.map_or(0.0, |square| ((square - noise) / (i * s)).max(0.0));
+    let interaction = interaction_square
+        .map_or(0.0, |square| ((square - sample_square.unwrap_or(0.0)) / s).max(0.0));
+    let samples_part = sample_square.unwrap_or(0.0);
+    let variance = item / i + prompt / p + interaction / (i * p) + samples_part / (i * p * s);
+    Some(VarianceShares {
+        items: item,
+        prompts: prompt,
+        interaction,
+        samples: sample_square,
+        standard_error: variance.sqrt(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use milpa_base::Seed;
+
+    use super::*;
+    use crate::statistics::near;
+
+    #[test]
+    fn an_additive_table_has_no_interaction() {
+        // Items 0 and 2 (variance 2), prompts 0 and 1 (variance 1/2), one sample.
+        let shares = variance_shares(&[0.0, 1.0, 2.0, 3.0], 2, 1).unwrap();
+        near(shares.items, 2.0, 1e-12);
+        near(shares.prompts, 0.5, 1e-12);
+        near(shares.interaction, 0.0, 1e-12);
+        assert_eq!(shares.samples, None);
+        near(shares.standard_error, (2.0f64 / 2.0 + 0.5 / 2.0).sqrt(), 1e-12);
+    }
+
+    #[test]
+    fn planted_components_are_found() {
+        let (items, prompts, samples) = (400, 40, 5);
+        let draw = |name: &str, at: usize| Seed(12).derive(name).normal_at(at as u64);
+        let mut scores = Vec::new();
+        for item in 0..items {
+            for prompt in 0..prompts {
+                let cell = item * prompts + prompt;
+                for sample in 0..samples {
+                    scores.push(
+                        0.4 * draw("item", item)
+                            + 0.2 * draw("prompt", prompt)
+                            + 0.3 * draw("cell", cell)
+                            + 0.5 * draw("sample", cell * samples + sample),
+                    );
+                }
+            }
+        }
+        let shares = variance_shares(&scores, prompts, samples).unwrap();
+        near(shares.items, 0.16, 0.03);
+        near(shares.prompts, 0.04, 0.02);
+        near(shares.interaction, 0.09, 0.005);
+        near(shares.samples.unwrap(), 0.25, 0.005);
+    }
+
+    #[test]
+    fn a_table_of_another_size_is_none() {
+        assert_eq!(variance_shares(&[1.0; 5], 2, 1), None);
+        assert_eq!(variance_shares(&[1.0; 2], 2, 1), None);
+        assert_eq!(variance_shares(&[1.0; 4], 0, 1), None);
+        let samples_only = variance_shares(&[0.0, 1.0, 0.0, 1.0], 1, 2).unwrap();
+        assert_eq!((samples_only.items, samples_only.samples), (0.0, Some(0.5)));
+    }
+}
