@@ -132,6 +132,9 @@ pub enum EvalError {
     /// Votes that say too little.
     #[error("no rating: {0}")]
     NoRating(String),
+    /// Something about a judge, its prompt or its verdicts is wrong.
+    #[error("{0}")]
+    Judge(String),
     /// Two sets of results answer different questions.
     #[error("the two results cannot be compared: {0}")]
     NotComparable(String),

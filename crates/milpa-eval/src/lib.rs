@@ -4,7 +4,8 @@
 //! tokenizer and no file format of weights. The way through it: [`config`] says what to measure,
 //! [`task`] reads a `task.toml`, [`items`] reads the questions, [`template`] writes the prompts,
 //! [`mod@multiple_choice`] and [`mod@perplexity`] score, [`statistics`] says how certain a number is,
-//! [`mod@run`] puts all of it into the [`report`].
+//! [`mod@run`] puts all of it into the [`report`]. [`arena`] rates models by votes, [`judge`] asks
+//! models about answers.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ pub mod config;
 mod error;
 pub mod harness;
 pub mod items;
+pub mod judge;
 pub mod multiple_choice;
 pub mod perplexity;
 pub mod report;

@@ -382,3 +382,49 @@ fn ranks(ratings: &[f64], covariance: &[f64], size: usize) -> Vec<RankRange> {
     let p_value = |i: usize, j: usize| adjusted[i.max(j) * (i.max(j) - 1) / 2 + i.min(j)];
     rank_ranges(count, |i, j| ratings[i] > ratings[j] && p_value(i, j) < 1.0 - LEVEL)
 }
+
+/// Share of wins at equal length: logistic regression of each share on tanh(difference / its
+/// deviation), read at difference 0. Returns the share, its interval (sandwich on the log-odds) and
+/// the effect of length; `None` where there is no finite maximum.
+pub(crate) fn length_controlled_share(
+    shares: &[f64],
+    differences: &[f64],
+) -> Option<(f64, Interval, f64)> {
+    let n = differences.len() as f64;
+    let mean = differences.iter().sum::<f64>() / n;
+    let square = differences.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n;
+    if square.is_nan() || square <= 0.0 {
+        return None;
+    }
+    let rows = shares.iter().map(|&share| Row {
+        a: 0,
+        b: 1,
+        weight: 1.0,
+        counts: [
+            f64::from(u8::from(share == 1.0)),
+            f64::from(u8::from(share == 0.5)),
+            f64::from(u8::from(share == 0.0)),
+        ],
+    });
+    let problem = Problem {
+        models: 2,
+        features: 1,
+        rows: rows.collect(),
+        x: differences.iter().map(|value| (value / square.sqrt()).tanh()).collect(),
+        style_ridge: 0.0,
+        rating_ridge: 0.0,
+    };
+    let parameters = problem.fit(&[0.0; 3]).ok()?;
+    let covariance = problem.covariance(&parameters).ok()?;
+    let logit = parameters[0] - parameters[1];
+    let error = (covariance[0] + covariance[4] - 2.0 * covariance[1]).max(0.0).sqrt();
+    let half = normal_quantile(f64::midpoint(1.0, LEVEL)) * error;
+    let share = |logit: f64| 1.0 / (1.0 + (-logit).exp());
+    let interval = Interval {
+        low: share(logit - half),
+        high: share(logit + half),
+        level: LEVEL,
+        method: Method::Sandwich,
+    };
+    Some((share(logit), interval, parameters[2]))
+}

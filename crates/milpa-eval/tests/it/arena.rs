@@ -39,8 +39,8 @@ struct Expect {
 fn votes(fields: &VoteFields, rows: impl IntoIterator<Item = serde_json::Value>) -> Votes {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("votes.jsonl");
-    let text: String = rows.into_iter().map(|row| format!("{row}\n")).collect();
-    std::fs::write(&path, text).unwrap();
+    let lines: Vec<String> = rows.into_iter().map(|row| row.to_string()).collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
     read_votes(&path, fields).unwrap()
 }
 
@@ -95,7 +95,7 @@ fn planted() -> Votes {
         let stream = Seed(21).nth(vote);
         let a = (stream.u64_at(0) % 5) as usize;
         let b = (a + 1 + (stream.u64_at(1) % 4) as usize) % 5;
-        let in_peru = vote % 3 == 0;
+        let in_peru = vote.is_multiple_of(3);
         let gap = (b as f64 - a as f64) * 120.0 * if in_peru { -1.0 } else { 1.0 };
         let p = 1.0 / (1.0 + 10f64.powf(-gap / 400.0));
         let winner = if stream.f64_at(2) < p { "model_a" } else { "model_b" };

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod arena;
+mod coverage;
+mod judge;
 mod lm_eval;
 mod models;
 mod perplexity;

@@ -125,3 +125,76 @@ fn football_ratings_are_the_reference_maximum() {
         assert!(difference.abs() <= 1e-4, "{}: {difference}", rating.model);
     }
 }
+
+#[test]
+fn mt_bench_judgments_are_read_as_published() {
+    use milpa_eval::judge::{JudgePrompt, published_scores};
+    let Some(data) = data() else { return };
+    let folder = data.join("eval/mt_bench");
+    let check = |file: &str, expect: &[(&str, Option<u64>, f64, u64)]| {
+        let scores = published_scores(&folder.join(file)).unwrap();
+        for (model, turn, mean, unreadable) in expect {
+            let found = scores.iter().find(|s| s.model == *model && s.turn == *turn).unwrap();
+            assert!((found.mean - mean).abs() < 1e-9, "{model} {turn:?}: {}", found.mean);
+            assert_eq!((found.unreadable, found.disagreeing), (*unreadable, 0));
+        }
+    };
+    // Means of the file's own scores; one row of 320 has no grade (−1) and is left out.
+    check(
+        "gpt4_judgments_gpt4turbo_mixtral.jsonl.zst",
+        &[
+            ("gpt-4-1106-preview", None, 9.228125, 0),
+            ("gpt-4-1106-preview", Some(1), 9.40625, 0),
+            ("mistralai/Mixtral-8x7B-Instruct-v0.1", None, 8.340625, 0),
+            ("mistralai/Mixtral-8x7B-Instruct-v0.1", Some(2), 7.9875, 0),
+        ],
+    );
+    check(
+        "gpt4_single_judgments.jsonl.zst",
+        &[
+            ("martian", None, 8.3125, 0),
+            ("unify", Some(1), 9.06875, 0),
+            ("unify", None, (8.696_875 * 160.0 + 1.0) / 159.0, 1),
+        ],
+    );
+    // MT-Bench's own prompts and questions are read as they are.
+    let prompts = folder.join("judge_prompts.jsonl");
+    let single = JudgePrompt::find("single-v1", Some(&prompts)).unwrap();
+    let two_turns = JudgePrompt::find("pair-math-v1-multi-turn", Some(&prompts)).unwrap();
+    let fields: Vec<&str> = two_turns.template.fields().collect();
+    assert!(fields.contains(&"ref_answer_2") && fields.contains(&"answer_b_2"));
+    let (questions, skips) =
+        milpa_eval::judge::exchange::read_questions(&folder.join("question.jsonl")).unwrap();
+    let (references, _) =
+        milpa_eval::judge::exchange::read_answers(&folder.join("reference_answer_gpt-4.jsonl"))
+            .unwrap();
+    assert_eq!((questions.len(), references.len(), skips.total()), (80, 30, 0));
+    // The text sent equals the one recorded, the answer put back into the template.
+    let table = folder.join("gpt4_single_judgments.jsonl.zst");
+    let text = std::io::read_to_string(milpa_base::lines::open_decoded(&table).unwrap()).unwrap();
+    let model = Unigram::new();
+    let judge = milpa_eval::judge::Judge {
+        model: &model,
+        prompt: &single,
+        dialogue: &|_, _| Err(String::new()),
+        max_tokens: 1,
+        seed: 0,
+    };
+    let mut compared = 0;
+    for line in text.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        if row["judge"][1] != "single-v1" {
+            continue;
+        }
+        let sent = row["user_prompt"].as_str().unwrap();
+        let (open, close) =
+            ("[The Start of Assistant's Answer]\n", "\n[The End of Assistant's Answer]");
+        let answer = &sent[sent.find(open).unwrap() + open.len()..sent.rfind(close).unwrap()];
+        let id = row["question_id"].to_string();
+        let question = questions.iter().find(|question| question.id == id).unwrap();
+        let turn = judge.user_turn(question, &[("answer", &[answer.to_owned()])], None).unwrap();
+        assert_eq!(turn, sent, "question {id}");
+        compared += 1;
+    }
+    assert_eq!(compared, 100);
+}
