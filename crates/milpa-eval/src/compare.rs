@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::EvalError,
     multiple_choice::{ItemResult, Resampling, cluster_numbers},
-    statistics::{LEVEL, PairedDifference, mcnemar_exact, paired_difference},
+    statistics::{LEVEL, PairedDifference, mcnemar_exact, mcnemar_mid_p, paired_difference},
     task::Metric,
 };
 
@@ -35,8 +35,22 @@ pub struct PairedComparison {
     /// p-value of the exact McNemar test; it takes items as independent, so with clusters the
     /// interval is the one to read.
     pub p_value: f64,
+    /// The same by the mid-p test, which is less conservative.
+    pub mid_p_value: f64,
+    /// Whether items lie in clusters.
+    pub clustered: bool,
     /// Items that only one of the two results has; they are not compared.
     pub unpaired: u64,
+}
+
+impl PairedComparison {
+    /// The p-value to read: the clustered t test's where items lie in clusters, else mid-p McNemar.
+    pub fn p(&self) -> f64 {
+        match self.paired.p_value {
+            Some(p_value) if self.clustered => p_value,
+            _ => self.mid_p_value,
+        }
+    }
 }
 
 /// Compares results of one task under `metric`.
@@ -117,6 +131,8 @@ pub fn compare_items(
         only_a,
         only_b,
         p_value: mcnemar_exact(only_a, only_b),
+        mid_p_value: mcnemar_mid_p(only_a, only_b),
+        clustered: clusters.is_some(),
         unpaired: (a.len() + b.len() - 2 * pairs.len()) as u64,
     })
 }

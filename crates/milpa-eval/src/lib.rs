@@ -4,7 +4,8 @@
 //! tokenizer and no file format of weights. The way through it: [`config`] says what to measure,
 //! [`task`] reads a `task.toml`, [`items`] reads the questions, [`template`] writes the prompts,
 //! [`mod@multiple_choice`] and [`mod@perplexity`] score, [`statistics`] says how certain a number is,
-//! [`mod@run`] puts all of it into the [`report`]. [`arena`] rates models by votes, [`judge`] asks
+//! [`mod@run`] puts all of it into the [`report`]. [`mod@ledger`] holds
+//! checkpoints against their base, [`arena`] rates models by votes, [`judge`] asks
 //! models about answers.
 
 #![forbid(unsafe_code)]
@@ -13,12 +14,15 @@ pub mod arena;
 pub mod compare;
 mod compress;
 pub mod config;
+pub mod divergence;
 mod error;
 pub mod harness;
 pub mod items;
 pub mod judge;
+pub mod ledger;
 pub mod multiple_choice;
 pub mod perplexity;
+pub mod probe;
 pub mod report;
 pub mod run;
 pub mod samples;
@@ -32,8 +36,10 @@ pub use config::{EvalConfig, PerplexityConfig, SampleConfig, TaskEntry};
 pub use error::EvalError;
 pub use items::{Item, ItemSet, Skips, read_items};
 pub use multiple_choice::{ItemResult, MetricResult, TaskResult, multiple_choice};
-pub use perplexity::{PerplexityReport, SourcePerplexity, perplexity};
-pub use report::{EvalReport, Evaluation, read_item_results, read_report};
+pub use perplexity::{
+    PerplexityReport, SourcePerplexity, TextResult, perplexity, perplexity_by_text,
+};
+pub use report::{EvalReport, Evaluation, read_item_results, read_report, read_text_results};
 pub use run::{RunInfo, Watch, run};
 pub use samples::Sample;
 pub use task::{Metric, PromptStyle, TaskSpec, builtin_tasks};

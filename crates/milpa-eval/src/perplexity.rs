@@ -26,7 +26,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use milpa_base::{Bytes, Digest, RollingWindows, Seed, TextModel, TextRecords, Tokens};
+use milpa_base::{Bytes, Digest, RollingWindows, Seed, TextModel, TextRecords, Tokens, hash_bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -129,6 +129,27 @@ pub struct SourcePerplexity {
     pub text_hash: Digest,
 }
 
+/// How one text was predicted: a line of `texts.jsonl`.
+///
+/// It holds no text, only its hash: two models are compared on the texts that both predicted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextResult {
+    /// Name of the task; empty for the held-out text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub task: String,
+    /// Name of the source.
+    pub source: String,
+    /// BLAKE3 of the text (a document, as far as it was measured, or a block of one).
+    pub hash: Digest,
+    /// Σ ln p over its tokens, in nats.
+    pub log_likelihood: f64,
+    /// Tokens scored.
+    pub tokens: u64,
+    /// Bytes scored.
+    pub bytes: u64,
+}
+
 /// Measures `model` on `records`; memory stays below about twice `max_bytes_per_source` for each
 /// source, whatever the length of the stream.
 ///
@@ -141,15 +162,30 @@ pub fn perplexity(
     resampling: Resampling,
     watch: Watch<'_>,
 ) -> Result<PerplexityReport, EvalError> {
+    perplexity_by_text(model, records, config, resampling, watch).map(|(report, _)| report)
+}
+
+/// The same as [`perplexity`], with the texts behind it.
+///
+/// # Errors
+/// Those of [`perplexity`].
+pub fn perplexity_by_text(
+    model: &dyn TextModel,
+    records: &mut TextRecords<'_>,
+    config: &PerplexityConfig,
+    resampling: Resampling,
+    watch: Watch<'_>,
+) -> Result<(PerplexityReport, Vec<TextResult>), EvalError> {
     let started = Instant::now();
     let sources = select(records, config.max_bytes_per_source.0, resampling.seed, watch)?;
     let total: u64 = sources.values().map(Selection::measured_bytes).sum();
     watch.progress.begin("perplexity", Some(total), "bytes");
-    let mut measured = Vec::new();
+    let (mut measured, mut texts) = (Vec::new(), Vec::new());
     let mut done = 0;
     for (name, selection) in sources {
-        let source = measure_source(model, &name, &selection, resampling, watch, done)?;
+        let mut source = measure_source(model, &name, &selection, resampling, watch, done)?;
         done += source.report.bytes.0;
+        texts.append(&mut source.texts);
         measured.push(source);
     }
     watch.progress.end();
@@ -164,7 +200,7 @@ pub fn perplexity(
         nats / bytes / std::f64::consts::LN_2
     });
     let resampled = measured.iter().any(|source| source.report.units > 1);
-    Ok(PerplexityReport {
+    let report = PerplexityReport {
         bits_per_byte: -sum(|s| s.log_likelihood) / bytes / std::f64::consts::LN_2,
         interval: resampled
             .then(|| percentile_interval(pooled.collect(), LEVEL, Method::Bootstrap))
@@ -178,7 +214,8 @@ pub fn perplexity(
         replicates: resampling.replicates,
         sources: measured.into_iter().map(|source| source.report).collect(),
         wall_seconds: started.elapsed().as_secs_f64(),
-    })
+    };
+    Ok((report, texts))
 }
 
 /// Reads the stream and keeps what is measured of each source.
@@ -342,6 +379,7 @@ struct MeasuredSource {
     report: SourcePerplexity,
     /// (nats, bytes) of each bootstrap replicate.
     replicates: Vec<(f64, f64)>,
+    texts: Vec<TextResult>,
 }
 
 fn measure_source(
@@ -381,8 +419,17 @@ fn measure_source(
         (units.len() > 1).then(|| percentile_interval(ratios, LEVEL, Method::Bootstrap)).flatten();
     let finite = |value: f64| value.is_finite().then_some(value);
     let per_byte = |length: u64| 8.0 * length as f64 / bytes as f64;
+    let text_of = |(unit, score): (&&str, &(f64, u64))| TextResult {
+        task: String::new(),
+        source: name.to_owned(),
+        hash: hash_bytes(unit.as_bytes()),
+        log_likelihood: score.0,
+        tokens: score.1,
+        bytes: unit.len() as u64,
+    };
     Ok(MeasuredSource {
         replicates,
+        texts: units.iter().zip(&scores).map(text_of).collect(),
         report: SourcePerplexity {
             source: name.to_owned(),
             bits_per_byte: -log_likelihood / bytes as f64 / std::f64::consts::LN_2,

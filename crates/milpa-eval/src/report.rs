@@ -17,14 +17,14 @@ use milpa_base::{
     plot::{Bar, BarPlot},
     units::{binary_bytes, duration, si},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     config::EvalConfig,
     error::EvalError,
     items::Skips,
     multiple_choice::{GroupResult, ItemResult, MetricResult, TaskResult},
-    perplexity::{PerplexityReport, ResampledUnit, SourcePerplexity},
+    perplexity::{PerplexityReport, ResampledUnit, SourcePerplexity, TextResult},
     samples::Sample,
     statistics::{Interval, Method},
     task::PromptStyle,
@@ -36,6 +36,8 @@ pub const REPORT_FORMAT: u32 = 1;
 pub const REPORT_FILE: &str = "report.json";
 /// The per-item results, one JSON object a line.
 pub const ITEMS_FILE: &str = "items.jsonl";
+/// The per-text results, one JSON object a line.
+pub const TEXTS_FILE: &str = "texts.jsonl";
 /// Longest report that is read, in bytes.
 const MAX_REPORT_BYTES: u64 = 64 << 20;
 /// Longest line of `items.jsonl`, in bytes.
@@ -92,10 +94,13 @@ pub struct Evaluation {
     pub report: EvalReport,
     /// Every scored item, task after task.
     pub items: Vec<ItemResult>,
+    /// Every predicted text, held-out text before tasks.
+    pub texts: Vec<TextResult>,
 }
 
 impl Evaluation {
-    /// Writes the evaluation artifact: `report.json`, `report.txt`, `items.jsonl`, `plots/*.svg`.
+    /// Writes the evaluation artifact: `report.json`, `report.txt`, `items.jsonl`, `texts.jsonl`,
+    /// `plots/*.svg`.
     /// `inputs` are the hashes of model, held-out text and data files by name.
     pub fn write(
         &self,
@@ -108,7 +113,8 @@ impl Evaluation {
         json.push('\n');
         writer.write(REPORT_FILE, json.as_bytes())?;
         writer.write("report.txt", self.report.to_string().as_bytes())?;
-        writer.write(ITEMS_FILE, self.items_jsonl().as_bytes())?;
+        writer.write(ITEMS_FILE, to_jsonl(&self.items).as_bytes())?;
+        writer.write(TEXTS_FILE, to_jsonl(&self.texts).as_bytes())?;
         for (name, svg) in self.report.plots() {
             writer.write(&format!("plots/{name}.svg"), svg.as_bytes())?;
         }
@@ -122,15 +128,15 @@ impl Evaluation {
         }
         Ok(writer.finish(record)?)
     }
+}
 
-    /// The per-item results, one JSON object a line.
-    pub fn items_jsonl(&self) -> String {
-        self.items.iter().fold(String::new(), |mut lines, item| {
-            lines.push_str(&serde_json::to_string(item).expect("plain data serialises"));
-            lines.push('\n');
-            lines
-        })
-    }
+/// Rows as JSON, one a line.
+fn to_jsonl<T: Serialize>(rows: &[T]) -> String {
+    rows.iter().fold(String::new(), |mut lines, row| {
+        lines.push_str(&serde_json::to_string(row).expect("plain data serialises"));
+        lines.push('\n');
+        lines
+    })
 }
 
 fn to_json(report: &EvalReport) -> String {
@@ -160,21 +166,31 @@ pub fn read_report(dir: &Path) -> Result<EvalReport, EvalError> {
 
 /// Reads the per-item results of an evaluation artifact, or of any such JSONL file.
 pub fn read_item_results(path: &Path) -> Result<Vec<ItemResult>, EvalError> {
-    let path = if path.is_dir() { path.join(ITEMS_FILE) } else { path.to_owned() };
+    read_jsonl(path, ITEMS_FILE)
+}
+
+/// Reads the per-text results of an evaluation artifact, or of any such JSONL file.
+pub fn read_text_results(path: &Path) -> Result<Vec<TextResult>, EvalError> {
+    read_jsonl(path, TEXTS_FILE)
+}
+
+/// Reads the rows of `path`, or of the file called `name` in the folder `path`.
+fn read_jsonl<T: DeserializeOwned>(path: &Path, name: &str) -> Result<Vec<T>, EvalError> {
+    let path = if path.is_dir() { path.join(name) } else { path.to_owned() };
     let read_error = |source| EvalError::Read { path: path.clone(), source };
     let mut reader = LineReader::open(&path, MAX_RESULT_BYTES).map_err(read_error)?;
-    let mut items = Vec::new();
+    let mut rows = Vec::new();
     while let Some(line) = reader.next_line().map_err(read_error)? {
         let parsed = match line {
             Line::Whole(bytes) => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
             Line::TooLong { bytes } => Err(format!("the line has {bytes} bytes")),
         };
-        items.push(parsed.map_err(|message| EvalError::BadReport {
+        rows.push(parsed.map_err(|message| EvalError::BadReport {
             path: path.clone(),
             message: format!("line {}: {message}", reader.line_number()),
         })?);
     }
-    Ok(items)
+    Ok(rows)
 }
 
 impl EvalReport {

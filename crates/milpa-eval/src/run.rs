@@ -3,7 +3,7 @@
 //! Tasks are read and checked before the model is asked anything. It writes nothing; the
 //! [`Evaluation`] that comes out knows how to.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use milpa_base::{Progress, Seed, StopFlag, TextModel, TextRecords};
 
@@ -12,13 +12,18 @@ use crate::{
     error::EvalError,
     items::{ItemSet, Skips, read_items},
     multiple_choice::{Resampling, multiple_choice},
-    perplexity::perplexity,
+    perplexity::{TextResult, perplexity_by_text},
     report::{EvalReport, Evaluation, REPORT_FORMAT, TextTaskResult},
     samples::generate_samples,
-    statistics::LEVEL,
+    statistics::{Design, LEVEL, minimum_detectable_difference},
     task::{TaskKind, TaskSpec},
     texts::read_jsonl_texts,
 };
+
+/// Correlation of two models' right answers that the printed plan assumes.
+const USUAL_CORRELATION: f64 = 0.5;
+/// The same of the differences within a cluster.
+const USUAL_CLUSTER_CORRELATION: f64 = 0.2;
 
 /// Where progress goes and where a stop is asked for.
 #[derive(Clone, Copy)]
@@ -59,9 +64,14 @@ pub fn run(
     let started = Instant::now();
     let prepared = config.tasks.iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
     let resampling = Resampling { replicates: config.bootstrap_replicates, seed: info.seed };
-    let text = held_out
-        .map(|records| perplexity(model, records, &config.perplexity, resampling, watch))
-        .transpose()?;
+    for line in prepared.iter().filter_map(detectable) {
+        watch.progress.line(&line);
+    }
+    let (text, mut texts) = held_out
+        .map(|records| perplexity_by_text(model, records, &config.perplexity, resampling, watch))
+        .transpose()?
+        .unzip();
+    let texts = texts.get_or_insert_default();
     let (mut tasks, mut text_tasks, mut items) = (Vec::new(), Vec::new(), Vec::new());
     for Prepared { spec, entry, items: set } in &prepared {
         let seed = info.seed.derive(&spec.name);
@@ -72,7 +82,10 @@ pub fn run(
             tasks.push(result);
             items.extend(scored);
         } else {
-            text_tasks.push(measure_text_task(model, config, spec, entry, resampling, watch)?);
+            let (result, mut measured) =
+                measure_text_task(model, config, spec, entry, resampling, watch)?;
+            text_tasks.push(result);
+            texts.append(&mut measured);
         }
     }
     let samples = if config.samples.prompts.is_empty() {
@@ -94,7 +107,7 @@ pub fn run(
         samples,
         wall_seconds: started.elapsed().as_secs_f64(),
     };
-    Ok(Evaluation { report, items })
+    Ok(Evaluation { report, items, texts: std::mem::take(texts) })
 }
 
 /// Reads the task that an entry names.
@@ -123,6 +136,26 @@ fn prepare(entry: &TaskEntry) -> Result<Prepared<'_>, EvalError> {
     Ok(Prepared { spec, entry, items })
 }
 
+/// What difference between two models a task can find, said before anything is spent on it.
+fn detectable(prepared: &Prepared<'_>) -> Option<String> {
+    let items = &prepared.items.as_ref()?.items;
+    let clusters: BTreeSet<&str> =
+        items.iter().filter_map(|item| item.cluster.as_deref()).collect();
+    let alone = items.iter().filter(|item| item.cluster.is_none()).count();
+    let design = Design {
+        cluster_size: items.len() as f64 / (clusters.len() + alone).max(1) as f64,
+        cluster_correlation: USUAL_CLUSTER_CORRELATION,
+        ..Design::accuracies(0.5, USUAL_CORRELATION)
+    };
+    Some(format!(
+        "{}: {} questions find a difference of {:.1} points between two models near 50 % (paired, \
+         80 % power)",
+        prepared.spec.name,
+        items.len(),
+        100.0 * minimum_detectable_difference(items.len() as u64, &design)
+    ))
+}
+
 fn measure_text_task(
     model: &dyn TextModel,
     config: &EvalConfig,
@@ -130,13 +163,18 @@ fn measure_text_task(
     entry: &TaskEntry,
     resampling: Resampling,
     watch: Watch<'_>,
-) -> Result<TextTaskResult, EvalError> {
+) -> Result<(TextTaskResult, Vec<TextResult>), EvalError> {
     let path = data_path(spec, entry)?;
     let field = spec.perplexity.as_ref().map_or("text", |perplexity| perplexity.text.as_str());
     let mut texts = read_jsonl_texts(&path, field)?.keep_if(&spec.filters);
     let limit = entry.limit.unwrap_or(usize::MAX);
-    let report =
-        perplexity(model, &mut (&mut texts).take(limit), &config.perplexity, resampling, watch)?;
+    let records = &mut (&mut texts).take(limit);
+    let (report, mut measured) =
+        perplexity_by_text(model, records, &config.perplexity, resampling, watch)?;
+    for text in &mut measured {
+        text.task.clone_from(&spec.name);
+    }
     let skips: Skips = texts.skips().clone();
-    Ok(TextTaskResult { task: spec.name.clone(), version: spec.version, skips, report })
+    let result = TextTaskResult { task: spec.name.clone(), version: spec.version, skips, report };
+    Ok((result, measured))
 }

@@ -170,7 +170,7 @@ pub enum AnswerFormat {
 }
 
 /// How a question is put.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Ord, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptStyle {
     /// The full text of each choice is scored as the continuation of the question: what small
@@ -229,8 +229,9 @@ pub struct PerplexitySpec {
 }
 
 /// Task files that come with the program: name and content.
-const BUILTIN: [(&str, &str); 4] = [
+const BUILTIN: [(&str, &str); 5] = [
     ("es/exams", include_str!("../../../tasks/es/exams/task.toml")),
+    ("mul/in_context", include_str!("../../../tasks/mul/in_context/task.toml")),
     ("mul/milpa_regional", include_str!("../../../tasks/mul/milpa_regional/task.toml")),
     ("pt/enem_2022", include_str!("../../../tasks/pt/enem_2022/task.toml")),
     ("pt/exams", include_str!("../../../tasks/pt/exams/task.toml")),

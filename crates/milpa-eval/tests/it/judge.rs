@@ -108,7 +108,7 @@ fn pairs(judge: &Judge<'_>, count: usize) -> Vec<[Judgment; 2]> {
     let mut keep = |_: &Judgment| Ok(());
     let mut log = Log { done: BTreeMap::new(), keep: &mut keep };
     let one = |id: usize| {
-        let lengths = if id % 2 == 0 { (3, 9) } else { (9, 3) };
+        let lengths = if id.is_multiple_of(2) { (3, 9) } else { (9, 3) };
         let (a, b) = ("a".repeat(lengths.0), "b".repeat(lengths.1));
         with_watch(|watch| judge.pair(&question(id), &[a], &[b], &mut log, watch)).unwrap()
     };
@@ -123,8 +123,9 @@ fn a_consistent_judge_wins_and_one_that_looks_at_places_ties() {
         if a > b { "[[A]]".to_owned() } else { "[[B]]".to_owned() }
     });
     let judged = pairs(&judge(&longer, &prompt), 30);
-    let lengths: BTreeMap<String, (usize, usize)> =
-        (0..30).map(|id| (id.to_string(), if id % 2 == 0 { (3, 9) } else { (9, 3) })).collect();
+    let lengths: BTreeMap<String, (usize, usize)> = (0..30usize)
+        .map(|id| (id.to_string(), if id.is_multiple_of(2) { (3, 9) } else { (9, 3) }))
+        .collect();
     let summary = summarise_pairs(&judged, &lengths, RESAMPLING);
     assert_eq!((summary.a, summary.b, summary.inconsistent), (15, 15, 0));
     near(summary.win_rate, 0.5);
@@ -151,18 +152,23 @@ fn at_equal_length_a_longer_answer_has_no_head_start() {
         let (a, b) = shown(prompt);
         let number: usize =
             prompt.rsplit("mejor, ").next().unwrap().split('?').next().unwrap().parse().unwrap();
-        if (a > b) == (number / 2 % 5 != 0) { "[[A]]".to_owned() } else { "[[B]]".to_owned() }
+        if (a > b) == (number / 2).is_multiple_of(5) {
+            "[[B]]".to_owned()
+        } else {
+            "[[A]]".to_owned()
+        }
     });
     let judged = pairs(&judge(&mostly, &prompt), 40);
     // Only the questions where b is the longer one, and a few of the others.
     let some: Vec<[Judgment; 2]> = judged
         .into_iter()
         .enumerate()
-        .filter(|(id, _)| id % 2 == 0 || *id < 20)
+        .filter(|(id, _)| id.is_multiple_of(2) || *id < 20)
         .map(|(_, p)| p)
         .collect();
-    let lengths: BTreeMap<String, (usize, usize)> =
-        (0..40).map(|id| (id.to_string(), if id % 2 == 0 { (3, 9) } else { (9, 3) })).collect();
+    let lengths: BTreeMap<String, (usize, usize)> = (0..40usize)
+        .map(|id| (id.to_string(), if id.is_multiple_of(2) { (3, 9) } else { (9, 3) }))
+        .collect();
     let summary = summarise_pairs(&some, &lengths, RESAMPLING);
     near(summary.win_rate, (16.0 + 2.0) / 30.0);
     let controlled = summary.length_controlled.unwrap();

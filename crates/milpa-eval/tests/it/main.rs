@@ -5,6 +5,7 @@
 mod arena;
 mod coverage;
 mod judge;
+mod ledger;
 mod lm_eval;
 mod models;
 mod perplexity;

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, path::Path};
 use milpa_base::{Kind, Seed, TextRecord, config::Location, manifest::Verify, open_artifact};
 use milpa_eval::{
     EvalConfig, EvalError, Evaluation, PromptStyle, RunInfo, SampleConfig, TaskEntry,
-    read_item_results, read_report, run,
+    read_item_results, read_report, read_text_results, run,
 };
 
 use crate::{
@@ -68,6 +68,7 @@ fn an_evaluation_is_written_read_back_and_shown() {
             "plots/mul_milpa_regional_continuation.svg",
             "report.json",
             "report.txt",
+            "texts.jsonl",
         ]
     );
 
@@ -77,6 +78,9 @@ fn an_evaluation_is_written_read_back_and_shown() {
     assert_eq!(report.tasks[0].model_hash, report.model.hash);
     assert_eq!(report.samples[0].text, "aaa");
     assert_eq!(read_item_results(&target).unwrap(), evaluation.items);
+    let texts = read_text_results(&target).unwrap();
+    assert_eq!(texts.iter().map(|text| text.bytes).sum::<u64>(), manifest.counts["bytes"]);
+    assert_eq!((texts.len(), texts[0].source.as_str()), (12, "novelas"));
     let svg = std::fs::read_to_string(target.join("plots/es_x_continuation.svg")).unwrap();
     assert!(svg.contains("guessing 0.417") && svg.contains("lang = pt · acc_norm"), "{svg}");
     let svg = std::fs::read_to_string(target.join("plots/bits_per_byte.svg")).unwrap();
