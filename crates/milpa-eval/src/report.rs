@@ -26,7 +26,7 @@ use crate::{
     multiple_choice::{GroupResult, ItemResult, MetricResult, TaskResult},
     perplexity::{PerplexityReport, ResampledUnit, SourcePerplexity, TextResult},
     samples::Sample,
-    statistics::{Interval, Method},
+    statistics::{Interval, LEVEL, Method, rule_of_three},
     task::PromptStyle,
 };
 
@@ -410,6 +410,21 @@ fn task_table(tasks: &[TaskResult]) -> String {
             task.data_hash.short(),
             short(&task.model_hash)
         );
+        for result in &task.metrics {
+            let never = match result.correct {
+                0 => "right",
+                correct if correct == result.n => "wrong",
+                _ => continue,
+            };
+            let _ = writeln!(
+                text,
+                "{} {}: never {never} in {}; at 95 % (one-sided) the rate is below {:.4}",
+                task.task,
+                result.metric.name(),
+                result.n,
+                rule_of_three(result.n, LEVEL)
+            );
+        }
     }
     text
 }

@@ -1,5 +1,6 @@
 //! The command line: every command, flag and help text, and nothing else.
 
+mod eval;
 mod plan;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use milpa_model::GgufFormat;
 
+pub use eval::{ArenaArguments, CompareArguments, JudgeArguments, JudgeCommand, PowerArguments};
 pub use plan::{
     CalibrateArgs, ContinuedArgs, FitArgs, FitCount, FitForm, FitObjective, InferenceArgs,
     MoneyArgs, PlanCommand, RunArgs, SimulateArgs, ViabilityArgs,
@@ -31,7 +33,7 @@ One stage at a time
   tokens    train, encode, inspect: tokenizer and token shards
   plan      run, viability, continued, inference, calibrate: what it takes, before it is spent
   train     Train a model
-  eval      suite, perplexity, choice: measure a model
+  eval      suite, perplexity, choice, compare, judge, arena: measure models
   package   Make a bundle: Hugging Face folder and GGUF
 
 Use a model
@@ -420,5 +422,31 @@ pub enum EvalCommand {
         /// Read at most so many questions
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+    },
+    /// The ledger of a base model and its checkpoints: gained, forgotten, how surely
+    Compare(CompareArguments),
+    /// A model judges answers, and people correct it
+    #[command(subcommand)]
+    Judge(JudgeCommand),
+    /// Ratings from votes between models
+    Arena(ArenaArguments),
+    /// What difference a comparison can find, before it is made
+    Power(PowerArguments),
+    /// Where the variance of scores comes from: items, prompts or samples
+    Variance {
+        /// JSONL with item, prompt and score; every item needs every prompt, as often
+        scores: PathBuf,
+    },
+    /// Write the items of the in-context-learning task mul/in_context
+    Probe {
+        /// Items
+        #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        count: u32,
+        /// Same seed, same items
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
 }

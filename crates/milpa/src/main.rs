@@ -125,6 +125,14 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
                 eval::choice(context, model, &task, &data, limit)
             }
+            EvalCommand::Compare(arguments) => eval::compare::compare(context, &arguments),
+            EvalCommand::Judge(command) => eval::judge::judge(context, command),
+            EvalCommand::Arena(arguments) => eval::arena::arena(context, &arguments),
+            EvalCommand::Power(arguments) => eval::power::power(context, &arguments),
+            EvalCommand::Variance { scores } => eval::power::variance(context, &scores),
+            EvalCommand::Probe { count, seed, out } => {
+                eval::power::probe(context, count as usize, seed, &out)
+            }
         },
         Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, gguf, out } => {
             let mut recipe = context.recipe_of_artifacts(&recipe)?;

@@ -6,7 +6,7 @@
 //!
 //! Papers: J. Cohen 1960; J. L. Fleiss 1971; K. Krippendorff, "Computing Krippendorff's
 //! alpha-reliability" (2011); K. L. Gwet, British Journal of Mathematical and Statistical
-//! Psychology 61 (2008) 29–48, with its treatment of missing ratings for Fleiss' kappa too.
+//! Psychology 61 (2008) 29–48. Units with fewer than two ratings are left out.
 
 use milpa_base::Seed;
 use serde::{Deserialize, Serialize};

@@ -24,11 +24,9 @@ pub use intervals::{
 };
 pub use multiplicity::{benjamini_hochberg, holm};
 pub use paired::{PairedDifference, mcnemar_exact, mcnemar_mid_p, paired_difference};
-pub use power::{
-    Design, accuracy_variance, detectable_proportion, minimum_detectable_difference, units_needed,
-};
+pub use power::{Design, minimum_detectable_difference, units_needed};
 pub use ranks::{RankRange, rank_ranges};
-pub use variance::{VarianceShares, variance_shares};
+pub use variance::{ScoreTable, VarianceShares, read_scores, variance_shares};
 
 /// Level of every interval that a report shows.
 pub const LEVEL: f64 = 0.95;

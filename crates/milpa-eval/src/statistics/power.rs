@@ -32,7 +32,8 @@ impl Design {
     /// Two models of accuracy about `accuracy` whose right answers correlate by `correlation`,
     /// each question answered once; 5 % significance, 80 % power.
     pub fn accuracies(accuracy: f64, correlation: f64) -> Self {
-        let variance = accuracy_variance(accuracy);
+        // One right-or-wrong answer.
+        let variance = accuracy * (1.0 - accuracy);
         Self {
             between: 2.0 * variance * (1.0 - correlation),
             within_a: 0.0,
@@ -58,19 +59,9 @@ impl Design {
     }
 }
 
-/// Variance p(1 − p) of one right-or-wrong answer.
-pub fn accuracy_variance(accuracy: f64) -> f64 {
-    accuracy * (1.0 - accuracy)
-}
-
 /// Least true difference that `questions` questions find with the design's power.
 pub fn minimum_detectable_difference(questions: u64, design: &Design) -> f64 {
     design.quantiles() * (design.variance() / questions.max(1) as f64).sqrt()
-}
-
-/// Least difference between two accuracies about `accuracy` that `questions` questions find.
-pub fn detectable_proportion(questions: u64, accuracy: f64, correlation: f64) -> f64 {
-    minimum_detectable_difference(questions, &Design::accuracies(accuracy, correlation))
 }
 
 /// Questions that finding a true `difference` takes with the design's power.
@@ -108,6 +99,6 @@ mod tests {
             / minimum_detectable_difference(400, &design);
         near(ratio, 2f64.sqrt(), 1e-12);
         // Unclustered: (1.959964 + 0.841621) · √(0.25/400).
-        near(detectable_proportion(400, 0.5, 0.5), 0.070_039_6, 1e-6);
+        near(minimum_detectable_difference(400, &design), 0.070_039_6, 1e-6);
     }
 }

@@ -5,7 +5,81 @@
 //! components (method of moments; R. A. Fisher; S. R. Searle, G. Casella, C. E. McCulloch,
 //! "Variance Components", 1992, section 4.5); negative solutions are zero.
 
+use std::{collections::BTreeMap, path::Path};
+
+use milpa_base::lines::{Line, LineReader};
 use serde::{Deserialize, Serialize};
+
+use crate::error::EvalError;
+
+/// Longest line of scores, in bytes.
+const MAX_LINE_BYTES: usize = 1 << 20;
+/// Most scores.
+const MAX_SCORES: usize = 10_000_000;
+
+/// A balanced table of scores: items × prompts × samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreTable {
+    /// Item by item, within it prompt by prompt, within it sample by sample.
+    pub scores: Vec<f64>,
+    /// Paraphrases of the prompt.
+    pub prompts: usize,
+    /// Samples of each item and prompt.
+    pub samples: usize,
+}
+
+/// Reads scores from JSONL: `item`, `prompt` (texts; one prompt where it is left out) and `score`.
+/// Rows of one item and prompt are samples.
+///
+/// # Errors
+/// A file that cannot be read, a line that is no score, or a table that is not balanced: every item
+/// needs every prompt, as often.
+pub fn read_scores(path: &Path) -> Result<ScoreTable, EvalError> {
+    #[derive(Deserialize)]
+    struct Row {
+        item: String,
+        #[serde(default)]
+        prompt: String,
+        score: f64,
+    }
+    let read_error = |source| EvalError::Read { path: path.to_owned(), source };
+    let bad = |message: String| EvalError::BadReport { path: path.to_owned(), message };
+    let mut reader = LineReader::open(path, MAX_LINE_BYTES).map_err(read_error)?;
+    let mut items: BTreeMap<String, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
+    let mut count = 0;
+    while let Some(line) = reader.next_line().map_err(read_error)? {
+        let parsed = match line {
+            Line::Whole(bytes) => {
+                serde_json::from_slice::<Row>(bytes).map_err(|error| error.to_string())
+            }
+            Line::TooLong { bytes } => Err(format!("the line has {bytes} bytes")),
+        };
+        let number = reader.line_number();
+        let row = parsed.map_err(|message| bad(format!("line {number}: {message}")))?;
+        items.entry(row.item).or_default().entry(row.prompt).or_default().push(row.score);
+        count += 1;
+        if count > MAX_SCORES {
+            return Err(bad(format!("it has more than {MAX_SCORES} scores")));
+        }
+    }
+    let shape = |prompts: &BTreeMap<String, Vec<f64>>| -> Vec<(String, usize)> {
+        prompts.iter().map(|(prompt, scores)| (prompt.clone(), scores.len())).collect()
+    };
+    let first = items.values().next().map(shape).unwrap_or_default();
+    let samples = first.first().map_or(0, |(_, samples)| *samples);
+    if let Some((item, _)) = items
+        .iter()
+        .find(|(_, prompts)| shape(prompts) != first || first.iter().any(|(_, n)| *n != samples))
+    {
+        return Err(bad(format!(
+            "item {item:?} has other prompts or another number of samples than the first; every \
+             item needs every prompt, as often"
+        )));
+    }
+    let prompts = first.len();
+    let scores = items.into_values().flat_map(BTreeMap::into_values).flatten().collect();
+    Ok(ScoreTable { scores, prompts, samples })
+}
 
 /// Components of variance of one answer's score, and what they do to the mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -123,6 +197,25 @@ mod tests {
         near(shares.prompts, 0.04, 0.02);
         near(shares.interaction, 0.09, 0.005);
         near(shares.samples.unwrap(), 0.25, 0.005);
+    }
+
+    #[test]
+    fn scores_are_read_into_a_balanced_table() {
+        let read = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            read_scores(file.path())
+        };
+        let row = |item: &str, prompt: &str, score: f64| {
+            format!("{{\"item\":\"{item}\",\"prompt\":\"{prompt}\",\"score\":{score}}}\n")
+        };
+        let rows = [row("b", "p", 2.0), row("a", "q", 1.0), row("a", "p", 0.0), row("b", "q", 3.0)];
+        let table = read(&rows.concat()).unwrap();
+        assert_eq!((table.prompts, table.samples), (2, 1));
+        assert_eq!(table.scores, [0.0, 1.0, 2.0, 3.0]);
+        let error = read(&rows[..3].concat()).unwrap_err().to_string();
+        assert!(error.contains("item \"b\" has other prompts"), "{error}");
+        assert!(read("{}").is_err());
     }
 
     #[test]

@@ -10,5 +10,6 @@ mod lm_eval;
 mod models;
 mod perplexity;
 mod real_data;
+mod statistics;
 mod tasks;
 mod whole;

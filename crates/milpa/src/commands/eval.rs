@@ -1,4 +1,10 @@
-//! `milpa eval`: the recipe's suite, bits per byte of any texts, one multiple-choice task.
+//! `milpa eval`: the recipe's suite, bits per byte of any texts, one multiple-choice task; boards,
+//! judges and ledgers lie in files of their own.
+
+pub mod arena;
+pub mod compare;
+pub mod judge;
+pub mod power;
 
 use std::{collections::BTreeMap, path::Path};
 
