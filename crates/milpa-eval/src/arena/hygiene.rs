@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use milpa_base::{Seed, seed::Permutation};
+use milpa_base::Seed;
 use serde::{Deserialize, Serialize};
 
 use super::votes::{Outcome, Vote, Votes};
@@ -15,8 +15,10 @@ use crate::statistics::{holm, mcnemar_mid_p};
 const FEW_VOTES: usize = 10;
 /// Most voters that are named in a report.
 const NAMED: usize = 50;
-/// Permutations behind the test of exchangeability over time.
+/// Permutations behind the test of exchangeability over time, at most.
 const PERMUTATIONS: usize = 999;
+/// Votes that all of them move, at most: many votes are permuted 99 times.
+const MAX_SHUFFLED: usize = 20_000_000;
 
 /// What is done about voters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -262,14 +264,20 @@ fn exchangeability(votes: &[Vote], kept: &[usize], seed: Seed) -> Option<Exchang
     let pairs: Vec<Vec<(Outcome, bool)>> = by_pair.into_values().collect();
     let statistic: f64 = pairs.iter().map(|own| chi_squared(own.iter().copied())).sum();
     let mut as_large = 0;
-    for permutation in 0..PERMUTATIONS {
+    let permutations = (MAX_SHUFFLED / order.len()).clamp(99, PERMUTATIONS);
+    for permutation in 0..permutations {
         let stream = seed.derive("exchangeability").nth(permutation as u64);
         let permuted: f64 = pairs
             .iter()
             .enumerate()
             .map(|(pair, own)| {
-                let shuffle = Permutation::new(stream.nth(pair as u64), own.len() as u64);
-                let halves = (0..own.len()).map(|at| own[shuffle.apply(at as u64) as usize].1);
+                let mut halves: Vec<bool> = own.iter().map(|(_, late)| *late).collect();
+                // Fisher and Yates' shuffle.
+                let draws = stream.nth(pair as u64);
+                for at in (1..halves.len()).rev() {
+                    let wide = u128::from(draws.u64_at(at as u64)) * (at as u128 + 1);
+                    halves.swap(at, (wide >> 64) as usize);
+                }
                 chi_squared(own.iter().zip(halves).map(|((outcome, _), late)| (*outcome, late)))
             })
             .sum();
@@ -279,7 +287,7 @@ fn exchangeability(votes: &[Vote], kept: &[usize], seed: Seed) -> Option<Exchang
     Some(ExchangeabilityTest {
         pairs: pairs.len() as u64,
         statistic,
-        p_value: (1.0 + as_large as f64) / (1.0 + PERMUTATIONS as f64),
+        p_value: (1.0 + as_large as f64) / (1.0 + permutations as f64),
     })
 }
 
