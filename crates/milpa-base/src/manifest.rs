@@ -38,6 +38,8 @@ pub enum Kind {
     Evaluation,
     /// What is served: a Hugging Face folder and a GGUF file.
     Bundle,
+    /// Items of a benchmark with their tasks.
+    Benchmark,
 }
 
 impl std::fmt::Display for Kind {
@@ -50,6 +52,7 @@ impl std::fmt::Display for Kind {
             Self::Checkpoint => "checkpoint",
             Self::Evaluation => "evaluation",
             Self::Bundle => "bundle",
+            Self::Benchmark => "benchmark",
         })
     }
 }

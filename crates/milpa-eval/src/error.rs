@@ -149,6 +149,47 @@ pub enum EvalError {
         /// Why.
         message: String,
     },
+    /// A dump ends before its end, or cannot be decompressed.
+    #[error("{path} breaks off after {lines} entities; it is cut or damaged: download it again")]
+    Dump {
+        /// The dump.
+        path: PathBuf,
+        /// Lines read before.
+        lines: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody says of when a dump is.
+    #[error("the name of {path} has no date; give the dump's date as YYYY-MM-DD (--dump-date)")]
+    NoDumpDate {
+        /// The dump.
+        path: PathBuf,
+    },
+    /// Nothing can be asked of a dump.
+    #[error(
+        "{path} yields no question: of its {items} items {entities} are of the region and of a known class; \
+         check that it is a Wikidata JSON dump with one entity on each line"
+    )]
+    NoQuestions {
+        /// The dump.
+        path: PathBuf,
+        /// Items read.
+        items: u64,
+        /// Entities of the region.
+        entities: u64,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {what} to {path}; check the disk's free space and permissions")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was being written.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A stop was asked for.
     #[error("the evaluation was stopped; run the same command to do it again")]
     Interrupted,

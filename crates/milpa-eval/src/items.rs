@@ -57,6 +57,19 @@ impl Skips {
         }
     }
 
+    /// Adds what another part of the same file left out; its lines come after those of `self`.
+    pub fn merge(&mut self, other: &Self) {
+        for (reason, skipped) in &other.0 {
+            for &line in &skipped.first_lines {
+                self.add(reason, line);
+            }
+            let key = if self.0.contains_key(reason) { reason } else { "other" };
+            if let Some(entry) = self.0.get_mut(key) {
+                entry.count += skipped.count - skipped.first_lines.len() as u64;
+            }
+        }
+    }
+
     /// How much was left out in all.
     pub fn total(&self) -> u64 {
         self.0.values().map(|entry| entry.count).sum()

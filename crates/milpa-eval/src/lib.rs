@@ -6,11 +6,12 @@
 //! [`mod@multiple_choice`] and [`mod@perplexity`] score, [`statistics`] says how certain a number is,
 //! [`mod@run`] puts all of it into the [`report`]. [`mod@ledger`] holds
 //! checkpoints against their base, [`arena`] rates models by votes, [`judge`] asks
-//! models about answers.
+//! models about answers, [`choclo`] builds a benchmark of the region.
 
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod choclo;
 pub mod compare;
 mod compress;
 pub mod config;

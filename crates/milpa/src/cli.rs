@@ -33,7 +33,7 @@ One stage at a time
   tokens    train, encode, inspect: tokenizer and token shards
   plan      run, viability, continued, inference, calibrate: what it takes, before it is spent
   train     Train a model
-  eval      suite, perplexity, choice, compare, judge, arena: measure models
+  eval      run, suite, compare, judge, arena: measure models; build: make a benchmark
   package   Make a bundle: Hugging Face folder and GGUF
 
 Use a model
@@ -448,5 +448,37 @@ pub enum EvalCommand {
         /// The file
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+    },
+    /// Build a benchmark
+    #[command(subcommand)]
+    Build(BuildCommand),
+}
+
+/// Benchmarks that can be built.
+#[derive(Debug, Subcommand)]
+pub enum BuildCommand {
+    /// Questions about Latin America in Spanish and Portuguese, from a Wikidata dump
+    #[command(
+        after_help = "Example\n  milpa eval build choclo --dump wikidata-20240103-all.json.gz --out choclo"
+    )]
+    Choclo {
+        /// The JSON dump (may be .gz, .bz2 or .zst)
+        #[arg(long, value_name = "FILE")]
+        dump: PathBuf,
+        /// Folder of the benchmark
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Date of the dump, if the file's name does not have it
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        dump_date: Option<String>,
+        /// A table of relations and phrasings instead of the program's own
+        #[arg(long, value_name = "FILE")]
+        relations: Option<PathBuf>,
+        /// Decides phrasings, choices and splits
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+        /// Threads that parse the dump; the result does not depend on them
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
     },
 }

@@ -20,7 +20,7 @@ use std::{io::Write, process::ExitCode};
 use clap::{CommandFactory, Parser};
 
 use crate::{
-    cli::{Cli, Command, CorpusCommand, EvalCommand, TokensCommand},
+    cli::{BuildCommand, Cli, Command, CorpusCommand, EvalCommand, TokensCommand},
     context::Context,
 };
 
@@ -132,6 +132,22 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             EvalCommand::Variance { scores } => eval::power::variance(context, &scores),
             EvalCommand::Probe { count, seed, out } => {
                 eval::power::probe(context, count as usize, seed, &out)
+            }
+            EvalCommand::Build(BuildCommand::Choclo {
+                dump,
+                out,
+                dump_date,
+                relations,
+                seed,
+                threads,
+            }) => {
+                let mut config = milpa_eval::choclo::ChocloConfig::new(dump);
+                (config.dump_date, config.relations) = (dump_date, relations);
+                config.seed = milpa_base::Seed(seed);
+                if let Some(threads) = threads {
+                    config.threads = threads;
+                }
+                eval::build_choclo(context, &config, &out)
             }
         },
         Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, gguf, out } => {

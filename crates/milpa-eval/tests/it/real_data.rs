@@ -10,7 +10,7 @@ use milpa_eval::{
 
 use crate::models::{Unigram, with_watch};
 
-fn data() -> Option<PathBuf> {
+pub(crate) fn data() -> Option<PathBuf> {
     let folder = std::env::var_os("MILPA_DATA");
     if folder.is_none() {
         #[expect(clippy::print_stderr, reason = "a skipped test says so")]

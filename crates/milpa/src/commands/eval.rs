@@ -1,5 +1,5 @@
-//! `milpa eval`: the recipe's suite, bits per byte of any texts, one multiple-choice task; boards,
-//! judges and ledgers lie in files of their own.
+//! `milpa eval`: the recipe's suite, bits per byte of any texts, one multiple-choice task, the building
+//! of a benchmark; boards, judges and ledgers lie in files of their own.
 
 pub mod arena;
 pub mod compare;
@@ -15,7 +15,9 @@ use milpa_base::{
 };
 use milpa_corpus::{Split, read_split};
 use milpa_eval::{
-    EvalConfig, EvalReport, PerplexityConfig, RunInfo, TaskEntry, Watch, perplexity as measure,
+    EvalConfig, EvalReport, PerplexityConfig, RunInfo, TaskEntry, Watch,
+    choclo::{BuildWatch, ChocloConfig},
+    perplexity as measure,
 };
 
 use crate::{
@@ -124,4 +126,11 @@ pub fn choice(
     let info = RunInfo { command_line: context.command_line(), seed: Seed(0) };
     let evaluation = milpa_eval::run(&model, &config, None, &info, watch(context))?;
     context.show(&evaluation.report, || evaluation.report.to_string())
+}
+
+/// Questions about the region from a Wikidata dump.
+pub fn build_choclo(context: &Context, config: &ChocloConfig, out: &Path) -> Result<()> {
+    let watch = BuildWatch { progress: &context.progress, stop: &context.stop };
+    let report = milpa_eval::choclo::build_choclo(config, out, watch)?;
+    context.show(&report, || report.to_string())
 }
