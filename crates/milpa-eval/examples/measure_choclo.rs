@@ -1,14 +1,15 @@
 //! Builds the benchmark from a dump and says how fast and in how much memory.
 //!
 //! `cargo run --release -p milpa-eval --example measure_choclo -- DUMP OUT [threads] [date]`
-//! The extrapolation takes the share of named and of regional entities as they are in this dump.
+//! The pass over the dump is extrapolated to the real one; the rest grows with the region's entities.
 
 use std::{
     path::{Path, PathBuf},
-    time::Instant,
+    sync::Mutex,
+    time::{Duration, Instant},
 };
 
-use milpa_base::{Seed, Silent, StopFlag};
+use milpa_base::{Progress, Seed, StopFlag};
 use milpa_eval::choclo::{BuildWatch, ChocloConfig, build_choclo};
 
 /// Entities of the real dump.
@@ -23,7 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.threads = arguments.next().map_or(Ok(2), |text| text.parse())?;
     config.dump_date = Some(arguments.next().unwrap_or_else(|| "2026-11-20".to_owned()));
     config.seed = Seed(0);
-    let watch = BuildWatch { progress: &Silent, stop: &StopFlag::default() };
+    let stages = Stages::default();
+    let watch = BuildWatch { progress: &stages, stop: &StopFlag::default() };
     let begin = Instant::now();
     let report = build_choclo(&config, &out, watch)?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -38,6 +40,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         lines / seconds,
         config.threads,
     );
+    for (stage, took) in stages.0.lock().expect("nobody panics").iter() {
+        println!("{stage}: {:.2} s", took.as_secs_f64());
+    }
     if let Some(peak) = peak_memory() {
         println!(
             "peak memory {:.1} MB: {:.0} bytes for each entity of the region",
@@ -45,11 +50,59 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             peak / report.entities as f64
         );
     }
+    // The pass reads every entity; what is written grows with the region's part of them.
+    let reading = stages
+        .0
+        .lock()
+        .expect("nobody panics")
+        .first()
+        .map_or(seconds, |stage| stage.1.as_secs_f64());
     println!(
-        "100 million entities of this kind: {:.1} h",
-        REAL_ENTITIES / (lines / seconds) / 3600.0
+        "the pass: {:.1} MB/s; 100 million entities of this size: {:.1} h",
+        bytes / 1e6 / reading,
+        REAL_ENTITIES / (lines / reading) / 3600.0
     );
+    let trees = seconds_of_trees(&dump)?;
+    println!("reading the lines into trees alone, one thread: {:.1} MB/s", bytes / 1e6 / trees);
     Ok(())
+}
+
+/// Notes when each stage began and how long it took.
+#[derive(Default)]
+struct Stages(Mutex<Vec<(String, Duration)>>, Mutex<Option<Instant>>);
+
+impl Progress for Stages {
+    fn begin(&self, task: &str, _: Option<u64>, _: &str) {
+        self.0.lock().expect("nobody panics").push((task.to_owned(), Duration::ZERO));
+        *self.1.lock().expect("nobody panics") = Some(Instant::now());
+    }
+
+    fn advance(&self, _: u64) {}
+
+    fn end(&self) {
+        let begin = self.1.lock().expect("nobody panics").take();
+        let mut stages = self.0.lock().expect("nobody panics");
+        if let (Some(begin), Some(stage)) = (begin, stages.last_mut()) {
+            stage.1 = begin.elapsed();
+        }
+    }
+
+    fn line(&self, _: &str) {}
+}
+
+/// Seconds for reading each line into a `serde_json::Value` and dropping it, on one thread.
+fn seconds_of_trees(dump: &Path) -> Result<f64, Box<dyn std::error::Error>> {
+    let mut reader = milpa_base::lines::LineReader::open(dump, 32 << 20)?;
+    let mut seconds = 0.0;
+    while let Some(line) = reader.next_line()? {
+        let milpa_base::lines::Line::Whole(line) = line else { continue };
+        let line = line.trim_ascii().strip_suffix(b",").unwrap_or(line);
+        let begin = Instant::now();
+        let tree: Result<serde_json::Value, _> = serde_json::from_slice(line);
+        drop(std::hint::black_box(tree));
+        seconds += begin.elapsed().as_secs_f64();
+    }
+    Ok(seconds)
 }
 
 /// Peak resident memory in bytes, where the system tells it.
