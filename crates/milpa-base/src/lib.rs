@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod mixture;
 #[allow(unsafe_code)] // the one mmap; its contract is in the module
 pub mod mmap;
+pub mod page;
 pub mod plot;
 pub mod progress;
 pub mod seed;

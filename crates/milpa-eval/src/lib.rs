@@ -21,6 +21,7 @@ pub mod harness;
 pub mod items;
 pub mod judge;
 pub mod ledger;
+pub mod look;
 pub mod multiple_choice;
 pub mod perplexity;
 pub mod probe;

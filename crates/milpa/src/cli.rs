@@ -321,6 +321,31 @@ pub enum TokensCommand {
     },
 }
 
+/// What is looked at.
+#[derive(Debug, clap::Args)]
+pub struct LookArguments {
+    /// A bundle, a checkpoint or a .gguf file
+    pub model: PathBuf,
+    /// An earlier or another model, shown beside it; may be given again
+    #[arg(long, value_name = "MODEL")]
+    pub beside: Vec<PathBuf>,
+    /// Prompts of your own, in TOML, instead of those that come with milpa
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// New tokens of an answer at most
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_tokens: u32,
+    /// 0 always takes the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Same seed, same answers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// The page
+    #[arg(long, value_name = "FILE", default_value = "look.html")]
+    pub out: PathBuf,
+}
+
 /// How tasks are run.
 #[derive(Debug, clap::Args)]
 pub struct HarnessArguments {
@@ -379,6 +404,11 @@ pub enum EvalCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// A page with a model's answers to a fixed set of prompts: look before you score
+    #[command(
+        after_help = "Example\n  milpa eval look runs/novelas/bundle --beside base --out look.html"
+    )]
+    Look(LookArguments),
     /// Tasks: built-in ones, task files, and YAML of the LM Evaluation Harness
     #[command(
         after_help = "Examples\n  milpa eval run --model runs/novelas/bundle --task mgsm.yaml --num-fewshot 4 --out evaluation\n  milpa eval run --model model.gguf --task pt/enem_2022 --data enem_2022.jsonl --out evaluation\n\nThe same command goes on where a cut one stopped; answers are kept in OUT/answers.jsonl"

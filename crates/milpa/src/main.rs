@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
     use commands::{
         chat::{self, ModelPaths},
-        corpus, demo, doctor, eval, explain, harness, package, plan, serve, tokens, train,
+        corpus, demo, doctor, eval, explain, harness, look, package, plan, serve, tokens, train,
     };
     match command {
         Command::Demo { out } => demo::demo(context, &out),
@@ -116,6 +116,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 let report = eval::read_report(&out)?;
                 context.show(&report, || report.to_string())
             }
+            EvalCommand::Look(arguments) => look::look(context, &arguments),
             EvalCommand::Run(arguments) => harness::run(context, &arguments),
             EvalCommand::Perplexity { model, adapter, data, field, max_bytes } => {
                 let model = ModelPaths { model: &model, adapter: adapter.as_deref() };

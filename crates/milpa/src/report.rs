@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Result;
 use milpa_base::{
-    Manifest,
+    Manifest, page,
     plot::escape,
     units::{binary_bytes, duration, si},
     write_file_atomic,
@@ -20,35 +20,15 @@ use crate::{
     run::{Folders, Stamp},
 };
 
-const STYLE: &str = "
-:root{color-scheme:light dark;--ink:#1d2a22;--soft:#5b6a60;--line:#d9dfd8;--paper:#fbfcf9;--accent:#2f6b3c}
-@media(prefers-color-scheme:dark){:root{--ink:#e3e9e2;--soft:#9aa79d;--line:#334038;--paper:#141a16;--accent:#8fc79b}}
-body{margin:0 auto;max-width:52rem;padding:2rem 1.2rem 4rem;font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
-h1{font-size:1.7rem;margin:0}h2{font-size:1.15rem;margin:2.4rem 0 .6rem;color:var(--accent)}
-p.sub{color:var(--soft);margin:.2rem 0 1.4rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.7rem}
-.card{border:1px solid var(--line);border-radius:.5rem;padding:.7rem .9rem}
-.card b{display:block;font-size:1.35rem}.card span{color:var(--soft);font-size:.85rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.92rem;width:100%}
-th,td{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-svg{max-width:100%;height:auto;color:inherit}
-pre,code{font:.86rem/1.5 ui-monospace,monospace}pre{white-space:pre;overflow-x:auto;border-left:3px solid var(--line);padding-left:.8rem;margin:.4rem 0}
-blockquote{margin:.5rem 0 1rem;padding-left:.9rem;border-left:3px solid var(--accent)}
-";
-
 /// Writes `report.html` into the run folder.
 pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp>) -> Result<()> {
     let evaluation = eval::read_report(&folders.evaluation())?;
     let metrics = milpa_train::read_metrics(&folders.train())?;
-    let name = escape(&recipe.recipe.name);
-    let mut page = format!(
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>\
-         <meta name='viewport' content='width=device-width,initial-scale=1'>\
-         <title>{name} · milpa</title><style>{STYLE}</style></head><body>\
-         <h1>{name}</h1><p class='sub'>A run of milpa {}: what went in, what came out, and how to get it again.</p>",
+    let subtitle = format!(
+        "A run of milpa {}: what went in, what came out, and how to get it again.",
         env!("CARGO_PKG_VERSION")
     );
+    let mut page = page::begin(&recipe.recipe.name, &subtitle, page::Width::Text);
 
     page += "<div class='cards'>";
     let mut card = |value: String, label: &str| {
@@ -128,7 +108,7 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
             let _ = write!(page, "<pre>$ {}</pre>", escape(&stamp.command));
         }
     }
-    page += "</body></html>\n";
+    page += page::END;
     write_file_atomic(&folders.report(), page.as_bytes())?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use milpa_eval::{
         task_file::LoadedTask,
     },
 };
+use milpa_model::LocalModel;
 use milpa_tokens::{Message, RenderOptions};
 
 use crate::{
@@ -40,12 +41,7 @@ pub fn run(context: &Context, arguments: &HarnessArguments) -> Result<()> {
         template.is_some() || !arguments.apply_chat_template,
         "the model has no chat template; leave --apply-chat-template out"
     );
-    let render = |messages: &[Message], begin_answer: bool| {
-        let template = template.ok_or("the model has no chat template")?;
-        let mut options = RenderOptions::for_training(model.tokenizer());
-        options.add_generation_prompt = begin_answer;
-        template.render(messages, &options).map_err(|error| error.to_string())
-    };
+    let render = renderer(&model);
     let render: &ChatRenderer<'_> = &render;
     let options = PromptOptions {
         num_fewshot: arguments.num_fewshot,
@@ -92,6 +88,16 @@ pub fn run(context: &Context, arguments: &HarnessArguments) -> Result<()> {
     write_file_atomic(&arguments.out.join("report.md"), report.to_markdown().as_bytes())?;
     write_file_atomic(&arguments.out.join(LOG_FILE), &lines(&logs)?)?;
     context.show(&report, || report.to_string())
+}
+
+/// Renders messages with the model's chat template.
+pub fn renderer(model: &LocalModel) -> impl Fn(&[Message], bool) -> Result<String, String> + '_ {
+    |messages, begin_answer| {
+        let template = model.chat_template().ok_or("the model has no chat template")?;
+        let mut options = RenderOptions::for_training(model.tokenizer());
+        options.add_generation_prompt = begin_answer;
+        template.render(messages, &options).map_err(|error| error.to_string())
+    }
 }
 
 fn prepare(task: &std::path::Path, options: &PromptOptions<'_>) -> Result<PreparedTask> {
