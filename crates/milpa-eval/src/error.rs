@@ -27,7 +27,9 @@ pub enum EvalError {
         message: String,
     },
     /// Neither the recipe nor the task says where the items lie.
-    #[error("the task {task} needs data; give the file as `data = \"path/to/items.jsonl\"`")]
+    #[error(
+        "the task {task} needs data; give the file with --data FILE, or in a recipe as `data = \"path/to/items.jsonl\"`"
+    )]
     NoData {
         /// The task.
         task: String,

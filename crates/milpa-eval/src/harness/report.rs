@@ -1,11 +1,15 @@
-//! The report of the harness for people: a table for a terminal, the same in Markdown.
+//! The report of the harness for people: a table for a terminal, the same in Markdown, a page.
 
 use std::fmt::{self, Write as _};
 
-use milpa_base::units::{duration, si};
+use milpa_base::{
+    page::{self, Width},
+    plot::{Bar, BarPlot, escape},
+    units::{duration, si},
+};
 
 use crate::{
-    harness::{HarnessReport, TaskScores},
+    harness::{HarnessReport, TaskScores, scores::MetricScore},
     report::table,
 };
 
@@ -60,6 +64,34 @@ impl HarnessReport {
         text
     }
 
+    /// The report as one self-contained page, with a plot of every score that is a share.
+    pub fn to_html(&self) -> String {
+        let subtitle = "Scores with their 95 % intervals; ↑ more is better, ↓ less is better.";
+        let mut html = page::begin(&self.model.name, subtitle, Width::Text);
+        page::table(&mut html, &HEAD, &[1, 2, 3, 5, 7], &self.rows());
+        let bars: Vec<Bar> = self.tasks.iter().flat_map(bars).collect();
+        if !bars.is_empty() {
+            let plot = BarPlot {
+                title: "Shares".to_owned(),
+                x_label: "score, with 95 % interval".to_owned(),
+                bars,
+                reference: None,
+            };
+            html += &plot.to_svg();
+        }
+        html += "<h2>Notes</h2><ul>";
+        for note in self.notes() {
+            let _ = write!(html, "<li>{}</li>", escape(&note));
+        }
+        let _ = write!(
+            html,
+            "</ul><h2>Again</h2><pre>{}</pre>{}",
+            escape(&self.command_line),
+            page::END
+        );
+        html
+    }
+
     fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.tasks.iter().flat_map(task_notes).collect();
         let hash: String = self.model.hash.chars().take(12).collect();
@@ -78,6 +110,22 @@ impl HarnessReport {
         ));
         notes
     }
+}
+
+/// Scores between 0 and 1 that have an interval: accuracies, exact matches, F1.
+fn bars(task: &TaskScores) -> impl Iterator<Item = Bar> + '_ {
+    let is_share = |score: &&MetricScore| score.higher_is_better && score.value <= 1.0;
+    task.metrics.iter().filter(is_share).filter_map(|score| {
+        let interval = score.interval?;
+        let filter =
+            if score.filter == "none" { String::new() } else { format!(" ({})", score.filter) };
+        Some(Bar {
+            name: format!("{} · {}{filter}", task.task, score.metric),
+            value: score.value,
+            interval: Some((interval.low, interval.high)),
+            accent: true,
+        })
+    })
 }
 
 fn task_notes(task: &TaskScores) -> Vec<String> {

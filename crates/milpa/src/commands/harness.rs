@@ -86,6 +86,7 @@ pub fn run(context: &Context, arguments: &HarnessArguments) -> Result<()> {
     json.push('\n');
     write_file_atomic(&arguments.out.join("report.json"), json.as_bytes())?;
     write_file_atomic(&arguments.out.join("report.md"), report.to_markdown().as_bytes())?;
+    write_file_atomic(&arguments.out.join("report.html"), report.to_html().as_bytes())?;
     write_file_atomic(&arguments.out.join(LOG_FILE), &lines(&logs)?)?;
     context.show(&report, || report.to_string())
 }
