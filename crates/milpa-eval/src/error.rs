@@ -4,6 +4,20 @@ use std::{io, path::PathBuf};
 
 use milpa_base::{ArtifactError, ConfigError, ModelError};
 
+impl EvalError {
+    /// Whether what was asked for cannot be right, whatever the model: a task file or a name.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::UnknownTask { .. }
+                | Self::BadTask { .. }
+                | Self::NoData { .. }
+                | Self::NoStyle { .. }
+        )
+    }
+}
+
 /// An evaluation that cannot be done.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {

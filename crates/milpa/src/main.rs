@@ -197,9 +197,12 @@ fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
         text += "\nhint: the disk is full; free some space and run the same command again";
     }
     eprintln!("error: {text}");
-    let configuration = error
-        .chain()
-        .any(|cause| cause.is::<milpa_base::ConfigError>() || cause.is::<milpa_plan::PlanError>());
+    let configuration = error.chain().any(|cause| {
+        let task = cause.downcast_ref::<milpa_eval::EvalError>();
+        cause.is::<milpa_base::ConfigError>()
+            || cause.is::<milpa_plan::PlanError>()
+            || task.is_some_and(milpa_eval::EvalError::is_usage)
+    });
     ExitCode::from(if configuration { EXIT_USAGE } else { EXIT_FAILURE })
 }
 

@@ -79,3 +79,57 @@ fn votes_become_a_board_and_labels_an_agreement() {
     field.ok(&["eval", "probe", "--count", "6", "--out", "probe.jsonl"]);
     assert_eq!(field.read("probe.jsonl").lines().count(), 6);
 }
+
+#[test]
+fn tasks_of_the_harness_run_and_repeat_without_asking_again() {
+    let field = Field::new();
+    field.ok(&["run", ".", "--out", "run"]);
+    field.write(
+        "t.yaml",
+        b"task: plurales\ndataset_path: json\ndataset_kwargs: {data_files: {test: d.jsonl}}\n\
+          test_split: test\noutput_type: multiple_choice\ndoc_to_text: \"{{q}} ->\"\n\
+          doc_to_choice: c\ndoc_to_target: a\nfewshot_split: test\nnum_fewshot: 1\n",
+    );
+    let rows = ["gato", "flor", "casa"]
+        .map(|word| format!("{{\"q\":\"{word}\",\"c\":[\"{word}s\",\"{word}es\"],\"a\":0}}\n"));
+    field.write("d.jsonl", rows.concat().as_bytes());
+    let run = ["eval", "run", "--model", "run/bundle", "--task", "t.yaml", "--out", "e"];
+    let first = json(&field, &run);
+    let task = &first["tasks"][0];
+    assert_eq!((&task["scored"], &task["asked"]), (&3.into(), &6.into()));
+    let score = &task["metrics"][0];
+    let (low, high) = (score["interval"]["low"].as_f64(), score["interval"]["high"].as_f64());
+    assert!(low <= score["value"].as_f64() && score["value"].as_f64() <= high, "{score}");
+    let again = json(&field, &run);
+    assert_eq!(again["tasks"][0]["asked"], 0);
+    assert_eq!(again["tasks"][0]["metrics"], task["metrics"]);
+    assert_eq!(field.read("e/questions.jsonl").lines().count(), 3);
+    assert!(!field.read("e/questions.jsonl").contains("gato"), "a log without texts has one");
+    assert!(field.read("e/report.html").contains("plurales"));
+
+    field.write("bad.yaml", b"task: x\nprocess_docs: !function utils.docs\n");
+    let bad = ["eval", "run", "--model", "run/bundle", "--task", "bad.yaml", "--out", "e"];
+    field.milpa(&bad).expect(2, &["bad.yaml", "line 2", "utils.docs"]);
+    let unknown = ["eval", "run", "--model", "run/bundle", "--task", "pt/enem", "--out", "e"];
+    field.milpa(&unknown).expect(2, &["did you mean"]);
+    let bare = ["eval", "run", "--model", "run/bundle", "--task", "pt/enem_2022", "--out", "e"];
+    field.milpa(&bare).expect(2, &["--data"]);
+}
+
+#[test]
+fn answers_are_shown_side_by_side() {
+    let field = Field::new();
+    field.ok(&["run", ".", "--out", "run"]);
+    field.ok(&["eval", "look", "run/bundle", "--max-tokens", "4", "--out", "one.html"]);
+    let two =
+        ["eval", "look", "run/bundle", "--beside", "run/train/checkpoint", "--max-tokens", "4"];
+    let look = json(&field, &[&two[..], &["--out", "two.html"]].concat());
+    assert_eq!(look["models"].as_array().unwrap().len(), 2);
+    for (_, answers) in look["answers"].as_array().unwrap().iter().map(|row| (&row[0], &row[1])) {
+        assert_eq!(answers[0], answers[1], "one model answers itself otherwise");
+    }
+    assert!(field.read("two.html").contains("run/train/checkpoint"));
+    field.write("p.toml", b"[[prompt]]\nkind = \"chat\"\nlanguage = \"es\"\n");
+    let wrong = ["eval", "look", "run/bundle", "--prompts", "p.toml"];
+    field.milpa(&wrong).expect(1, &["p.toml", "turns"]);
+}
