@@ -11,7 +11,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use lopdf::{Dictionary, Document, LoadOptions, Object, ObjectId, Stream, content::Content};
+use lopdf::{
+    DecompressError, Dictionary, Document, Error, LoadOptions, Object, ObjectId, Stream,
+    content::Content,
+};
 
 use crate::document::Reason;
 
@@ -57,7 +60,7 @@ fn read(bytes: &[u8], max: u64) -> Result<String, (Reason, String)> {
         let detail = "the document is encrypted".to_owned();
         return Err((Reason::ContentEncoding, detail));
     }
-    let (mut pages, mut page_count) = (Vec::new(), 0);
+    let (mut pages, mut page_count, mut passed_over) = (Vec::new(), 0, 0);
     let mut budget = MAX_OPERATIONS;
     for id in document.get_pages().into_values() {
         page_count += 1;
@@ -68,10 +71,17 @@ fn read(bytes: &[u8], max: u64) -> Result<String, (Reason, String)> {
         let mut page = PageReader::new(&document, budget);
         page.page(id);
         budget = page.budget;
+        passed_over += page.passed_over;
         pages.push(layout::lines(page.glyphs));
     }
     let text = layout::join(pages);
     if text.trim().is_empty() {
+        if passed_over > 0 {
+            let most = MAX_CONTENT_BYTES >> 20;
+            let detail =
+                format!("contents of pages inflate to more than {most} MiB: {passed_over}");
+            return Err((Reason::TooLarge, detail));
+        }
         let detail = format!("no text in {page_count} pages: scanned, or fonts without a map");
         return Err((Reason::NoMainText, detail));
     }
@@ -159,6 +169,8 @@ struct PageReader<'a> {
     line: Matrix,
     /// Forms that are open, against forms that draw themselves.
     open_forms: HashSet<ObjectId>,
+    /// Contents beyond [`MAX_CONTENT_BYTES`]: the rest of the document is read without them.
+    passed_over: usize,
 }
 
 type Fonts = BTreeMap<Vec<u8>, Font>;
@@ -174,6 +186,7 @@ impl<'a> PageReader<'a> {
             text: Matrix::IDENTITY,
             line: Matrix::IDENTITY,
             open_forms: HashSet::new(),
+            passed_over: 0,
         }
     }
 
@@ -190,7 +203,7 @@ impl<'a> PageReader<'a> {
         };
         for part in parts {
             let room = MAX_CONTENT_BYTES.saturating_sub(content.len());
-            content.extend_from_slice(&decoded(part, room));
+            content.extend_from_slice(&self.decoded(part, room));
             content.push(b'\n');
         }
         let Some(resources) = self.resources_of_page(page) else { return };
@@ -273,7 +286,7 @@ impl<'a> PageReader<'a> {
             .unwrap_or(Matrix::IDENTITY);
         let (state, saved) = (self.state.clone(), std::mem::take(&mut self.saved));
         self.state.place = matrix.then(self.state.place);
-        let content = decoded(form, MAX_CONTENT_BYTES);
+        let content = self.decoded(form, MAX_CONTENT_BYTES);
         self.content(&content, own.unwrap_or(resources), depth + 1);
         (self.state, self.saved) = (state, saved);
         self.open_forms.remove(&id);
@@ -376,16 +389,14 @@ impl<'a> PageReader<'a> {
             self.advance(width + self.state.character_spacing + word);
         }
     }
-}
 
-fn decoded(stream: &Stream, room: usize) -> Vec<u8> {
-    match stream.decompressed_content_with_limit(room) {
-        Ok(content) => content,
-        // A stream without a filter is its own content.
-        Err(_) if stream.dict.get(b"Filter").is_err() => {
-            stream.content[..stream.content.len().min(room)].to_vec()
+    /// The content of a stream; nothing of one that cannot be read or is longer than `room`.
+    fn decoded(&mut self, stream: &Stream, room: usize) -> Vec<u8> {
+        let content = stream.get_plain_content_with_limit(room);
+        if let Err(Error::Decompress(DecompressError::MemoryLimitExceeded { .. })) = content {
+            self.passed_over += 1;
         }
-        Err(_) => Vec::new(),
+        content.unwrap_or_default()
     }
 }
 
@@ -484,6 +495,15 @@ mod tests {
         assert_eq!(reason(b"%PDF-1.4\nnothing"), Reason::MalformedRecord);
         let deep = format!("%PDF-1.4\n1 0 obj\n{}", "[ ".repeat(100_000));
         assert_eq!(reason(deep.as_bytes()), Reason::MalformedRecord);
+    }
+
+    #[test]
+    fn contents_beyond_the_limit_are_too_large_unless_other_pages_hold_text() {
+        let long = "q Q\n".repeat(MAX_CONTENT_BYTES / 4 + 1);
+        let reason = |pages: &[String]| text(&document(pages), 64 << 20).map_err(|error| error.0);
+        assert_eq!(reason(std::slice::from_ref(&long)), Err(Reason::TooLarge));
+        let page = show(&[(50.0, 700.0, "Un texto de una pagina")]);
+        assert_eq!(reason(&[long, page]).unwrap(), "Un texto de una pagina");
     }
 
     #[test]
