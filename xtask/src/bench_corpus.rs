@@ -84,6 +84,16 @@ const STAGES: &[Stage] = &[
         least_ratio: 20.0,
     },
     Stage {
+        name: "read warc",
+        peers: &["fastwarc", "warcio"],
+        example: ("milpa-corpus", "read_archives"),
+        arguments: &["--json"],
+        script: "reference/warc_speed.py",
+        // 380 pages, ten times over.
+        documents: 11_400,
+        least_ratio: 1.0,
+    },
+    Stage {
         name: "pipeline jsonl",
         peers: &["datatrove", "spacy"],
         example: ("milpa-corpus", "time_pipeline"),

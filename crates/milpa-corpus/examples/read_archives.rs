@@ -1,11 +1,12 @@
 //! Reads archives and prints what stands in them and how fast, on one core.
 //!
-//! `cargo run --release -p milpa-corpus --example read_archives -- [--repeat N] FILE...` with WARC,
-//! WET or ARC files; `--repeat` reads each N times over, for files that are small.
+//! `cargo run --release -p milpa-corpus --example read_archives -- [--repeat N] [--json] FILE...` with
+//! WARC, WET or ARC files; `--repeat` reads each N times over, for files that are small; `--json`
+//! prints totals as `cargo xtask bench corpus` reads them.
 
 #![allow(clippy::print_stdout, reason = "a command for people")]
 
-use std::{collections::BTreeMap, error::Error, fs, io::Cursor, time::Instant};
+use std::{collections::BTreeMap, error::Error, fs::File, time::Instant};
 
 use milpa_corpus::reader::{Body, Input, Item, Reader, WarcReader, http};
 
@@ -19,15 +20,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         arguments.remove(at);
         repeat = arguments.remove(at).parse()?;
     }
+    let json = arguments.iter().position(|a| a == "--json").map(|at| arguments.remove(at));
     let (mut on_disk, mut content, mut records, mut seconds) = (0u64, 0u64, 0u64, 0.0);
     let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
     for file in &arguments {
-        let bytes = fs::read(file)?;
         for _ in 0..repeat {
-            on_disk += bytes.len() as u64;
-            let source = Box::new(Cursor::new(bytes.clone()));
             let start = Instant::now();
-            let mut reader = WarcReader::new(Input::new(source)?, MAX_RECORD);
+            let source = File::open(file)?;
+            on_disk += source.metadata()?.len();
+            let mut reader = WarcReader::new(Input::new(Box::new(source))?, MAX_RECORD);
             while let Some(item) = reader.next_item()? {
                 records += 1;
                 let kind = match item {
@@ -48,6 +49,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             seconds += start.elapsed().as_secs_f64();
         }
+    }
+    if json.is_some() {
+        let http = kinds.iter().filter(|(kind, _)| kind.starts_with("http ")).map(|(_, n)| n);
+        let totals = serde_json::json!({
+            "documents": records, "bytes": on_disk, "kept": http.sum::<u64>(), "seconds": seconds,
+        });
+        println!("{totals}");
+        return Ok(());
     }
     for (kind, count) in &kinds {
         println!("{count:9} {kind}");
