@@ -1,8 +1,8 @@
 //! A corpus on a disk that fills: each failure says what to do and leaves nothing half-written, and the same
 //! command goes on when there is more room, to the bytes of a disk that never filled.
 //!
-//! The disk is a tmpfs that begins with a few MiB and grows after each failure, so preparing, sorting,
-//! merging and writing all meet its end. Mounting needs root, or a namespace of one's own:
+//! The disk is a tmpfs that begins with a few MiB and grows after each failure, little where a stage has
+//! just been reached and more the longer it fails, so preparing, merging and writing all meet its end. Mounting needs root, or a namespace of one's own:
 //! `unshare --map-root-user --mount cargo xtask disk-full DIR`.
 
 use std::{
@@ -19,10 +19,10 @@ use crate::{
     cargo, root, slurm,
 };
 
-/// Room at first, and how much is added after a failure: so much and a share of what is there.
+/// Room at first.
 const FIRST_MIB: u64 = 2;
-const MORE_MIB: u64 = 2;
-const MORE_SHARE: u64 = 16;
+/// What a build does, in this order; all must be seen to fail.
+const STAGES: [&str; 3] = ["preparing", "merging", "writing"];
 /// Small memory and shards, so that sorters spill and several files are written.
 const SETTINGS: &str = "\n[corpus]\nshard_size = \"8 MiB\"\nvalidation = { share = 0.1 }\n\n\
     [corpus.dedup]\nmemory = \"1 MiB\"\n";
@@ -61,10 +61,11 @@ pub(crate) fn disk_full(data: &Path) -> Result<()> {
     let disk = Disk::mount(&folder.join("disk"))?;
     let out = disk.path.join("corpus");
     let mut room = FIRST_MIB;
+    let mut seen = BTreeMap::<&str, u32>::new();
     for (recipe, expect, older) in
         [(&first, &expect_first, None), (&second, &expect_second, Some(&expect_first))]
     {
-        let mut failures = BTreeMap::<String, u32>::new();
+        let (mut failures, mut last, mut more) = (BTreeMap::<String, u32>::new(), "", 0u64);
         if older.is_some() {
             // What is there may stay; a second corpus has no room beside it.
             room = disk.used_mib()? + FIRST_MIB;
@@ -78,12 +79,16 @@ pub(crate) fn disk_full(data: &Path) -> Result<()> {
                 None => ensure!(!out.exists(), "a corpus that is not whole stands there"),
             }
             let parts = whole_parts(&disk.path)?;
-            *failures.entry(step(&error)).or_default() += 1;
+            let stage = stage(&error);
+            *seen.entry(stage).or_default() += 1;
+            *failures.entry(file(&error)).or_default() += 1;
             say(&format!(
-                "{room:4} MiB, {parts} parts prepared: {}",
+                "{room:4} MiB, {parts} parts prepared, {stage}: {}",
                 shortened(&error, &disk.path)
             ));
-            room += MORE_MIB + room / MORE_SHARE;
+            more = if stage == last { more + more.div_ceil(2) } else { 1 };
+            last = stage;
+            room += more;
         }
         ensure!(&contents(&out)? == expect, "the corpus differs from that of a large disk");
         let failures: Vec<String> =
@@ -93,6 +98,9 @@ pub(crate) fn disk_full(data: &Path) -> Result<()> {
             failures.join(", ")
         ));
     }
+    let unseen = STAGES.iter().find(|&stage| !seen.contains_key(stage));
+    ensure!(unseen.is_none(), "the disk never was full while {}", unseen.unwrap_or(&""));
+    say(&format!("failures by stage: {seen:?}"));
     say("disk-full: nothing half-written was left, and both corpora are right");
     drop(disk);
     record(&format!("disk-full-{date}.txt"), &text)
@@ -127,8 +135,18 @@ fn whole_parts(disk: &Path) -> Result<usize> {
     Ok(parts)
 }
 
+/// Which of [`STAGES`] found the disk full.
+fn stage(error: &str) -> &'static str {
+    let [preparing, merging, writing] = STAGES;
+    match error {
+        _ if error.contains("scratch folder") => merging,
+        _ if error.contains("corpus.parts") => preparing,
+        _ => writing,
+    }
+}
+
 /// The kind of file that had no room: its name without numbers.
-fn step(error: &str) -> String {
+fn file(error: &str) -> String {
     if error.contains("scratch folder") {
         return "scratch".to_owned();
     }
