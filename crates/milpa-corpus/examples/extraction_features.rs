@@ -31,6 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 rows.write_all(&number.to_le_bytes())?;
             }
             let texts: Vec<&str> = page.blocks.iter().map(|block| block.text.as_str()).collect();
+            let parents: Vec<usize> =
+                page.blocks.iter().map(|block| page.elements[block.element].parent).collect();
             let line = serde_json::json!({
                 "file": Path::new(file).file_name().map(|name| name.to_string_lossy()),
                 "type": row["page_type"].as_str().unwrap_or("article"),
@@ -38,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 "gold": gold,
                 "features": features::FEATURES,
                 "blocks": texts,
+                "parents": parents,
             });
             writeln!(pages, "{line}")?;
         }

@@ -5,7 +5,7 @@
 //! (Kohlschütter et al. 2010) and Web2Text (Vogels et al. 2018). Work is linear in blocks and
 //! elements. A change of the list below needs a new model (`reference/extraction_train.py`).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use super::{
     blocks::{Block, BlockKind, Element, Page, ROOT},
@@ -15,6 +15,11 @@ use super::{
 
 /// Numbers per block.
 pub const FEATURES: usize = 154 + 2 * MARKS;
+
+/// Column of what the rules think of a block: 1 if they choose it.
+pub(super) const CHOSEN: usize = 115;
+/// Columns of what holds for the page as a whole: the same in all rows of it.
+pub(super) const PAGE: Range<usize> = 135..154;
 
 /// Surroundings of a block are its smallest ancestors with at least so many words.
 const SIZES: [u32; 5] = [15, 50, 150, 500, 2000];
@@ -225,7 +230,9 @@ impl<'a> Context<'a> {
         self.place(at, out);
         self.surroundings(block, out);
         self.repetition(block, out);
+        debug_assert_eq!(out.len() - start, CHOSEN);
         self.opinion(at, out);
+        debug_assert_eq!(out.len() - start..out.len() - start + self.page_row.len(), PAGE);
         out.extend_from_slice(&self.page_row);
         for set in [around.all, around.near] {
             out.extend((0..MARKS).map(|bit| ((set.0 >> bit) & 1) as f32));

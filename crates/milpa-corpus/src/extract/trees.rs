@@ -1,6 +1,6 @@
 //! A sum of decision trees: a row of numbers becomes a score.
 //!
-//! `model.bin` is written by `reference/extraction_train.py` from trees of LightGBM: `MLPTREE1`,
+//! `model.bin` and `article.bin` are written by `reference/extraction_train.py` from trees of LightGBM: `MLPTREE1`,
 //! the number of trees and of features, then for each tree its nodes (feature, threshold, left,
 //! right; feature 0xFFFF is a leaf whose threshold is its score), all little-endian. It knows
 //! nothing of pages.
@@ -33,10 +33,18 @@ struct Node {
 }
 
 impl Trees {
-    /// The trees that tell a page's text from the rest.
-    pub fn embedded() -> &'static Self {
+    /// The trees that tell a page's text from the rest, by the rows of its blocks.
+    pub fn blocks() -> &'static Self {
         static TREES: LazyLock<Trees> = LazyLock::new(|| {
             Trees::parse(include_bytes!("model.bin")).expect("the embedded trees are well formed")
+        });
+        &TREES
+    }
+
+    /// The trees that tell articles from other pages.
+    pub fn articles() -> &'static Self {
+        static TREES: LazyLock<Trees> = LazyLock::new(|| {
+            Trees::parse(include_bytes!("article.bin")).expect("the embedded trees are well formed")
         });
         &TREES
     }
@@ -113,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_embedded_trees_score_as_lightgbm_does() {
-        let trees = Trees::embedded();
+        let trees = Trees::blocks();
         assert_eq!(trees.features(), FEATURES);
         let golden: serde_json::Value =
             serde_json::from_str(include_str!("model_golden.json")).unwrap();
