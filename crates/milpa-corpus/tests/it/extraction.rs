@@ -36,8 +36,8 @@ fn extraction_keeps_its_score() {
     let Some(data) = data() else { return };
     let score = |name: &str| mean_f1(&data.join("web").join(name));
     let wcxb = f64::midpoint(score("wcxb_dev_a.jsonl.zst"), score("wcxb_dev_b.jsonl.zst"));
-    // The trees saw these pages; on pages that they did not see it is 0.83 and 0.94 (five folds).
-    assert!(wcxb >= 0.84, "WCXB: {wcxb}");
+    // The trees saw these pages; on pages that they did not see it is 0.83 and 0.95 (five folds).
+    assert!(wcxb >= 0.85, "WCXB: {wcxb}");
     let zyte = score("zyte_dev.jsonl.zst");
-    assert!(zyte >= 0.93, "Zyte: {zyte}");
+    assert!(zyte >= 0.95, "Zyte: {zyte}");
 }
