@@ -327,6 +327,47 @@ mod tests {
             }
         }
 
+        /// Every stage busy or waiting for a full one: what the closed form says is then exact. Transfers
+        /// delay single passes, and interleaved logits single chunks, in ways that it only adds up.
+        #[test]
+        fn without_overheads_the_events_take_what_the_closed_form_says(
+            kind in 0_usize..3, stages in 1_u64..9, rounds in 1_u64..6, chunks in 2_u64..5,
+            tensor in 0_u32..4, data in 0_u32..4, micro_batch in 1_u64..4, recomputed: bool,
+        ) {
+            let (schedule, chunks) = [
+                (Schedule::Gpipe, 1),
+                (Schedule::OneForwardOneBackward, 1),
+                (Schedule::Interleaved, chunks),
+            ][kind];
+            let mut run = run(schedule, stages, chunks, stages * rounds);
+            run.layout = Layout {
+                tensor: 1 << tensor,
+                data: 1 << data,
+                micro_batch,
+                zero: ZeroStage::Optimizer,
+                recompute: if recomputed { Recompute::Full } else { Recompute::Selective },
+                ..run.layout
+            };
+            run.batch.sequences *= micro_batch << data;
+            run.device.link_bandwidth = f64::INFINITY;
+            run.device.network_bandwidth = f64::INFINITY;
+            if chunks > 1 {
+                run.model.vocab_size = 1;
+            }
+            run.check().unwrap();
+            let calibration = Calibration {
+                link_latency: 0.0,
+                network_latency: 0.0,
+                launch_seconds: 0.0,
+                step_overhead: 0.0,
+                ..Calibration::fused()
+            };
+            let closed = step_time(&run, &calibration).total();
+            let events = simulate_step(&run, &calibration).seconds;
+            let tolerance = if chunks > 1 { 1e-5 } else { 1e-9 };
+            prop_assert!((events / closed - 1.0).abs() < tolerance, "{events} {closed}");
+        }
+
         #[test]
         fn more_bandwidth_never_takes_longer(factor in 1.0_f64..10.0, stages in 1_u64..5) {
             let mut run = run(Schedule::OneForwardOneBackward, stages, 1, 4 * stages);
