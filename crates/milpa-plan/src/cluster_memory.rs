@@ -8,10 +8,7 @@
 use milpa_base::Bytes;
 use serde::Serialize;
 
-use crate::{
-    layout::{ClusterRun, Recompute, Schedule, ZeroStage},
-    shape::ModelShape,
-};
+use crate::layout::{ClusterRun, Recompute, Schedule, ZeroStage};
 
 /// Share of the sum that allocators lose between blocks of different sizes: an estimate.
 const FRAGMENTATION: f64 = 0.03;
@@ -33,6 +30,8 @@ pub struct ClusterMemory {
     pub workspace: Bytes,
     /// Logits of one micro-batch with their gradients.
     pub logits: Bytes,
+    /// Tensors that are there at once at the fullest moment.
+    pub allocated: Bytes,
     /// What the allocator loses (estimate).
     pub fragmentation: Bytes,
     /// The driver's context and the communication library's buffers (estimate).
@@ -58,16 +57,16 @@ impl States {
 }
 
 impl ClusterMemory {
-    /// Bytes that tensors take at the peak.
+    /// Bytes of tensors by use, each at its own peak: an allocator that has cut its memory for one use
+    /// does not give all of it to another. Never less than the fullest moment.
     pub fn tensors(&self) -> Bytes {
-        Bytes(
-            self.layers.total().0
-                + self.embeddings.total().0
-                + self.gathered.0
-                + self.activations.0
-                + self.workspace.0
-                + self.logits.0,
-        )
+        let by_use = self.layers.total().0
+            + self.embeddings.total().0
+            + self.gathered.0
+            + self.activations.0
+            + self.workspace.0
+            + self.logits.0;
+        Bytes(by_use.max(self.allocated.0))
     }
 
     /// What the framework's allocator reserves: tensors and its loss.
@@ -104,18 +103,17 @@ pub fn stage_memory(run: &ClusterRun, stage: u64) -> ClusterMemory {
 
     let matrices = stage_layers * model.layer_matrix_parameters() as f64 / tensor;
     let others = stage_layers * (model.layer_parameters() - model.layer_matrix_parameters()) as f64;
-    let ends = end_parameters(model, stage == 0, last) / tensor;
+    let ends = end_parameters(run, stage == 0, last);
     let layers = states(run, matrices, others);
     let embeddings = states(run, 0.0, ends);
 
     let weight_bytes = run.formats.weight_bytes as f64;
+    let gradient_bytes = run.formats.gradient_bytes as f64;
     let gathered = match layout.zero {
         // The layer at work and the next one; their gradients before they are shared out.
         ZeroStage::Parameters | ZeroStage::ParametersSummed if layout.shards() > 1 => {
             let layer = model.layer_parameters() as f64 / tensor;
-            2.0 * layer * weight_bytes
-                + layer * run.formats.gradient_bytes as f64
-                + ends.min(model.embedding_parameters() as f64 / tensor) * weight_bytes
+            2.0 * layer * weight_bytes + layer * gradient_bytes + ends * weight_bytes
         }
         ZeroStage::ParametersGathered if layout.shards() > 1 => {
             (matrices + others + ends) * weight_bytes
@@ -133,18 +131,33 @@ pub fn stage_memory(run: &ClusterRun, stage: u64) -> ClusterMemory {
         }
     };
     let logits = if last {
-        tokens * model.vocab_size as f64 / tensor * run.formats.logit_bytes as f64
+        let shared = if layout.vocabulary_parallel { tensor } else { 1.0 };
+        tokens * model.vocab_size as f64 / shared * run.formats.logit_bytes as f64
     } else {
         0.0
     };
+    let activations = per_layer * tokens * layers_in_flight(run, stage);
+    let gathers = layout.zero >= ZeroStage::Parameters && layout.shards() > 1;
+    let ends_gathered = if gathers { ends * weight_bytes } else { 0.0 };
+    // Gradients wait for the first backward pass, which the loss of a single micro-batch precedes.
+    let gradients = (layers.gradients.0 + embeddings.gradients.0) as f64;
+    let states_bytes = (layers.total().0 + embeddings.total().0) as f64;
+    let at_loss = if run.micro_batches() > 1 { states_bytes } else { states_bytes - gradients };
+    let moments = [
+        at_loss + activations + logits + ends_gathered,
+        states_bytes + activations + workspace + gathered,
+        // At the end the outermost parameters, with their gradients in both formats, are shared out.
+        states_bytes + ends_gathered * 2.0 + ends_gathered / weight_bytes * gradient_bytes,
+    ];
 
     let mut memory = ClusterMemory {
         layers,
         embeddings,
         gathered: bytes(gathered),
-        activations: bytes(per_layer * tokens * layers_in_flight(run, stage)),
+        activations: bytes(activations),
         workspace: bytes(workspace),
         logits: bytes(logits),
+        allocated: bytes(moments.into_iter().fold(0.0, f64::max)),
         fragmentation: Bytes(0),
         runtime: bytes(RUNTIME_BYTES),
     };
@@ -218,22 +231,24 @@ fn gathered_inputs(run: &ClusterRun) -> f64 {
     if shared { 4.0 * run.model.hidden_size as f64 } else { 0.0 }
 }
 
-/// Parameters outside the layers on a stage: input embedding and positions on the first, final norm
+/// Parameters outside the layers on a device of a stage: input embedding and positions on the first, final norm
 /// and output projection on the last. A tied projection on another device than the embedding is a
 /// second copy.
-fn end_parameters(model: &ModelShape, first: bool, last: bool) -> f64 {
+fn end_parameters(run: &ClusterRun, first: bool, last: bool) -> f64 {
+    let (model, tensor) = (&run.model, run.layout.tensor as f64);
     let embedding = model.embedding_parameters();
-    let mut parameters = 0;
+    let (mut input, mut output) = (0, 0);
     if first {
-        parameters += embedding + model.positions * model.hidden_size;
+        input += embedding + model.positions * model.hidden_size;
     }
     if last {
-        parameters += model.hidden_size * if model.biases { 2 } else { 1 };
+        output += model.hidden_size * if model.biases { 2 } else { 1 };
         if !(first && model.tie_embeddings) {
-            parameters += embedding;
+            output += embedding;
         }
     }
-    parameters as f64
+    let shared = if run.layout.vocabulary_parallel { tensor } else { 1.0 };
+    input as f64 / shared + output as f64 / tensor
 }
 
 fn states(run: &ClusterRun, matrices: f64, others: f64) -> States {
@@ -263,7 +278,7 @@ fn bytes(value: f64) -> Bytes {
 mod tests {
     use super::*;
     use crate::{
-        Device,
+        Device, ModelShape,
         layout::{Batch, Layout, NumberFormats},
     };
 
@@ -313,6 +328,27 @@ mod tests {
         check(korthikanti("gpt3-175b", 8, 3, 1), 45.5625, 66.84375, 12.351_562_5);
         check(korthikanti("mt-nlg-530b", 35, 3, 1), 31.640_625, 114.023_437_5, 23.076_171_875);
         check(korthikanti("megatron-1t", 64, 1, 1), 32.958_984_375, 131.25, 26.5625);
+    }
+
+    #[test]
+    fn tensors_are_never_more_than_their_uses_and_whole_vocabularies_take_more() {
+        let mut run = korthikanti("gpt3-175b", 1, 1, 1);
+        run.layout.zero = ZeroStage::Parameters;
+        run.layout.data = 64;
+        run.batch.sequences = 64;
+        let mut last = 0;
+        for (recompute, whole) in
+            [(Recompute::Full, false), (Recompute::Full, true), (Recompute::Selective, true)]
+        {
+            run.layout.recompute = recompute;
+            run.layout.vocabulary_parallel = !whole;
+            let memory = cluster_memory(&run);
+            let states = memory.layers.total().0 + memory.embeddings.total().0;
+            assert!(memory.allocated > Bytes(states), "{memory:?}");
+            assert!(memory.allocated <= memory.tensors(), "{memory:?}");
+            assert!(memory.allocated.0 > last, "{memory:?}");
+            last = memory.allocated.0;
+        }
     }
 
     #[test]

@@ -209,6 +209,14 @@ pub struct Layout {
     pub sequence_parallel: bool,
     /// Whether tensor-parallel communication runs beside the products it feeds.
     pub overlap_tensor: bool,
+    /// Whether tensor-parallel products of the same input share one gather of it and one sum of its
+    /// gradients; where not, query, key, value, gate and up products have their own.
+    pub joint_inputs: bool,
+    /// Whether tensor-parallel devices share the input embedding and keep logits shared out; where
+    /// not, each has the whole embedding and gathers all logits.
+    pub vocabulary_parallel: bool,
+    /// Whether a compiler, or kernels written by hand, fuse elementwise operations.
+    pub compiled: bool,
     /// What replicas share out.
     pub zero: ZeroStage,
     /// What is computed again.
@@ -232,6 +240,9 @@ impl Layout {
         context: 1,
         sequence_parallel: false,
         overlap_tensor: false,
+        joint_inputs: true,
+        vocabulary_parallel: true,
+        compiled: true,
         zero: ZeroStage::None,
         recompute: Recompute::Selective,
         attention: AttentionKernel::Current,

@@ -62,8 +62,8 @@ pub use step::{
     durations, step_time, utilisation,
 };
 pub use validation::{
-    ErrorRow, Errors, LeftOut, ValidationReport, cross_validate_published, cross_validate_vtrain,
-    fit_fused, fit_vtrain, published_range, validate, validate_korthikanti,
+    ErrorRow, Errors, LeftOut, LeftOutRuns, ValidationReport, cross_validate_published,
+    cross_validate_vtrain, fit_fused, fit_vtrain, published_range, validate, validate_korthikanti,
     validate_published_memory,
 };
 pub use viability::{Salary, ViabilityQuestion, plan_viability, read_salaries, salaries};

@@ -115,6 +115,8 @@ pub struct MeasuredMemory {
     pub run: ClusterRun,
     /// Peak of the fullest device.
     pub memory: Bytes,
+    /// Whether the peak is of what the allocator reserved, or of the tensors in it.
+    pub reserved: bool,
     /// The publication.
     pub group: String,
     /// A name for tables.
@@ -136,6 +138,7 @@ fn read_memory(text: &str, path: &str) -> Result<Vec<MeasuredMemory>, PlanError>
         "gradient bytes",
         "state bytes",
         "logit bytes",
+        "reading",
         "gib",
     ];
     let columns: Vec<&str> = columns.into_iter().chain(RUN_COLUMNS).collect();
@@ -152,8 +155,14 @@ fn read_memory(text: &str, path: &str) -> Result<Vec<MeasuredMemory>, PlanError>
                 other_state_bytes: state_bytes,
                 logit_bytes: row.count("logit bytes")?,
             };
+            let reserved = match row.text("reading") {
+                "reserved" => true,
+                "allocated" => false,
+                other => return Err(row.bad(format!("{other:?} is no reading of memory"))),
+            };
             Ok(MeasuredMemory {
                 run,
+                reserved,
                 memory: Bytes((row.positive("gib")? * (1u64 << 30) as f64) as u64),
                 group: row.text("publication").to_owned(),
                 label: row.text("label").to_owned(),
@@ -163,7 +172,7 @@ fn read_memory(text: &str, path: &str) -> Result<Vec<MeasuredMemory>, PlanError>
 }
 
 /// Columns that describe a run.
-const RUN_COLUMNS: [&str; 17] = [
+const RUN_COLUMNS: [&str; 20] = [
     "model",
     "device",
     "data",
@@ -172,6 +181,9 @@ const RUN_COLUMNS: [&str; 17] = [
     "context",
     "sequence parallel",
     "overlap tensor",
+    "joint inputs",
+    "vocabulary parallel",
+    "compiled",
     "zero",
     "recompute",
     "attention",
@@ -198,6 +210,9 @@ impl Row<'_> {
                 context: self.count("context")?,
                 sequence_parallel: self.text("sequence parallel") == "1",
                 overlap_tensor: self.text("overlap tensor") == "1",
+                joint_inputs: self.text("joint inputs") == "1",
+                vocabulary_parallel: self.text("vocabulary parallel") == "1",
+                compiled: self.text("compiled") == "1",
                 zero: self.parse("zero")?,
                 recompute: self.parse("recompute")?,
                 attention: self.parse("attention")?,

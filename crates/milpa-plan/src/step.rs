@@ -32,6 +32,8 @@ pub struct Calibration {
     pub context_loss: f64,
     /// Times that each stored activation byte passes the memory in a forward and backward pass.
     pub activation_passes: f64,
+    /// Times as much traffic where no compiler fuses elementwise operations.
+    pub eager_traffic: f64,
     /// The same of each byte of attention scores, 5 for each score; 0 with a fused kernel, which also
     /// leaves out the half that the causal mask hides.
     pub score_passes: f64,
@@ -294,7 +296,7 @@ pub(crate) fn last_stage_excess(run: &ClusterRun, durations: &Durations) -> f64 
 pub fn durations(run: &ClusterRun, calibration: &Calibration) -> Durations {
     let fabric = Fabric::new(run, calibration);
     let (forward, backward, weight_gradient) = passes(run, calibration, &fabric);
-    let (logits_forward, logits_backward) = logits(run, calibration);
+    let (logits_forward, logits_backward) = logits(run, calibration, &fabric);
     let tokens = run.micro_batch_tokens();
     let hidden = run.model.hidden_size as f64;
     let shared = if run.layout.sequence_parallel { run.layout.tensor as f64 } else { 1.0 };
@@ -355,7 +357,9 @@ fn passes(
 
     // A third of the traffic forward, two thirds backward.
     let bandwidth = run.device.memory_bandwidth;
+    let unfused = if layout.compiled { 1.0 } else { calibration.eager_traffic };
     let elementwise = calibration.activation_passes
+        * unfused
         * tokens
         * activation_bytes_per_token(run, Recompute::Selective)
         / 3.0
@@ -377,32 +381,50 @@ fn passes(
             Recompute::Selective | Recompute::Alternate => f64::from(u8::from(!fused)),
             Recompute::Full => 1.0,
         };
-    // Two all-reduces a layer each way; with whole layers computed again, forward's once more.
+    // Two all-reduces a layer each way, half of each a gather and half a sum; with whole layers
+    // computed again, forward's once more.
     let repeats = f64::from(u8::from(layout.recompute == Recompute::Full));
-    let all_reduces = 2.0 * fabric.tensor_all_reduce(2.0 * tokens * model.hidden_size as f64);
+    let half = 0.5 * fabric.tensor_all_reduce(2.0 * tokens * model.hidden_size as f64);
+    let (gathers, sums) = column_inputs(run);
+    let forward_halves = gathers + 2.0;
+    let backward_halves = sums + 2.0 + repeats * forward_halves;
     let ring = fabric.context_gather(
         2.0 * 2.0 * tokens * (model.kv_heads * model.head_dim) as f64
             / tensor.min(model.kv_heads as f64),
     );
 
-    let layer = |gemms: f64, attentions: f64, traffic: f64, collectives: f64| {
+    let layer = |gemms: f64, attentions: f64, traffic: f64, rings: f64, halves: f64| {
         let busy = gemms * gemm + attentions * attention + traffic * (elementwise + scores);
         let launch = calibration.launch_seconds * traffic / 3.0;
-        let exposed_ring =
-            exposed(collectives * ring, calibration.data_overlap * attentions * attention);
+        let exposed_ring = exposed(rings * ring, calibration.data_overlap * attentions * attention);
         PassTime {
             gemm: layers * gemms * gemm,
             attention: layers * (attentions * attention + traffic * scores),
             elementwise: layers * traffic * elementwise,
             // Whichever is longer, launching or computing, with a soft corner.
             launch: layers * (soft_maximum(busy, launch) - busy),
-            tensor: layers * collectives * all_reduces,
+            tensor: layers * halves * half,
             context: layers * exposed_ring,
         }
     };
-    let forward = layer(1.0, 1.0, 1.0, 1.0);
-    let backward = layer(2.0 + again, attention_backward, 2.0 + again, 1.0 + repeats);
+    let forward = layer(1.0, 1.0, 1.0, 1.0, forward_halves);
+    let backward =
+        layer(2.0 + again, attention_backward, 2.0 + again, 1.0 + repeats, backward_halves);
     (forward, backward, layers * gemm)
+}
+
+/// Gathers of a layer's inputs to column-parallel products in its forward pass, and sums of their
+/// gradients in its backward pass.
+///
+/// One for each block where products of one input share it. Where each product has its own, a
+/// compiler merges equal gathers; the sums differ and stay.
+fn column_inputs(run: &ClusterRun) -> (f64, f64) {
+    let products = if run.model.gated_ffn { 5.0 } else { 4.0 };
+    match (run.layout.joint_inputs, run.layout.compiled) {
+        (true, _) => (2.0, 2.0),
+        (false, true) => (2.0, products),
+        (false, false) => (products, products),
+    }
 }
 
 fn soft_maximum(a: f64, b: f64) -> f64 {
@@ -410,13 +432,20 @@ fn soft_maximum(a: f64, b: f64) -> f64 {
 }
 
 /// Output projection and loss of a micro-batch: forward, backward.
-fn logits(run: &ClusterRun, calibration: &Calibration) -> (f64, f64) {
-    let tokens = run.micro_batch_tokens();
-    let logits = tokens * run.model.vocab_size as f64 / run.layout.tensor as f64;
+///
+/// Where devices do not share logits each gathers all of them in bf16, and reads and writes them.
+fn logits(run: &ClusterRun, calibration: &Calibration, fabric: &Fabric) -> (f64, f64) {
+    let all = run.micro_batch_tokens() * run.model.vocab_size as f64;
+    let logits = all / run.layout.tensor as f64;
+    let (held, gather) = if run.layout.vocabulary_parallel {
+        (logits, 0.0)
+    } else {
+        (all, fabric.tensor_gather(2.0 * all))
+    };
     let product = 2.0 * logits * run.model.hidden_size as f64
         / (sustained_peak(run, calibration) * calibration.gemm_efficiency);
-    let traffic = 4.0 * logits * calibration.activation_passes / run.device.memory_bandwidth;
-    (product + traffic, 2.0 * (product + traffic))
+    let traffic = 4.0 * held * calibration.activation_passes / run.device.memory_bandwidth;
+    (product + traffic + gather, 2.0 * (product + traffic))
 }
 
 /// Replicas' communication in a step, and the computation beside which it may run.
@@ -450,9 +479,12 @@ pub(crate) fn exposed(moving: f64, window: f64) -> f64 {
 /// Parameters of the fullest stage on one tensor-parallel device.
 fn device_parameters(run: &ClusterRun) -> f64 {
     let model = &run.model;
-    let tied = run.layout.pipeline == 1 && !model.tie_embeddings;
-    let ends = model.embedding_parameters() * if tied { 2 } else { 1 };
-    (run.stage_layers() * model.layer_parameters() + ends) as f64 / run.layout.tensor as f64
+    let tensor = run.layout.tensor as f64;
+    let embedding = model.embedding_parameters() as f64;
+    let input = if run.layout.vocabulary_parallel { embedding / tensor } else { embedding };
+    let output =
+        if run.layout.pipeline == 1 && !model.tie_embeddings { embedding / tensor } else { 0.0 };
+    (run.stage_layers() * model.layer_parameters()) as f64 / tensor + input + output
 }
 
 /// Sustained peak of the linear layers' products, with what fp8 keeps of its gain.
@@ -558,6 +590,11 @@ impl Fabric {
         moving * self.tensor_visible + latency * self.tensor.log2()
     }
 
+    /// An all-gather of `bytes` in all by the tensor-parallel devices.
+    fn tensor_gather(&self, bytes: f64) -> f64 {
+        self.gather(bytes, self.tensor, 1.0)
+    }
+
     /// Keys and values of the whole sequence, `bytes` from each member.
     fn context_gather(&self, bytes: f64) -> f64 {
         self.gather(bytes * self.context, self.context, self.tensor)
@@ -635,6 +672,26 @@ mod tests {
         assert!(step_time(&larger, &calibration).total() > base);
         let none = run(Layout { recompute: Recompute::Selective, ..layout });
         assert!(step_time(&none, &calibration).total() < base);
+    }
+
+    #[test]
+    fn inputs_gathered_one_by_one_and_whole_logits_take_longer() {
+        let calibration = Calibration::fused();
+        let joint = run(Layout { tensor: 8, recompute: Recompute::Full, ..Layout::SINGLE });
+        let with = |change: fn(&mut Layout)| {
+            let mut run = joint.clone();
+            change(&mut run.layout);
+            step_time(&run, &calibration)
+        };
+        let tensor = |time: StepTime| time.layers.tensor;
+        let base = with(|_| ());
+        // 6 gathers and 6 sums become 6 and 9 with a compiler, which merges gathers, 12 and 9 without.
+        let compiled = with(|layout| layout.joint_inputs = false);
+        assert!((tensor(compiled) / tensor(base) - 15.0 / 12.0).abs() < 1e-9);
+        let eager = with(|layout| (layout.joint_inputs, layout.compiled) = (false, false));
+        assert!((tensor(eager) / tensor(base) - 21.0 / 12.0).abs() < 1e-9);
+        assert!(eager.layers.elementwise > compiled.layers.elementwise);
+        assert!(with(|layout| layout.vocabulary_parallel = false).logits > 2.0 * base.logits);
     }
 
     #[test]

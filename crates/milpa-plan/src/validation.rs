@@ -1,7 +1,7 @@
 //! How far the planner is from measured runs that it was not fitted to.
 //!
-//! Cross-validation leaves out a whole model size (vTrain's tables) or a whole publication at a time;
-//! nothing is tuned on what is left out. Memory formulas have no parameters and are compared as they
+//! Cross-validation leaves out a whole model size (vTrain's tables), a whole publication, or all
+//! publications of a team at a time; nothing is tuned on what is left out. Memory formulas have no parameters and are compared as they
 //! are. The figures are printed by `milpa plan validate` and kept in docs/plan-validation.md.
 
 use std::{collections::BTreeSet, fmt};
@@ -117,6 +117,7 @@ const VTRAIN_START: Calibration = Calibration {
     attention_efficiency: 0.5,
     context_loss: 0.2,
     activation_passes: 3.0,
+    eager_traffic: 2.0,
     score_passes: 6.0,
     launch_seconds: 1e-3,
     link_efficiency: 0.6,
@@ -204,6 +205,7 @@ fn fused_free() -> Vec<Free> {
         Free { field: |c| &mut c.attention_efficiency, pull: 1.0 },
         Free { field: |c| &mut c.context_loss, pull: 1.0 },
         Free { field: |c| &mut c.activation_passes, pull: 0.2 },
+        Free { field: |c| &mut c.eager_traffic, pull: 0.2 },
         Free { field: |c| &mut c.link_efficiency, pull: 0.2 },
         Free { field: |c| &mut c.network_efficiency, pull: 0.2 },
         Free { field: |c| &mut c.tensor_overlap, pull: 0.5 },
@@ -221,6 +223,8 @@ const FUSED_START: Calibration = Calibration {
     attention_efficiency: 0.5,
     context_loss: 0.2,
     activation_passes: 2.0,
+    // A norm, a rotation or a gate alone reads and writes what fused kernels pass on: about twice.
+    eager_traffic: 2.0,
     score_passes: 0.0,
     launch_seconds: 3e-4,
     link_efficiency: 0.6,
@@ -247,15 +251,44 @@ pub fn fit_fused(runs: &[&MeasuredRun]) -> Result<Calibration, PlanError> {
     fit_calibration(&FUSED_START, &fused_free(), &sets)
 }
 
-/// Predicts each published run from a fit without its publication.
-pub fn cross_validate_published(runs: &[MeasuredRun]) -> Result<Errors, PlanError> {
+/// What a cross-validation of published runs leaves out at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOutRuns {
+    /// All runs of a publication.
+    Publication,
+    /// All publications of the people who wrote the software that ran.
+    Team,
+}
+
+/// Who wrote the software of a publication's runs; a publication of its own otherwise.
+fn team(publication: &str) -> &str {
+    // Llama 3's trainer is Meta's own and has nothing of TorchTitan; Trainy ran TorchTitan.
+    let teams = [
+        ("kempner", "KempnerForge"),
+        ("megatron", "Megatron"),
+        ("torchtitan", "TorchTitan"),
+        ("trainy", "TorchTitan"),
+    ];
+    let found = teams.iter().find(|(prefix, _)| publication.starts_with(prefix));
+    found.map_or(publication, |(_, team)| team)
+}
+
+/// Predicts each published run from a fit without its publication, or without its team.
+pub fn cross_validate_published(
+    runs: &[MeasuredRun],
+    left_out: LeftOutRuns,
+) -> Result<Errors, PlanError> {
+    let key = |run: &MeasuredRun| match left_out {
+        LeftOutRuns::Publication => run.group.clone(),
+        LeftOutRuns::Team => team(&run.group).to_owned(),
+    };
     let mut errors = Errors { name: "published".to_owned(), rows: Vec::new() };
-    let groups: BTreeSet<&str> = runs.iter().map(|run| run.group.as_str()).collect();
+    let groups: BTreeSet<String> = runs.iter().map(key).collect();
     for held in groups {
-        let kept: Vec<&MeasuredRun> = runs.iter().filter(|run| run.group != held).collect();
+        let kept: Vec<&MeasuredRun> = runs.iter().filter(|run| key(run) != held).collect();
         let calibration = fit_fused(&kept)?;
-        errors.rows.extend(runs.iter().filter(|run| run.group == held).map(|measured| ErrorRow {
-            group: held.to_owned(),
+        errors.rows.extend(runs.iter().filter(|run| key(run) == held).map(|measured| ErrorRow {
+            group: held.clone(),
             label: measured.label.clone(),
             measured: measured.seconds,
             predicted: measured.seconds * (1.0 + measured.relative_error(&calibration)),
@@ -267,7 +300,7 @@ pub fn cross_validate_published(runs: &[MeasuredRun]) -> Result<Errors, PlanErro
 /// Factors between which 80 % of published steps lie about their prediction, each made from a fit
 /// without its publication.
 pub fn published_range() -> Result<(f64, f64), PlanError> {
-    let errors = cross_validate_published(&published_runs())?;
+    let errors = cross_validate_published(&published_runs(), LeftOutRuns::Publication)?;
     let mut factors: Vec<f64> =
         errors.rows.iter().map(|row| row.measured / row.predicted).collect();
     factors.sort_by(f64::total_cmp);
@@ -280,7 +313,10 @@ pub fn validate_published_memory() -> Errors {
     let gib = |bytes: Bytes| bytes.0 as f64 / (1u64 << 30) as f64;
     let rows = published_memory().into_iter().map(|measured| ErrorRow {
         measured: gib(measured.memory),
-        predicted: gib(cluster_memory(&measured.run).reserved()),
+        predicted: {
+            let memory = cluster_memory(&measured.run);
+            gib(if measured.reserved { memory.reserved() } else { memory.allocated })
+        },
         group: measured.group,
         label: measured.label,
     });
@@ -400,6 +436,8 @@ pub struct ValidationReport {
     pub vtrain: Vec<(String, Errors)>,
     /// Published throughput, each publication left out.
     pub published: Errors,
+    /// Published throughput, each team left out with all its publications.
+    pub published_by_team: Errors,
     /// Published peak memory, nothing fitted.
     pub memory: Errors,
     /// The figures of Korthikanti et al. 2022: states, activations, relative activations.
@@ -430,7 +468,8 @@ pub fn validate(
     }
     Ok(ValidationReport {
         vtrain,
-        published: cross_validate_published(&published)?,
+        published: cross_validate_published(&published, LeftOutRuns::Publication)?,
+        published_by_team: cross_validate_published(&published, LeftOutRuns::Team)?,
         memory: validate_published_memory(),
         korthikanti: validate_korthikanti(),
         calibrations,
@@ -471,9 +510,13 @@ impl fmt::Display for ValidationReport {
                 }
             }
         }
-        line(f, "published throughput, by publication", &self.published)?;
-        for group in self.published.by_group() {
-            line(f, &format!("- without {}", group.name), &group)?;
+        for (left_out, errors) in
+            [("publication", &self.published), ("team", &self.published_by_team)]
+        {
+            line(f, &format!("published throughput, by {left_out}"), errors)?;
+            for group in errors.by_group() {
+                line(f, &format!("- without {}", group.name), &group)?;
+            }
         }
         writeln!(
             f,
@@ -534,31 +577,23 @@ mod tests {
     }
 
     #[test]
-    fn published_memory_is_met_in_most_rows() {
+    fn published_memory_is_met_but_for_the_rows_that_are_named() {
         let errors = validate_published_memory();
-        let within = errors.rows.iter().filter(|row| row.relative().abs() <= 0.10).count();
         assert!(errors.median() <= 0.05, "{}", errors.median());
-        assert!(within * 10 >= errors.rows.len() * 7, "{within} of {}", errors.rows.len());
+        // What the allocator reserved beyond tensors, on devices nearly full; nothing that is planned
+        // differs between these rows and their neighbours, which reserve a tenth less.
+        let named = ["405B FSDP 8 TP 8 PP 8 fp8 1F1B", "405B FSDP 1 TP 8 PP 8 CP 8 fp8 s=262144"];
+        for row in errors.rows.iter().filter(|row| row.relative().abs() > 0.10) {
+            assert!(named.contains(&row.label.as_str()), "{row:?} {}", row.relative());
+        }
     }
 
     #[test]
-    fn unseen_publications_are_predicted_within_the_bars_but_for_the_rows_that_are_named() {
+    fn unseen_publications_are_predicted_within_the_bars() {
         let runs = published_runs();
-        let errors = cross_validate_published(&runs).unwrap();
+        let errors = cross_validate_published(&runs, LeftOutRuns::Publication).unwrap();
         assert!(errors.median() <= 0.15, "{}", errors.median());
-        let misses: Vec<&ErrorRow> =
-            errors.rows.iter().filter(|row| row.relative().abs() > 0.25).collect();
-        let named = [
-            // At the limit of its memory, says its publication, and no baseline for that.
-            ("kempner-weak", "70B TP 4 FSDP 2"),
-            ("kempner-mfu", "7B TP 4 FSDP 8"),
-            // Transformer Engine gains more from fp8 than TorchTitan, which all other rows are.
-            ("megatron-llama", "405B TP 8 PP 8 CP 2 DP 8 fp8"),
-        ];
-        for miss in misses {
-            let row = (miss.group.as_str(), miss.label.as_str());
-            assert!(named.contains(&row), "{row:?} {}", miss.relative());
-        }
+        assert!(errors.worst() <= 0.25, "{}", errors.worst());
     }
 
     #[test]

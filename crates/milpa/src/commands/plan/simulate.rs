@@ -73,6 +73,7 @@ fn cluster_run(arguments: &SimulateArgs) -> Result<ClusterRun, PlanError> {
             micro_batch: arguments.micro_batch,
             interleave: arguments.interleave,
             schedule,
+            ..Layout::SINGLE
         },
         batch: Batch {
             sequence_length: arguments.sequence_length,
