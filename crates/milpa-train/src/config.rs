@@ -6,6 +6,8 @@ use milpa_base::{Mixture, Steps};
 use milpa_tensor::DType;
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Schedule;
+
 /// The `[train]` table of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,37 +76,6 @@ impl Precision {
             Self::Bf16 => DType::BF16,
         }
     }
-}
-
-/// Learning rate as a function of the step, as a share of the optimiser's rate.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Schedule {
-    /// Always the full rate.
-    Constant {
-        /// Steps of linear warm-up.
-        warmup: Steps,
-    },
-    /// Half a cosine down to `minimum` at the last step (Loshchilov and Hutter 2017,
-    /// arXiv:1608.03983).
-    Cosine {
-        /// Steps of linear warm-up.
-        warmup: Steps,
-        /// Share of the full rate at the end.
-        #[serde(default)]
-        minimum: f64,
-    },
-    /// Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): linear decay to `minimum` over
-    /// the last `decay` steps.
-    WarmupStableDecay {
-        /// Steps of linear warm-up.
-        warmup: Steps,
-        /// Steps of decay at the end.
-        decay: Steps,
-        /// Share of the full rate at the end.
-        #[serde(default)]
-        minimum: f64,
-    },
 }
 
 /// How gradients become updates.
@@ -184,32 +155,6 @@ fn momentum() -> f64 {
     0.95
 }
 
-impl Schedule {
-    /// The share of the full learning rate at `step` (counted from 0) of `steps`.
-    pub fn share_at(&self, step: u64, steps: u64) -> f64 {
-        let warming = |warmup: Steps| (step + 1) as f64 / warmup.0 as f64;
-        match *self {
-            Self::Constant { warmup }
-            | Self::Cosine { warmup, .. }
-            | Self::WarmupStableDecay { warmup, .. }
-                if step < warmup.0 =>
-            {
-                warming(warmup)
-            }
-            Self::Constant { .. } => 1.0,
-            Self::Cosine { warmup, minimum } => {
-                let length = steps.saturating_sub(warmup.0).max(1) as f64;
-                let progress = ((step - warmup.0) as f64 / length).min(1.0);
-                minimum + (1.0 - minimum) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
-            }
-            Self::WarmupStableDecay { decay, minimum, .. } => {
-                let left = steps.saturating_sub(step) as f64 / decay.0.max(1) as f64;
-                minimum + (1.0 - minimum) * left.min(1.0)
-            }
-        }
-    }
-}
-
 impl Optimizer {
     /// Numbers kept for each parameter of a hidden matrix.
     pub fn states_per_matrix_parameter(&self) -> u64 {
@@ -258,25 +203,7 @@ impl TrainConfig {
             return Err(("train.clip_norm", format!("it is {}", self.clip_norm)));
         }
         let share = |value: f64| (0.0..=1.0).contains(&value);
-        let (pieces, minimum) = match self.schedule {
-            Schedule::Constant { warmup } => (warmup.0, 0.0),
-            Schedule::Cosine { warmup, minimum } => (warmup.0, minimum),
-            Schedule::WarmupStableDecay { warmup, decay, minimum } => {
-                (warmup.0.saturating_add(decay.0), minimum)
-            }
-        };
-        if pieces > self.steps.0 {
-            return Err((
-                "train.schedule",
-                format!(
-                    "warm-up and decay take {pieces} steps, but train.steps is {}",
-                    self.steps.0
-                ),
-            ));
-        }
-        if !share(minimum) {
-            return Err(("train.schedule", format!("minimum is {minimum}; it is a share, 0 to 1")));
-        }
+        self.schedule.over(self.steps).map_err(|problem| ("train.schedule", problem))?;
         let (rates, shares) = match self.optimizer {
             Optimizer::AdamW { learning_rate, beta1, beta2, weight_decay, .. } => {
                 ([learning_rate, learning_rate], [beta1, beta2, weight_decay])
@@ -303,31 +230,5 @@ impl TrainConfig {
             mixture.normalised().map_err(|error| ("train.mixture", error.to_string()))?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(schedule: Schedule, expect: &[(u64, f64)]) {
-        for (step, share) in expect {
-            let got = schedule.share_at(*step, 100);
-            assert!((got - share).abs() < 1e-12, "{schedule:?} at {step}: {got}, not {share}");
-        }
-    }
-
-    #[test]
-    fn schedules_take_their_shape() {
-        let warmup = Steps(10);
-        check(Schedule::Constant { warmup }, &[(0, 0.1), (9, 1.0), (99, 1.0)]);
-        check(
-            Schedule::Cosine { warmup, minimum: 0.1 },
-            &[(4, 0.5), (10, 1.0), (55, 0.55), (100, 0.1)],
-        );
-        check(
-            Schedule::WarmupStableDecay { warmup, decay: Steps(20), minimum: 0.0 },
-            &[(0, 0.1), (50, 1.0), (80, 1.0), (90, 0.5), (99, 0.05)],
-        );
     }
 }

@@ -42,6 +42,9 @@ pub enum TrainError {
         /// Why not.
         message: String,
     },
+    /// The schedule does not fit the run.
+    #[error("train.schedule: {0}")]
+    Schedule(String),
     /// The loss is no longer a number.
     #[error(
         "the loss of step {step} is {loss} and the norm of its gradient {gradient_norm}: training \

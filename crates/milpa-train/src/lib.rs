@@ -11,10 +11,12 @@ mod config;
 mod error;
 mod metrics;
 mod optimizer;
+mod schedule;
 mod trainer;
 
 pub use checkpoint::{STATE_FILE, State};
-pub use config::{Optimizer, Precision, Schedule, TrainConfig};
+pub use config::{Optimizer, Precision, TrainConfig};
 pub use error::TrainError;
 pub use metrics::{METRICS_FILE, Metric, read_metrics};
+pub use schedule::{Curve, Piece, Schedule, Shape};
 pub use trainer::{FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape};

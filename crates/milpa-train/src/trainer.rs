@@ -34,6 +34,7 @@ use crate::{
     error::TrainError,
     metrics::{Metric, MetricsWriter, loss_curve, read_metrics},
     optimizer::OptimizerState,
+    schedule::Curve,
 };
 
 /// Name of the final checkpoint in the training folder.
@@ -240,6 +241,7 @@ struct Run<'a> {
     decoder: Decoder,
     parameters: ParameterStore,
     optimizer: OptimizerState,
+    curve: Curve,
     metrics: MetricsWriter,
     /// Steps done.
     step: u64,
@@ -275,6 +277,7 @@ impl<'a> Run<'a> {
         };
         Ok(Self {
             decoder: Decoder::new(job.model, &parameters)?.autocast(job.config.precision.dtype()),
+            curve: job.config.schedule.over(job.config.steps).map_err(TrainError::Schedule)?,
             metrics: MetricsWriter::open(out, step)?,
             parameters,
             optimizer,
@@ -305,7 +308,7 @@ impl<'a> Run<'a> {
         }
         let scale =
             if config.clip_norm > 0.0 { clip_factor(gradient_norm, config.clip_norm) } else { 1.0 };
-        let share = config.schedule.share_at(self.step, config.steps.0);
+        let share = self.curve.share_at(self.step);
         self.optimizer.step(&mut self.parameters, self.step + 1, share, scale)?;
         self.parameters.clear_grads();
         self.step += 1;

@@ -1,0 +1,164 @@
+//! A small run to train again and again: a dataset of a few sentences, a decoder of two layers.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use milpa_base::{Progress, Seed, Silent, StopFlag, TextRecord};
+use milpa_model::{Device, ModelConfig};
+use milpa_tokens::{
+    Context, TokenDataset, Tokenizer, TokenizerConfig, TokensConfig, encode_shards, train_tokenizer,
+};
+use milpa_train::{Job, Metric, Summary, TrainConfig, TrainError, read_metrics};
+
+const TEXTS: [&str; 4] = [
+    "En un lugar de la Mancha, de cuyo nombre no quiero acordarme, vivía un hidalgo.",
+    "A lei é a mesma para todos; não há exceção que não esteja escrita nela.",
+    "Ñuqaykuqa wasiykupi kachkayku, p'isqukunata qhawaspa, sara tarpuspa.",
+    "El maíz, el frijol y la calabaza crecen juntos en la milpa desde hace siglos.",
+];
+
+/// A folder with a tokenizer and token shards.
+pub(crate) struct Field {
+    root: tempfile::TempDir,
+    tokenizer: Tokenizer,
+    dataset: TokenDataset,
+}
+
+impl Field {
+    pub(crate) fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let texts = |count: usize| -> Vec<TextRecord> {
+            let text = |n: usize| TextRecord {
+                id: format!("{n}"),
+                source: "sentences".to_owned(),
+                text: format!("{n}. {} {}", TEXTS[n % 4], TEXTS[(n / 4) % 4]),
+            };
+            (0..count).map(text).collect()
+        };
+        let stop = StopFlag::default();
+        let context = Context { threads: 2, progress: &Silent, stop: &stop };
+        let config = TokenizerConfig { vocab_size: 300, ..TokenizerConfig::default() };
+        let tokenizer = train_tokenizer(&config, &mut texts(16).into_iter().map(Ok), &context)
+            .unwrap()
+            .tokenizer;
+        let dir = root.path().join("tokens");
+        encode_shards(
+            &dir,
+            &TokensConfig::default(),
+            &tokenizer,
+            &mut texts(64).into_iter().map(Ok),
+            &mut texts(4).into_iter().map(Ok),
+            BTreeMap::new(),
+            vec!["CC0-1.0".to_owned()],
+            &context,
+        )
+        .unwrap();
+        let dataset = TokenDataset::open(&dir, &tokenizer).unwrap();
+        Self { root, tokenizer, dataset }
+    }
+
+    /// The folder of the run called `name`.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Trains in the folder `name` to the end of the run.
+    pub(crate) fn train(&self, name: &str, config: &TrainConfig) -> Result<Summary, TrainError> {
+        self.train_until(name, config, &Silent, &StopFlag::default())
+    }
+
+    /// As [`Field::train`], but asks for a stop once `step` steps are done.
+    pub(crate) fn train_to(&self, name: &str, config: &TrainConfig, step: u64) -> TrainError {
+        let stop = StopFlag::default();
+        let watch = StopAfter { line: format!("after step {step}:"), stop: stop.clone() };
+        self.train_until(name, config, &watch, &stop).unwrap_err()
+    }
+
+    fn train_until(
+        &self,
+        name: &str,
+        config: &TrainConfig,
+        progress: &dyn Progress,
+        stop: &StopFlag,
+    ) -> Result<Summary, TrainError> {
+        config.validate().unwrap();
+        let out = self.folder(name);
+        fs::create_dir_all(&out).unwrap();
+        let model = ModelConfig {
+            hidden_size: 16,
+            layers: 2,
+            heads: 2,
+            kv_heads: 1,
+            ffn_size: 32,
+            vocab_size: self.tokenizer.vocab_size(),
+            context_length: 16,
+            ..ModelConfig::default()
+        };
+        let job = Job {
+            config,
+            model: &model,
+            tokenizer: &self.tokenizer,
+            dataset: &self.dataset,
+            seed: Seed(7),
+            licences: Vec::new(),
+            device: Device::cpu(2),
+            peak_flops_per_second: 1e12,
+            measure_peak: &|| 1e12,
+        };
+        milpa_train::train(&job, &out, progress, stop)
+    }
+
+    /// The metrics of a run.
+    pub(crate) fn metrics(&self, name: &str) -> Vec<Metric> {
+        read_metrics(&self.folder(name)).unwrap()
+    }
+}
+
+/// A recipe's `[train]` of 24 steps, with `more` lines.
+pub(crate) fn recipe(more: &str) -> TrainConfig {
+    let mut table: toml::Table = toml::from_str(
+        "steps = 24
+         sequence_length = 16
+         batch_size = 4
+         micro_batch_size = 2
+         checkpoint_every = 8
+         validate_every = 1
+         validation_sequences = 2
+         schedule = { kind = 'warmup_stable_decay', warmup = 3, decay = 8 }
+         optimizer = { kind = 'adam_w', learning_rate = 0.01 }",
+    )
+    .unwrap();
+    table.extend(toml::from_str::<toml::Table>(more).unwrap());
+    table.try_into().unwrap()
+}
+
+/// The bytes of all files of a checkpoint.
+pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+/// Asks for a stop when a line with a text is shown.
+struct StopAfter {
+    line: String,
+    stop: StopFlag,
+}
+
+impl Progress for StopAfter {
+    fn begin(&self, _: &str, _: Option<u64>, _: &str) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn line(&self, text: &str) {
+        if text.contains(&self.line) {
+            self.stop.stop();
+        }
+    }
+}

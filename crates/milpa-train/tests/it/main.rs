@@ -1,0 +1,7 @@
+//! Behaviour of training as its users see it: schedules against their peers, and runs that are cut.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+mod resume;
+mod schedules;
