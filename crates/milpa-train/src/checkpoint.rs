@@ -15,7 +15,9 @@ use milpa_model::{Device, ModelConfig, ParameterStore, read_hf_weights, write_hf
 use milpa_tokens::{ChatTemplate, LoaderState, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::Optimizer, error::TrainError, optimizer::OptimizerState};
+use crate::{
+    config::Optimizer, error::TrainError, optimizer::OptimizerState, stability::StabilityState,
+};
 
 /// File with the step and the position in the data.
 pub const STATE_FILE: &str = "state.json";
@@ -36,6 +38,9 @@ pub struct State {
     pub tokens: u64,
     /// Position in the data; its fingerprint is checked on resume.
     pub loader: LoaderState,
+    /// What skipping and going back depend on; absent if the recipe asks for neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stability: Option<StabilityState>,
 }
 
 /// What a checkpoint is made of.
@@ -110,6 +115,14 @@ pub(crate) fn newest(out: &Path, key: Digest, progress: &dyn Progress) -> Option
 /// a resumed run ends with the same folders.
 pub(crate) fn prune(out: &Path, keep: usize) -> Result<(), TrainError> {
     for (_, path) in list(out).into_iter().skip(keep) {
+        fs::remove_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
+    }
+    Ok(())
+}
+
+/// Removes the checkpoints after `step`.
+pub(crate) fn remove_after(out: &Path, step: u64) -> Result<(), TrainError> {
+    for (_, path) in list(out).into_iter().filter(|(at, _)| *at > step) {
         fs::remove_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
     }
     Ok(())

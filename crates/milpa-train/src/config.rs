@@ -6,7 +6,7 @@ use milpa_base::{Mixture, Steps};
 use milpa_tensor::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::Schedule;
+use crate::{schedule::Schedule, stability::StabilityConfig};
 
 /// The `[train]` table of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,10 @@ pub struct TrainConfig {
     /// Largest global norm of the gradient; larger ones are scaled down to it. 0 switches it off.
     #[serde(default = "one")]
     pub clip_norm: f64,
+    /// Whether harmful steps are skipped and undone; a loss that is no number ends the run if left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stability: Option<StabilityConfig>,
     /// A checkpoint after every so many steps.
     pub checkpoint_every: Steps,
     /// How many checkpoints stay beside the final one.
@@ -203,6 +207,11 @@ impl TrainConfig {
             return Err(("train.clip_norm", format!("it is {}", self.clip_norm)));
         }
         let share = |value: f64| (0.0..=1.0).contains(&value);
+        if let Some(stability) = &self.stability {
+            stability
+                .validate(self.checkpoint_every.0, self.keep_checkpoints)
+                .map_err(|problem| ("train.stability", problem))?;
+        }
         self.schedule.over(self.steps).map_err(|problem| ("train.schedule", problem))?;
         let (rates, shares) = match self.optimizer {
             Optimizer::AdamW { learning_rate, beta1, beta2, weight_decay, .. } => {

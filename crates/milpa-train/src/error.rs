@@ -58,6 +58,23 @@ pub enum TrainError {
         /// The norm of the gradient.
         gradient_norm: f64,
     },
+    /// Going back did not help.
+    #[error(
+        "the loss and the gradient stayed outliers up to step {step} (loss {loss}, norm of the \
+         gradient {gradient_norm}) after going back {rollbacks} times: lower train.optimizer's \
+         learning rate, look at the data of these steps, or raise train.stability.sigmas, then run \
+         again"
+    )]
+    Unstable {
+        /// The step, counted from 1.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// The norm of its gradient.
+        gradient_norm: f64,
+        /// How often the run went back.
+        rollbacks: u64,
+    },
     /// A stop was asked for; the state is saved.
     #[error("stopped after step {step} of {steps}; the state is saved in {checkpoint}")]
     Interrupted {

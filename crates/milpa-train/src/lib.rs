@@ -12,6 +12,7 @@ mod error;
 mod metrics;
 mod optimizer;
 mod schedule;
+mod stability;
 mod trainer;
 
 pub use checkpoint::{STATE_FILE, State};
@@ -19,4 +20,5 @@ pub use config::{Optimizer, Precision, TrainConfig};
 pub use error::TrainError;
 pub use metrics::{METRICS_FILE, Metric, read_metrics};
 pub use schedule::{Curve, Piece, Schedule, Shape};
+pub use stability::{StabilityConfig, StabilityState};
 pub use trainer::{FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape};

@@ -14,7 +14,7 @@ use milpa_base::{
     lines::{DEFAULT_MAX_LINE_BYTES, Line, LineReader},
     plot::{LinePlot, Series},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::TrainError;
 
@@ -31,12 +31,17 @@ pub enum Metric {
         step: u64,
         /// Tokens trained on so far.
         tokens: u64,
-        /// Mean cross-entropy of the step's tokens, in nats.
+        /// Mean cross-entropy of the step's tokens, in nats; `null` in the file if it is no number.
+        #[serde(deserialize_with = "number_or_nan")]
         loss: f64,
         /// Learning rate of the hidden matrices.
         learning_rate: f64,
-        /// Norm of the gradient before clipping.
+        /// Norm of the gradient before clipping; `null` in the file if it is no number.
+        #[serde(deserialize_with = "number_or_nan")]
         gradient_norm: f64,
+        /// Whether the step was an outlier and changed nothing.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        skipped: bool,
         /// Tokens per second of this step.
         tokens_per_second: f64,
         /// Model FLOPs utilisation of the measured peak (causal FLOPs), 0 to 1.
@@ -45,6 +50,15 @@ pub enum Metric {
         memory_bytes: u64,
         /// Seconds since this process began to train.
         seconds: f64,
+    },
+    /// The run went back to a checkpoint, and on with other data.
+    Rollback {
+        /// The step that is taken next.
+        step: u64,
+        /// Steps done when the run went back.
+        from_step: u64,
+        /// Batches of data passed over in all.
+        batches_passed_over: u64,
     },
     /// A measurement on the validation split.
     Validation {
@@ -57,10 +71,17 @@ pub enum Metric {
     },
 }
 
+/// Reads `null`, which JSON has for what is no number.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
 impl Metric {
     fn step(&self) -> u64 {
         match self {
-            Self::Step { step, .. } | Self::Validation { step, .. } => *step,
+            Self::Step { step, .. }
+            | Self::Rollback { step, .. }
+            | Self::Validation { step, .. } => *step,
         }
     }
 }
@@ -81,9 +102,28 @@ impl MetricsWriter {
             .into_iter()
             .filter(|metric| metric.step() <= step)
             .collect();
+        Self::with(dir, &kept)
+    }
+
+    /// Keeps the lines up to `step` and those about going back, whose checkpoint may be that step's.
+    pub(crate) fn rewind(&mut self, dir: &Path, step: u64) -> Result<(), TrainError> {
+        let error = |source| TrainError::Io { path: dir.join(METRICS_FILE), source };
+        let kept: Vec<Metric> = read_metrics(dir)
+            .map_err(error)?
+            .into_iter()
+            .filter(|metric| metric.step() <= step || matches!(metric, Metric::Rollback { .. }))
+            .collect();
+        *self = Self::with(dir, &kept)?;
+        Ok(())
+    }
+
+    /// A file of these lines.
+    fn with(dir: &Path, kept: &[Metric]) -> Result<Self, TrainError> {
+        let path = dir.join(METRICS_FILE);
+        let error = |source| TrainError::Io { path: path.clone(), source };
         let mut writer =
             Self { file: BufWriter::new(File::create(&path).map_err(error)?), path: path.clone() };
-        for metric in &kept {
+        for metric in kept {
             writer.write(metric)?;
         }
         Ok(writer)
@@ -124,6 +164,8 @@ pub(crate) fn loss_curve(metrics: &[Metric]) -> String {
     let mut validation: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for metric in metrics {
         match metric {
+            // A skipped step's loss would hide all others.
+            Metric::Rollback { .. } | Metric::Step { skipped: true, .. } => {}
             Metric::Step { step, loss, .. } => training.push((*step as f64, *loss)),
             Metric::Validation { step, loss, .. } => {
                 for (source, loss) in loss {

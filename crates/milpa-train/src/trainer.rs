@@ -35,6 +35,7 @@ use crate::{
     metrics::{Metric, MetricsWriter, loss_curve, read_metrics},
     optimizer::OptimizerState,
     schedule::Curve,
+    stability::{StabilityState, Verdict},
 };
 
 /// Name of the final checkpoint in the training folder.
@@ -127,7 +128,8 @@ pub fn train_shape(config: &TrainConfig) -> TrainShape {
 ///
 /// # Errors
 /// Besides damaged inputs and full disks: [`TrainError::Interrupted`] after a stop, with the state
-/// saved, and [`TrainError::Diverged`] if the loss is no number.
+/// saved, and [`TrainError::Diverged`] if the loss is no number, or [`TrainError::Unstable`] if the
+/// recipe's skipping and going back do not help.
 pub fn train(
     job: &Job<'_>,
     out: &Path,
@@ -164,7 +166,11 @@ pub fn train(
             let (step, steps) = (run.step, job.config.steps.0);
             return Err(TrainError::Interrupted { step, steps, checkpoint });
         }
+        let before = run.step;
         run.take_step(progress)?;
+        if run.step < before {
+            continue;
+        }
         run.validate_if_due(progress)?;
         if run.step.is_multiple_of(job.config.checkpoint_every.0) && run.step < job.config.steps.0 {
             run.save(&record)?;
@@ -233,6 +239,32 @@ fn claim_folder(out: &Path, key: Digest, progress: &dyn Progress) -> Result<(), 
     Ok(())
 }
 
+/// What a run has learned: what a checkpoint holds, or its beginning.
+struct Learned {
+    parameters: ParameterStore,
+    optimizer: OptimizerState,
+    /// Steps done.
+    step: u64,
+    stability: StabilityState,
+}
+
+impl Learned {
+    fn load(job: &Job<'_>, loader: &Loader<'_>, dir: Option<&Path>) -> Result<Self, TrainError> {
+        let Some(dir) = dir else {
+            let parameters = new_parameters(job.model, job.seed.derive("weights"), &job.device)?;
+            let optimizer = OptimizerState::new(job.config.optimizer, &parameters);
+            let stability = StabilityState::default();
+            return Ok(Self { parameters, optimizer, step: 0, stability });
+        };
+        let (parameters, optimizer, state) =
+            checkpoint::read(dir, job.model, job.config.optimizer, &job.device)?;
+        loader.resume(&state.loader)?;
+        let beginning = StabilityState { updates: state.step, ..StabilityState::default() };
+        let stability = state.stability.unwrap_or(beginning);
+        Ok(Self { parameters, optimizer, step: state.step, stability })
+    }
+}
+
 /// A run under way.
 struct Run<'a> {
     job: &'a Job<'a>,
@@ -245,6 +277,7 @@ struct Run<'a> {
     metrics: MetricsWriter,
     /// Steps done.
     step: u64,
+    stability: StabilityState,
     first_step: u64,
     started: Instant,
     last_line: Option<Instant>,
@@ -264,17 +297,12 @@ impl<'a> Run<'a> {
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let resumed = checkpoint::newest(out, key, progress);
-        let (parameters, optimizer, step) = if let Some((step, dir)) = resumed {
-            let (parameters, optimizer, state) =
-                checkpoint::read(&dir, job.model, job.config.optimizer, &job.device)?;
-            loader.resume(&state.loader)?;
+        let dir = resumed.map(|(step, dir)| {
             progress.line(&format!("resuming after step {step} from {}", dir.display()));
-            (parameters, optimizer, state.step)
-        } else {
-            let parameters = new_parameters(job.model, job.seed.derive("weights"), &job.device)?;
-            let optimizer = OptimizerState::new(job.config.optimizer, &parameters);
-            (parameters, optimizer, 0)
-        };
+            dir
+        });
+        let Learned { parameters, optimizer, step, stability } =
+            Learned::load(job, loader, dir.as_deref())?;
         Ok(Self {
             decoder: Decoder::new(job.model, &parameters)?.autocast(job.config.precision.dtype()),
             curve: job.config.schedule.over(job.config.steps).map_err(TrainError::Schedule)?,
@@ -282,6 +310,7 @@ impl<'a> Run<'a> {
             parameters,
             optimizer,
             step,
+            stability,
             first_step: step,
             started: Instant::now(),
             last_line: None,
@@ -300,16 +329,19 @@ impl<'a> Run<'a> {
     fn take_step(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
         let config = self.job.config;
         let began = Instant::now();
-        let batch = self.loader.batch(self.step)?;
+        let batch = self.loader.batch(self.next_batch())?;
         let loss = self.accumulate_gradients(&batch)?;
         let gradient_norm = self.parameters.grad_norm();
-        if !(loss.is_finite() && gradient_norm.is_finite()) {
-            return Err(TrainError::Diverged { step: self.step + 1, loss, gradient_norm });
-        }
-        let scale =
-            if config.clip_norm > 0.0 { clip_factor(gradient_norm, config.clip_norm) } else { 1.0 };
+        let verdict = self.judge(loss, gradient_norm)?;
         let share = self.curve.share_at(self.step);
-        self.optimizer.step(&mut self.parameters, self.step + 1, share, scale)?;
+        if verdict == Verdict::Take {
+            let scale = if config.clip_norm > 0.0 {
+                clip_factor(gradient_norm, config.clip_norm)
+            } else {
+                1.0
+            };
+            self.optimizer.step(&mut self.parameters, self.stability.updates, share, scale)?;
+        }
         self.parameters.clear_grads();
         self.step += 1;
 
@@ -331,11 +363,30 @@ impl<'a> Run<'a> {
             loss,
             learning_rate,
             gradient_norm,
+            skipped: verdict != Verdict::Take,
             tokens_per_second,
             mfu,
             memory_bytes,
             seconds: self.started.elapsed().as_secs_f64(),
         })?;
+        if verdict != Verdict::Take {
+            progress.line(&format!(
+                "step {} is an outlier and was skipped: loss {loss:.4}, norm of the gradient \
+                 {gradient_norm:.3}",
+                self.step
+            ));
+        }
+        if let (Verdict::RollBack, Some(stability)) = (verdict, &config.stability) {
+            if self.stability.rollbacks == stability.max_rollbacks {
+                return Err(TrainError::Unstable {
+                    step: self.step,
+                    loss,
+                    gradient_norm,
+                    rollbacks: stability.max_rollbacks,
+                });
+            }
+            return self.roll_back(progress);
+        }
         let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
         if due || self.step == config.steps.0 {
             self.last_line = Some(Instant::now());
@@ -355,6 +406,56 @@ impl<'a> Run<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// Says what becomes of a step, and counts it.
+    fn judge(&mut self, loss: f64, gradient_norm: f64) -> Result<Verdict, TrainError> {
+        if let Some(config) = &self.job.config.stability {
+            return Ok(self.stability.judge(config, loss, gradient_norm));
+        }
+        if !(loss.is_finite() && gradient_norm.is_finite()) {
+            return Err(TrainError::Diverged { step: self.step + 1, loss, gradient_norm });
+        }
+        self.stability.updates += 1;
+        Ok(Verdict::Take)
+    }
+
+    /// Goes back to the last checkpoint on schedule before the skipped steps, or to the beginning,
+    /// and passes over all data read since. Where it goes depends on steps alone, so a run that is
+    /// cut before its next checkpoint goes back again in the same way.
+    fn roll_back(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
+        let from_step = self.step;
+        let every = self.job.config.checkpoint_every.0;
+        let target = (from_step - self.stability.skipped_in_a_row) / every * every;
+        let dir = (target > 0).then(|| checkpoint::folder(self.out, target));
+        if let Some(dir) = &dir {
+            open_artifact(dir, Kind::Checkpoint, Verify::Contents)?;
+        }
+        let before = self.stability.clone();
+        let learned = Learned::load(self.job, self.loader, dir.as_deref())?;
+        checkpoint::remove_after(self.out, target)?;
+        self.decoder = Decoder::new(self.job.model, &learned.parameters)?
+            .autocast(self.job.config.precision.dtype());
+        self.parameters = learned.parameters;
+        self.optimizer = learned.optimizer;
+        self.step = target;
+        self.stability = StabilityState {
+            batches_passed_over: before.batches_passed_over + (from_step - target),
+            rollbacks: before.rollbacks + 1,
+            ..learned.stability
+        };
+        self.first_step = self.first_step.min(target);
+        self.validated = Some(target);
+        self.metrics.rewind(self.out, target)?;
+        progress.line(&format!(
+            "{} steps in a row were skipped: back to step {target}, passing over the data since",
+            before.skipped_in_a_row
+        ));
+        self.metrics.write(&Metric::Rollback {
+            step: target + 1,
+            from_step,
+            batches_passed_over: self.stability.batches_passed_over,
+        })
     }
 
     /// Adds the gradients of all micro-batches; returns the mean loss of the batch.
@@ -425,12 +526,18 @@ impl<'a> Run<'a> {
         self.step * (self.job.config.batch_size * self.job.config.sequence_length) as u64
     }
 
+    /// The number of the batch that comes next in the data.
+    fn next_batch(&self) -> u64 {
+        self.step + self.stability.batches_passed_over
+    }
+
     fn state(&self) -> State {
         State {
             step: self.step,
             steps: self.job.config.steps.0,
             tokens: self.tokens(),
-            loader: self.loader.state(self.step),
+            loader: self.loader.state(self.next_batch()),
+            stability: self.job.config.stability.is_some().then(|| self.stability.clone()),
         }
     }
 
@@ -469,13 +576,17 @@ fn summary(
     let mut validation = BTreeMap::new();
     for metric in metrics {
         match metric {
-            Metric::Step { loss, tokens_per_second, .. } => {
-                losses.push(loss);
+            Metric::Step { loss, tokens_per_second, skipped, .. } => {
+                if !skipped {
+                    losses.push(loss);
+                }
                 rates.push(tokens_per_second);
             }
+            Metric::Rollback { .. } => {}
             Metric::Validation { bits_per_byte, .. } => validation = bits_per_byte,
         }
     }
+    let passed_over = state.stability.map_or(0, |stability| stability.batches_passed_over);
     let tail = &losses[losses.len() - losses.len().div_ceil(50)..];
     rates.sort_by(f64::total_cmp);
     Ok(Summary {
@@ -486,7 +597,7 @@ fn summary(
         final_loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
         validation_bits_per_byte: validation,
         median_tokens_per_second: rates.get(rates.len() / 2).copied().unwrap_or(0.0),
-        epochs: loader.epochs(job.config.steps.0),
+        epochs: loader.epochs(job.config.steps.0 + passed_over),
     })
 }
 

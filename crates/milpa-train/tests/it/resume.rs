@@ -5,7 +5,7 @@ use milpa_train::{Metric, TrainError};
 use crate::harness::{Field, files, recipe};
 
 /// Trains `more` at once, and again with stops between and on the steps of checkpoints.
-fn check(more: &str) {
+fn check(more: &str) -> Vec<Metric> {
     let (field, config) = (Field::new(), recipe(more));
     let whole = field.train("whole", &config).unwrap();
     for step in [3, 8, 13] {
@@ -27,6 +27,7 @@ fn check(more: &str) {
     assert_eq!(losses("cut"), losses("whole"), "{more}");
     let loss = |step: usize| losses("whole")[step - 1].1;
     assert!(loss(24) < loss(1), "{more}: it learns");
+    field.metrics("whole")
 }
 
 #[test]
@@ -36,4 +37,27 @@ fn an_interrupted_run_ends_in_the_same_bytes() {
         "optimizer = { kind = 'muon', learning_rate = 0.01, embedding_learning_rate = 0.01 }
          schedule = { kind = 'warmup_stable_decay_cycles', cycles = [10, 14], decay = 4, shape = 'one_minus_sqrt' }",
     );
+}
+
+/// With limits as narrow as half a deviation, ordinary steps are skipped and undone.
+#[test]
+fn skipped_and_undone_steps_come_again_after_a_resume() {
+    let narrow = "keep_checkpoints = 3
+        stability = { sigmas = 1.0, window = 8, rollback_after = 2, max_rollbacks = 50 }";
+    let metrics = check(narrow);
+    let skipped = |metric: &&Metric| matches!(metric, Metric::Step { skipped: true, .. });
+    assert!(metrics.iter().any(|metric| skipped(&metric)), "steps were skipped");
+    let last = metrics.iter().rfind(|metric| matches!(metric, Metric::Rollback { .. }));
+    let Some(Metric::Rollback { step, from_step, batches_passed_over }) = last else {
+        panic!("the run went back");
+    };
+    assert!(step <= from_step && *batches_passed_over > from_step - step);
+}
+
+#[test]
+fn a_run_that_going_back_does_not_help_says_so() {
+    let never = "keep_checkpoints = 3
+        stability = { sigmas = 1e-9, window = 4, rollback_after = 2, max_rollbacks = 1 }";
+    let error = Field::new().train("run", &recipe(never)).unwrap_err();
+    assert!(matches!(error, TrainError::Unstable { rollbacks: 1, .. }), "{error}");
 }
