@@ -16,13 +16,16 @@ use milpa_tokens::{ChatTemplate, LoaderState, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Optimizer, error::TrainError, optimizer::OptimizerState, stability::StabilityState,
+    average::Average, config::TrainConfig, error::TrainError, optimizer::OptimizerState,
+    stability::StabilityState,
 };
 
 /// File with the step and the position in the data.
 pub const STATE_FILE: &str = "state.json";
 /// File with the optimiser's state.
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// File with the averaged weights.
+const AVERAGE_FILE: &str = "average.safetensors";
 /// Folder of the checkpoints that are not the final one.
 const FOLDER: &str = "checkpoints";
 
@@ -48,25 +51,53 @@ pub(crate) struct Parts<'a> {
     pub(crate) model: &'a ModelConfig,
     pub(crate) parameters: &'a ParameterStore,
     pub(crate) optimizer: &'a OptimizerState,
+    pub(crate) average: Option<&'a Average>,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) state: &'a State,
 }
 
 /// Writes a checkpoint to `dir`, whole or not at all.
 pub(crate) fn write(dir: &Path, parts: &Parts<'_>, record: &Record) -> Result<Digest, TrainError> {
-    let writer = ArtifactWriter::begin(dir, Kind::Checkpoint)?;
-    let tokenizer = parts.tokenizer;
-    write_hf_model(
-        writer.dir(),
-        parts.model,
-        parts.parameters,
-        tokenizer.eos_id(),
-        tokenizer.bos_id(),
-    )?;
-    tokenizer.write_files(writer.dir(), &ChatTemplate::continuation())?;
+    let writer = begin(dir, parts, parts.parameters)?;
     parts.optimizer.write(&writer.dir().join(OPTIMIZER_FILE), parts.parameters)?;
+    if let Some(average) = parts.average {
+        average.write(&writer.dir().join(AVERAGE_FILE), parts.parameters)?;
+    }
     let state = serde_json::to_vec_pretty(parts.state).expect("a state has only plain fields");
     writer.write(STATE_FILE, &state)?;
+    finish(dir, writer, parts, record)
+}
+
+/// Writes the averaged weights to `dir` as a checkpoint to be used, not resumed.
+pub(crate) fn write_averaged(
+    dir: &Path,
+    average: &Average,
+    parts: &Parts<'_>,
+    record: &Record,
+) -> Result<Digest, TrainError> {
+    let averaged = average.parameters(parts.model, parts.parameters)?;
+    finish(dir, begin(dir, parts, &averaged)?, parts, record)
+}
+
+/// Begins a folder with the Hugging Face files.
+fn begin(
+    dir: &Path,
+    parts: &Parts<'_>,
+    parameters: &ParameterStore,
+) -> Result<ArtifactWriter, TrainError> {
+    let (writer, tokenizer) = (ArtifactWriter::begin(dir, Kind::Checkpoint)?, parts.tokenizer);
+    write_hf_model(writer.dir(), parts.model, parameters, tokenizer.eos_id(), tokenizer.bos_id())?;
+    tokenizer.write_files(writer.dir(), &ChatTemplate::continuation())?;
+    Ok(writer)
+}
+
+/// Ends a folder with its manifest.
+fn finish(
+    dir: &Path,
+    writer: ArtifactWriter,
+    parts: &Parts<'_>,
+    record: &Record,
+) -> Result<Digest, TrainError> {
     let mut record = record.clone();
     record.counts.insert("steps".to_owned(), parts.state.step);
     record.counts.insert("tokens".to_owned(), parts.state.tokens);
@@ -132,16 +163,18 @@ pub(crate) fn remove_after(out: &Path, step: u64) -> Result<(), TrainError> {
 pub(crate) fn read(
     dir: &Path,
     model: &ModelConfig,
-    optimizer: Optimizer,
+    config: &TrainConfig,
     device: &Device,
-) -> Result<(ParameterStore, OptimizerState, State), TrainError> {
+) -> Result<(ParameterStore, OptimizerState, Option<Average>, State), TrainError> {
     let parameters = read_hf_weights(dir, model, device)?;
-    let optimizer = OptimizerState::read(optimizer, &dir.join(OPTIMIZER_FILE), &parameters)?;
+    let optimizer = OptimizerState::read(config.optimizer, &dir.join(OPTIMIZER_FILE), &parameters)?;
+    let read = |average| Average::read(average, &dir.join(AVERAGE_FILE), &parameters);
+    let average = config.average.map(read).transpose()?;
     let path = dir.join(STATE_FILE);
     let bytes = fs::read(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
     let state = serde_json::from_slice(&bytes)
         .map_err(|error| TrainError::Checkpoint { path, message: error.to_string() })?;
-    Ok((parameters, optimizer, state))
+    Ok((parameters, optimizer, average, state))
 }
 
 /// Reads the state alone.

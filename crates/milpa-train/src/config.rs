@@ -6,7 +6,7 @@ use milpa_base::{Mixture, Steps};
 use milpa_tensor::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::{schedule::Schedule, stability::StabilityConfig};
+use crate::{average::AverageConfig, schedule::Schedule, stability::StabilityConfig};
 
 /// The `[train]` table of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,10 @@ pub struct TrainConfig {
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stability: Option<StabilityConfig>,
+    /// An average of the weights over the steps, kept beside them and written as a checkpoint of its
+    /// own at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageConfig>,
     /// A checkpoint after every so many steps.
     pub checkpoint_every: Steps,
     /// How many checkpoints stay beside the final one.
@@ -233,6 +237,14 @@ impl TrainConfig {
             return Err((
                 "train.optimizer",
                 format!("{bad} is out of range: betas, momentum and weight decay are 0 to 1"),
+            ));
+        }
+        if let Some(AverageConfig { decay }) = self.average
+            && !(decay > 0.0 && decay < 1.0)
+        {
+            return Err((
+                "train.average",
+                format!("decay is {decay}; it is above 0 and below 1, such as 0.999"),
             ));
         }
         if let Some(mixture) = &self.mixture {

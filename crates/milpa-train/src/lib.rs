@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod average;
 mod checkpoint;
 mod config;
 mod error;
@@ -13,12 +14,16 @@ mod metrics;
 mod optimizer;
 mod schedule;
 mod stability;
+mod tensor_file;
 mod trainer;
 
+pub use average::AverageConfig;
 pub use checkpoint::{STATE_FILE, State};
 pub use config::{Optimizer, Precision, TrainConfig};
 pub use error::TrainError;
 pub use metrics::{METRICS_FILE, Metric, read_metrics};
 pub use schedule::{Curve, Piece, Schedule, Shape};
 pub use stability::{StabilityConfig, StabilityState};
-pub use trainer::{FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape};
+pub use trainer::{
+    AVERAGED_CHECKPOINT, FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape,
+};

@@ -3,12 +3,15 @@
 //! Muon takes the matrices of the layers, AdamW the rest; with AdamW alone it takes all. It knows
 //! parameters by name and shape only.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use milpa_tensor::{AdamW, Buffer, Device, Muon, Parameter, ParameterStore};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::{config::Optimizer, error::TrainError};
+use crate::{
+    config::Optimizer,
+    error::TrainError,
+    tensor_file::{TensorFile, read_into},
+};
 
 /// Parameters whose name begins so and that are matrices are hidden matrices.
 const HIDDEN_PREFIX: &str = "model.layers.";
@@ -92,28 +95,14 @@ impl OptimizerState {
 
     /// Writes the state as safetensors: `NAME.first`, `NAME.second` or `NAME.momentum`, f32.
     pub(crate) fn write(&self, path: &Path, parameters: &ParameterStore) -> Result<(), TrainError> {
-        let mut tensors = BTreeMap::new();
+        let mut file = TensorFile::new(&self.device);
         for (parameter, state) in parameters.iter().zip(&self.states) {
             for (suffix, buffer) in state.parts() {
-                let mut values = vec![0.0; buffer.len()];
-                self.device.download(buffer, &mut values);
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                let shape = parameter.shape().lengths().to_vec();
-                tensors.insert(format!("{}.{suffix}", parameter.name()), (shape, bytes));
+                let name = format!("{}.{suffix}", parameter.name());
+                file.add(name, parameter.shape().lengths(), buffer);
             }
         }
-        let views: Vec<(&str, TensorView<'_>)> = tensors
-            .iter()
-            .map(|(name, (shape, bytes))| {
-                let view = TensorView::new(Dtype::F32, shape.clone(), bytes)
-                    .expect("the bytes are those of the shape");
-                (name.as_str(), view)
-            })
-            .collect();
-        safetensors::serialize_to_file(views, None, path).map_err(|error| TrainError::Io {
-            path: path.to_owned(),
-            source: std::io::Error::other(error.to_string()),
-        })
+        file.write(path)
     }
 
     /// Reads what [`OptimizerState::write`] wrote for the same parameters.
@@ -122,27 +111,12 @@ impl OptimizerState {
         path: &Path,
         parameters: &ParameterStore,
     ) -> Result<Self, TrainError> {
-        let bad = |message: String| TrainError::Checkpoint { path: path.to_owned(), message };
-        let map = milpa_base::mmap::MappedFile::open(path)
-            .map_err(|source| TrainError::Io { path: path.to_owned(), source })?;
-        let file = SafeTensors::deserialize(&map).map_err(|error| bad(error.to_string()))?;
         let mut state = Self::new(optimizer, parameters);
-        let device = state.device.clone();
-        for (parameter, state) in parameters.iter().zip(&mut state.states) {
-            for (suffix, buffer) in state.parts_mut() {
-                let name = format!("{}.{suffix}", parameter.name());
-                let tensor = file.tensor(&name).map_err(|error| bad(format!("{name}: {error}")))?;
-                if tensor.dtype() != Dtype::F32 || tensor.data().len() != buffer.len() * 4 {
-                    return Err(bad(format!("{name} has another size than its parameter")));
-                }
-                let values: Vec<f32> = tensor
-                    .data()
-                    .chunks_exact(4)
-                    .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-                    .collect();
-                device.write(&values, buffer);
-            }
-        }
+        let buffers = parameters.iter().zip(&mut state.states).flat_map(|(parameter, state)| {
+            let name = move |suffix| format!("{}.{suffix}", parameter.name());
+            state.parts_mut().into_iter().map(move |(suffix, buffer)| (name(suffix), buffer))
+        });
+        read_into(path, parameters.device(), buffers)?;
         Ok(state)
     }
 }

@@ -29,6 +29,7 @@ use milpa_tokens::{Batch, Loader, LoaderConfig, Order, Split, TokenDataset, Toke
 use serde::Serialize;
 
 use crate::{
+    average::Average,
     checkpoint::{self, Parts, State},
     config::{Precision, TrainConfig},
     error::TrainError,
@@ -40,6 +41,8 @@ use crate::{
 
 /// Name of the final checkpoint in the training folder.
 pub const FINAL_CHECKPOINT: &str = "checkpoint";
+/// Name of the checkpoint of the averaged weights, if the recipe asks for an average.
+pub const AVERAGED_CHECKPOINT: &str = "checkpoint-average";
 /// File that says which run a training folder belongs to.
 const KEY_FILE: &str = "key";
 /// A step that reaches more than this share of the measured peak casts doubt on the measurement.
@@ -116,7 +119,9 @@ pub fn train_shape(config: &TrainConfig) -> TrainShape {
         batch_size: config.batch_size as u64,
         micro_batch_size: config.micro_batch_size() as u64,
         steps: config.steps.0,
-        states_per_matrix_parameter: config.optimizer.states_per_matrix_parameter(),
+        // An average is as large as one more state.
+        states_per_matrix_parameter: config.optimizer.states_per_matrix_parameter()
+            + u64::from(config.average.is_some()),
         activation_bytes: match config.precision {
             Precision::F32 => 4,
             Precision::Bf16 => 2,
@@ -176,6 +181,10 @@ pub fn train(
             run.save(&record)?;
             checkpoint::prune(out, job.config.keep_checkpoints)?;
         }
+    }
+    if let Some(average) = &run.average {
+        let dir = out.join(AVERAGED_CHECKPOINT);
+        checkpoint::write_averaged(&dir, average, &run.parts(&run.state()), &record)?;
     }
     let digest = checkpoint::write(&final_dir, &run.parts(&run.state()), &record)?;
     // A stop may have saved a checkpoint off the schedule; what stays must not depend on it.
@@ -243,6 +252,7 @@ fn claim_folder(out: &Path, key: Digest, progress: &dyn Progress) -> Result<(), 
 struct Learned {
     parameters: ParameterStore,
     optimizer: OptimizerState,
+    average: Option<Average>,
     /// Steps done.
     step: u64,
     stability: StabilityState,
@@ -253,15 +263,16 @@ impl Learned {
         let Some(dir) = dir else {
             let parameters = new_parameters(job.model, job.seed.derive("weights"), &job.device)?;
             let optimizer = OptimizerState::new(job.config.optimizer, &parameters);
+            let average = job.config.average.map(|config| Average::new(config, &parameters));
             let stability = StabilityState::default();
-            return Ok(Self { parameters, optimizer, step: 0, stability });
+            return Ok(Self { parameters, optimizer, average, step: 0, stability });
         };
-        let (parameters, optimizer, state) =
-            checkpoint::read(dir, job.model, job.config.optimizer, &job.device)?;
+        let (parameters, optimizer, average, state) =
+            checkpoint::read(dir, job.model, job.config, &job.device)?;
         loader.resume(&state.loader)?;
         let beginning = StabilityState { updates: state.step, ..StabilityState::default() };
         let stability = state.stability.unwrap_or(beginning);
-        Ok(Self { parameters, optimizer, step: state.step, stability })
+        Ok(Self { parameters, optimizer, average, step: state.step, stability })
     }
 }
 
@@ -273,6 +284,7 @@ struct Run<'a> {
     decoder: Decoder,
     parameters: ParameterStore,
     optimizer: OptimizerState,
+    average: Option<Average>,
     curve: Curve,
     metrics: MetricsWriter,
     /// Steps done.
@@ -301,7 +313,7 @@ impl<'a> Run<'a> {
             progress.line(&format!("resuming after step {step} from {}", dir.display()));
             dir
         });
-        let Learned { parameters, optimizer, step, stability } =
+        let Learned { parameters, optimizer, average, step, stability } =
             Learned::load(job, loader, dir.as_deref())?;
         Ok(Self {
             decoder: Decoder::new(job.model, &parameters)?.autocast(job.config.precision.dtype()),
@@ -309,6 +321,7 @@ impl<'a> Run<'a> {
             metrics: MetricsWriter::open(out, step)?,
             parameters,
             optimizer,
+            average,
             step,
             stability,
             first_step: step,
@@ -341,6 +354,9 @@ impl<'a> Run<'a> {
                 1.0
             };
             self.optimizer.step(&mut self.parameters, self.stability.updates, share, scale)?;
+            if let Some(average) = &mut self.average {
+                average.update(&self.parameters);
+            }
         }
         self.parameters.clear_grads();
         self.step += 1;
@@ -438,6 +454,7 @@ impl<'a> Run<'a> {
             .autocast(self.job.config.precision.dtype());
         self.parameters = learned.parameters;
         self.optimizer = learned.optimizer;
+        self.average = learned.average;
         self.step = target;
         self.stability = StabilityState {
             batches_passed_over: before.batches_passed_over + (from_step - target),
@@ -546,6 +563,7 @@ impl<'a> Run<'a> {
             model: self.job.model,
             parameters: &self.parameters,
             optimizer: &self.optimizer,
+            average: self.average.as_ref(),
             tokenizer: self.job.tokenizer,
             state,
         }

@@ -1,6 +1,6 @@
 //! An interrupted run ends in the bytes of an uninterrupted one.
 
-use milpa_train::{Metric, TrainError};
+use milpa_train::{AVERAGED_CHECKPOINT, Metric, TrainError};
 
 use crate::harness::{Field, files, recipe};
 
@@ -60,4 +60,25 @@ fn a_run_that_going_back_does_not_help_says_so() {
         stability = { sigmas = 1e-9, window = 4, rollback_after = 2, max_rollbacks = 1 }";
     let error = Field::new().train("run", &recipe(never)).unwrap_err();
     assert!(matches!(error, TrainError::Unstable { rollbacks: 1, .. }), "{error}");
+}
+
+#[test]
+fn an_average_comes_again_after_a_resume() {
+    check("average = { decay = 0.8 }");
+}
+
+/// The averaged checkpoint is a model of its own, and the training is the one without an average.
+#[test]
+fn the_average_is_written_beside_the_final_checkpoint() {
+    let field = Field::new();
+    let plain = field.train("plain", &recipe("")).unwrap();
+    let averaged = field.train("averaged", &recipe("average = { decay = 0.8 }")).unwrap();
+    let (plain, last) = (files(&plain.checkpoint), files(&averaged.checkpoint));
+    let average = files(&field.folder("averaged").join(AVERAGED_CHECKPOINT));
+    let weights = "model.safetensors";
+    assert_eq!(plain[weights], last[weights]);
+    assert_eq!(average[weights].len(), last[weights].len());
+    assert_ne!(average[weights], last[weights]);
+    assert_eq!(average["config.json"], last["config.json"]);
+    assert!(!field.folder("plain").join(AVERAGED_CHECKPOINT).exists());
 }
