@@ -106,6 +106,9 @@ pub enum Optimizer {
         /// Decoupled weight decay of matrices; norms have none.
         #[serde(default = "weight_decay")]
         weight_decay: f64,
+        /// What the moments are kept in between steps.
+        #[serde(default)]
+        state_precision: Precision,
     },
     /// Muon for hidden matrices (Jordan 2024, kellerjordan.github.io/posts/muon), AdamW for
     /// embeddings and norms.
@@ -132,6 +135,9 @@ pub enum Optimizer {
         /// AdamW's addition to the root of the second moment.
         #[serde(default = "epsilon")]
         epsilon: f64,
+        /// What momentum and moments are kept in between steps.
+        #[serde(default)]
+        state_precision: Precision,
     },
 }
 
@@ -163,12 +169,37 @@ fn momentum() -> f64 {
     0.95
 }
 
+/// Slowest decay of a state in bf16: it has eight bits, so a change of less than 1/256 is rounded
+/// away, and a state that decays by less than that would never fall.
+const SLOWEST_BF16_DECAY: f64 = 0.99;
+
 impl Optimizer {
-    /// Numbers kept for each parameter of a hidden matrix.
+    /// Floats of 32 bits kept for each parameter of a hidden matrix, rounded up.
     pub fn states_per_matrix_parameter(&self) -> u64 {
-        match self {
+        let states: u64 = match self {
             Self::AdamW { .. } => 2,
             Self::Muon { .. } => 1,
+        };
+        match self.state_precision() {
+            Precision::F32 => states,
+            Precision::Bf16 => states.div_ceil(2),
+        }
+    }
+
+    /// What the state is kept in between steps.
+    pub fn state_precision(&self) -> Precision {
+        match *self {
+            Self::AdamW { state_precision, .. } | Self::Muon { state_precision, .. } => {
+                state_precision
+            }
+        }
+    }
+
+    /// Decays of the states.
+    fn decays(&self) -> Vec<f64> {
+        match *self {
+            Self::AdamW { beta1, beta2, .. } => vec![beta1, beta2],
+            Self::Muon { momentum, beta1, beta2, .. } => vec![momentum, beta1, beta2],
         }
     }
 
@@ -237,6 +268,16 @@ impl TrainConfig {
             return Err((
                 "train.optimizer",
                 format!("{bad} is out of range: betas, momentum and weight decay are 0 to 1"),
+            ));
+        }
+        let slowest = self.optimizer.decays().into_iter().fold(0.0, f64::max);
+        if self.optimizer.state_precision() == Precision::Bf16 && slowest > SLOWEST_BF16_DECAY {
+            return Err((
+                "train.optimizer",
+                format!(
+                    "a state that decays by {slowest} stands still in bf16: choose betas and \
+                     momentum up to {SLOWEST_BF16_DECAY}, or state_precision = \"f32\""
+                ),
             ));
         }
         if let Some(AverageConfig { decay }) = self.average

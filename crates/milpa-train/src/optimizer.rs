@@ -1,11 +1,12 @@
 //! The optimiser's state beside the parameters, its step, and its file.
 //!
 //! Muon takes the matrices of the layers, AdamW the rest; with AdamW alone it takes all. It knows
-//! parameters by name and shape only.
+//! parameters by name and shape only. States in bf16 are widened for the step of their parameter and
+//! rounded after it, so a step computes in f32 whatever they are kept in.
 
 use std::path::Path;
 
-use milpa_tensor::{AdamW, Buffer, Device, Muon, Parameter, ParameterStore};
+use milpa_tensor::{AdamW, Buffer, DType, Device, Muon, Parameter, ParameterStore};
 
 use crate::{
     config::Optimizer,
@@ -33,9 +34,12 @@ impl OptimizerState {
     /// Makes the state of a run that begins: zeros.
     pub(crate) fn new(optimizer: Optimizer, parameters: &ParameterStore) -> Self {
         let device = parameters.device().clone();
+        let dtype = optimizer.state_precision().dtype();
         let zeros = |parameter: &Parameter| {
-            let mut buffer = device.allocate(parameter.shape().elements());
-            device.fill(&mut buffer, 0.0);
+            let mut zeros = device.allocate(parameter.shape().elements());
+            device.fill(&mut zeros, 0.0);
+            let mut buffer = device.allocate_as(zeros.len(), dtype);
+            device.convert(&zeros, &mut buffer);
             buffer
         };
         let states = parameters
@@ -63,37 +67,37 @@ impl OptimizerState {
         for (parameter, state) in parameters.iter_mut().zip(&mut self.states) {
             let (decays, shape) = (parameter.decay(), parameter.shape());
             let Some((weights, gradients)) = parameter.step()? else { continue };
+            let device = &self.device;
             match state {
                 ParameterState::AdamW { first, second } => {
                     let settings = adamw(&self.optimizer, step, share, decays);
-                    self.device.adamw_step(
-                        &settings,
-                        gradient_scale,
-                        weights,
-                        gradients,
-                        first,
-                        second,
-                    );
+                    with_f32(device, [first, second], |[first, second]| {
+                        let scale = gradient_scale;
+                        device.adamw_step(&settings, scale, weights, gradients, first, second);
+                    });
                 }
                 ParameterState::Muon { momentum } => {
                     let Some(settings) = muon(&self.optimizer, share) else { continue };
                     let (rows, columns) = (shape.lengths()[0], shape.last());
-                    self.device.muon_step(
-                        &settings,
-                        rows,
-                        columns,
-                        gradient_scale,
-                        weights,
-                        gradients,
-                        momentum,
-                    );
+                    with_f32(device, [momentum], |[momentum]| {
+                        device.muon_step(
+                            &settings,
+                            rows,
+                            columns,
+                            gradient_scale,
+                            weights,
+                            gradients,
+                            momentum,
+                        );
+                    });
                 }
             }
         }
         Ok(())
     }
 
-    /// Writes the state as safetensors: `NAME.first`, `NAME.second` or `NAME.momentum`, f32.
+    /// Writes the state as safetensors, `NAME.first`, `NAME.second` or `NAME.momentum`, in what it
+    /// is kept in.
     pub(crate) fn write(&self, path: &Path, parameters: &ParameterStore) -> Result<(), TrainError> {
         let mut file = TensorFile::new(&self.device);
         for (parameter, state) in parameters.iter().zip(&self.states) {
@@ -137,13 +141,33 @@ impl ParameterState {
     }
 }
 
+/// Gives states to work on in f32, and rounds them to what they are kept in after it.
+fn with_f32<const N: usize>(
+    device: &Device,
+    states: [&mut Buffer; N],
+    work: impl FnOnce([&mut Buffer; N]),
+) {
+    if states.iter().all(|state| state.dtype() == DType::F32) {
+        return work(states);
+    }
+    let mut wide = states.each_ref().map(|state| {
+        let mut wide = device.allocate(state.len());
+        device.convert(state, &mut wide);
+        wide
+    });
+    work(wide.each_mut());
+    for (wide, state) in wide.iter().zip(states) {
+        device.convert(wide, state);
+    }
+}
+
 fn is_hidden_matrix(parameter: &Parameter) -> bool {
     parameter.name().starts_with(HIDDEN_PREFIX) && parameter.shape().lengths().len() == 2
 }
 
 fn adamw(optimizer: &Optimizer, step: u64, share: f64, decays: bool) -> AdamW {
     let (rate, beta1, beta2, epsilon, decay) = match *optimizer {
-        Optimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } => {
+        Optimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, .. } => {
             (learning_rate, beta1, beta2, epsilon, weight_decay)
         }
         // What Muon leaves to AdamW is the embedding and the norms: no decay, as its author does.
@@ -171,5 +195,57 @@ fn muon(optimizer: &Optimizer, share: f64) -> Option<Muon> {
             iterations,
         }),
         Optimizer::AdamW { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use milpa_tensor::Tape;
+
+    use super::*;
+    use crate::config::Precision;
+
+    /// A step with states in bf16 is a step in f32 from states that were rounded.
+    #[test]
+    fn states_in_bf16_are_rounded_between_steps() {
+        let optimizer = |state_precision| Optimizer::AdamW {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            state_precision,
+        };
+        let device = Device::cpu(1);
+        let store = || {
+            let mut store = ParameterStore::new(device.clone());
+            store.add("w", &[2, 3], &[1.0, -2.0, 0.5, 3.0, 0.1, -0.7], true).unwrap();
+            store
+        };
+        let (mut wide, mut narrow) = (store(), store());
+        let mut in_f32 = OptimizerState::new(optimizer(Precision::F32), &wide);
+        let mut in_bf16 = OptimizerState::new(optimizer(Precision::Bf16), &narrow);
+        let id = wide.id("w").expect("it was added");
+        for step in 1..=20 {
+            for store in [&mut wide, &mut narrow] {
+                store.clear_grads();
+                let values = store.read(id);
+                let tape = Tape::recording(device.clone());
+                let leaf = store.leaf(id);
+                let sum = tape.add(&leaf, &leaf).unwrap();
+                tape.backward_from(&[(&sum, &values)], store).unwrap();
+            }
+            in_f32.step(&mut wide, step, 1.0, 1.0).unwrap();
+            in_bf16.step(&mut narrow, step, 1.0, 1.0).unwrap();
+            for state in &mut in_f32.states {
+                for (_, buffer) in state.parts_mut() {
+                    let mut rounded = device.allocate_as(buffer.len(), DType::BF16);
+                    device.convert(buffer, &mut rounded);
+                    device.convert(&rounded, buffer);
+                }
+            }
+            assert_eq!(wide.read(id), narrow.read(id), "step {step}");
+        }
+        assert!(in_bf16.states[0].parts().iter().all(|(_, part)| part.dtype() == DType::BF16));
     }
 }

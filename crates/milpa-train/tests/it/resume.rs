@@ -63,8 +63,13 @@ fn a_run_that_going_back_does_not_help_says_so() {
 }
 
 #[test]
-fn an_average_comes_again_after_a_resume() {
+fn an_average_and_narrow_states_come_again_after_a_resume() {
     check("average = { decay = 0.8 }");
+    check("optimizer = { kind = 'adam_w', learning_rate = 0.01, state_precision = 'bf16' }");
+    check(
+        "average = { decay = 0.5 }
+         optimizer = { kind = 'muon', learning_rate = 0.01, embedding_learning_rate = 0.01, state_precision = 'bf16' }",
+    );
 }
 
 /// The averaged checkpoint is a model of its own, and the training is the one without an average.
@@ -81,4 +86,14 @@ fn the_average_is_written_beside_the_final_checkpoint() {
     assert_ne!(average[weights], last[weights]);
     assert_eq!(average["config.json"], last["config.json"]);
     assert!(!field.folder("plain").join(AVERAGED_CHECKPOINT).exists());
+}
+
+#[test]
+fn states_that_would_stand_still_in_bf16_are_refused() {
+    let config = recipe(
+        "optimizer = { kind = 'adam_w', learning_rate = 0.01, beta2 = 0.999, state_precision = 'bf16' }",
+    );
+    let (key, message) = config.validate().unwrap_err();
+    assert_eq!(key, "train.optimizer");
+    assert!(message.contains("0.999 stands still in bf16"), "{message}");
 }
