@@ -48,7 +48,7 @@ pub enum TrainError {
     /// The loss is no longer a number.
     #[error(
         "the loss of step {step} is {loss} and the norm of its gradient {gradient_norm}: training \
-         diverged; lower train.optimizer's learning rate or lengthen the warm-up, then run again"
+         diverged ({origin}); lower train.optimizer's learning rate or lengthen the warm-up, then run again"
     )]
     Diverged {
         /// The step, counted from 1.
@@ -57,6 +57,8 @@ pub enum TrainError {
         loss: f64,
         /// The norm of the gradient.
         gradient_norm: f64,
+        /// What was not finite first.
+        origin: String,
     },
     /// Going back did not help.
     #[error(

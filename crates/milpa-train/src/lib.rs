@@ -11,6 +11,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod metrics;
+mod non_finite;
 mod optimizer;
 mod schedule;
 mod stability;

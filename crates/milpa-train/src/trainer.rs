@@ -34,6 +34,7 @@ use crate::{
     config::{Precision, TrainConfig},
     error::TrainError,
     metrics::{Metric, MetricsWriter, loss_curve, read_metrics},
+    non_finite,
     optimizer::OptimizerState,
     schedule::Curve,
     stability::{StabilityState, Verdict},
@@ -346,6 +347,12 @@ impl<'a> Run<'a> {
         let loss = self.accumulate_gradients(&batch)?;
         let gradient_norm = self.parameters.grad_norm();
         let verdict = self.judge(loss, gradient_norm)?;
+        // The gradients are cleared before the line about a skipped step is shown.
+        let origin = if loss.is_finite() && gradient_norm.is_finite() {
+            String::new()
+        } else {
+            format!(" ({})", non_finite::origin(&self.parameters, loss))
+        };
         let share = self.curve.share_at(self.step);
         if verdict == Verdict::Take {
             let scale = if config.clip_norm > 0.0 {
@@ -388,7 +395,7 @@ impl<'a> Run<'a> {
         if verdict != Verdict::Take {
             progress.line(&format!(
                 "step {} is an outlier and was skipped: loss {loss:.4}, norm of the gradient \
-                 {gradient_norm:.3}",
+                 {gradient_norm:.3}{origin}",
                 self.step
             ));
         }
@@ -430,7 +437,8 @@ impl<'a> Run<'a> {
             return Ok(self.stability.judge(config, loss, gradient_norm));
         }
         if !(loss.is_finite() && gradient_norm.is_finite()) {
-            return Err(TrainError::Diverged { step: self.step + 1, loss, gradient_norm });
+            let origin = non_finite::origin(&self.parameters, loss);
+            return Err(TrainError::Diverged { step: self.step + 1, loss, gradient_norm, origin });
         }
         self.stability.updates += 1;
         Ok(Verdict::Take)

@@ -97,3 +97,12 @@ fn states_that_would_stand_still_in_bf16_are_refused() {
     assert_eq!(key, "train.optimizer");
     assert!(message.contains("0.999 stands still in bf16"), "{message}");
 }
+
+/// A rate at which the weights leave the range of f32.
+#[test]
+fn a_run_that_diverges_says_what_was_not_finite_first() {
+    let wild = "optimizer = { kind = 'adam_w', learning_rate = 1e38, weight_decay = 0.0 }";
+    let error = Field::new().train("run", &recipe(wild)).unwrap_err().to_string();
+    assert!(error.contains("training diverged ("), "{error}");
+    assert!(error.contains("finite"), "{error}");
+}
