@@ -37,6 +37,7 @@ const PEERS: [&str; 11] = [
 const FILTERS: &str = "crates/milpa-corpus/tests/it/golden/filters.json";
 const PERSONAL: &str = "crates/milpa-text/tests/it/golden/personal.json";
 const SCHEDULES: &str = "crates/milpa-train/tests/it/golden/schedules.json";
+const OPTIMIZERS: &str = "crates/milpa-train/tests/it/golden/optimizers.json";
 const TOKENS: &str = "crates/milpa-tokens/tests/it/golden";
 const LM_EVAL: &str = "crates/milpa-eval/tests/it/golden/lm_eval";
 
@@ -51,6 +52,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.make("engine_curve.py", &[], &[&of("model", "curve.json")]);
     session.make("sampling_golden.py", &[], &[&of("model", "sampling.json")]);
     session.make("schedules_golden.py", &[], &[SCHEDULES]);
+    session.make("optimizers_golden.py", &[], &[OPTIMIZERS]);
     session.make("lora_golden.py", &[], &[&of("model", "lora.*")]);
     session.make("heads_golden.py", &[], &[&of("model", "heads.*")]);
     session.make("model_families.py", &["golden"], &[&of("model", "families.*")]);

@@ -200,10 +200,96 @@ fn muon(optimizer: &Optimizer, share: f64) -> Option<Muon> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use milpa_tensor::Tape;
+    use serde::Deserialize;
 
     use super::*;
     use crate::config::Precision;
+
+    /// Gives a parameter a gradient of twice `half`.
+    fn give_gradient(store: &mut ParameterStore, name: &str, half: &[f32]) {
+        let tape = Tape::recording(store.device().clone());
+        let leaf = store.leaf(store.id(name).expect("it was added"));
+        let sum = tape.add(&leaf, &leaf).unwrap();
+        tape.backward_from(&[(&sum, half)], store).unwrap();
+    }
+
+    #[derive(Deserialize)]
+    struct Golden {
+        shares: Vec<f64>,
+        start: Tensors,
+        gradients: Vec<Tensors>,
+        after: BTreeMap<String, Tensors>,
+    }
+
+    #[derive(Deserialize)]
+    struct Tensors {
+        matrix: Vec<f32>,
+        vector: Vec<f32>,
+    }
+
+    /// Holds steps against `reference/optimizers_golden.py`; `tolerance` is a share of how far the
+    /// weights have moved.
+    fn check(optimizer: Optimizer, peer: &str, tolerance: f32) {
+        let golden: Golden =
+            serde_json::from_str(include_str!("../tests/it/golden/optimizers.json")).unwrap();
+        let (matrix, vector) = ("model.layers.0.matrix", "vector");
+        let mut store = ParameterStore::new(Device::cpu(1));
+        store.add(matrix, &[6, 4], &golden.start.matrix, true).unwrap();
+        store.add(vector, &[5], &golden.start.vector, false).unwrap();
+        let mut state = OptimizerState::new(optimizer, &store);
+        for (index, (gradients, share)) in golden.gradients.iter().zip(&golden.shares).enumerate() {
+            store.clear_grads();
+            give_gradient(&mut store, matrix, &gradients.matrix);
+            give_gradient(&mut store, vector, &gradients.vector);
+            // The gradients are doubled.
+            state.step(&mut store, index as u64 + 1, *share, 0.5).unwrap();
+        }
+        let after = &golden.after[peer];
+        let pairs = [
+            (matrix, &golden.start.matrix, &after.matrix),
+            (vector, &golden.start.vector, &after.vector),
+        ];
+        for (name, start, after) in pairs {
+            let got = store.read(store.id(name).expect("it was added"));
+            let distance = |from: &[f32]| -> f32 {
+                from.iter().zip(after).map(|(from, to)| (from - to).powi(2)).sum::<f32>().sqrt()
+            };
+            let (error, moved) = (distance(&got), distance(start));
+            assert!(error < tolerance * moved, "{peer}, {name}: {error} of {moved}");
+        }
+    }
+
+    #[test]
+    fn adamw_is_that_of_pytorch() {
+        let optimizer = Optimizer::AdamW {
+            learning_rate: 0.01,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            state_precision: Precision::F32,
+        };
+        check(optimizer, "adamw", 1e-5);
+    }
+
+    #[test]
+    fn muon_is_that_of_pytorch() {
+        let optimizer = Optimizer::Muon {
+            learning_rate: 0.02,
+            momentum: 0.95,
+            iterations: 5,
+            weight_decay: 0.1,
+            embedding_learning_rate: 0.01,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            state_precision: Precision::F32,
+        };
+        check(optimizer, "muon", 1e-4);
+    }
 
     /// A step with states in bf16 is a step in f32 from states that were rounded.
     #[test]
@@ -230,10 +316,7 @@ mod tests {
             for store in [&mut wide, &mut narrow] {
                 store.clear_grads();
                 let values = store.read(id);
-                let tape = Tape::recording(device.clone());
-                let leaf = store.leaf(id);
-                let sum = tape.add(&leaf, &leaf).unwrap();
-                tape.backward_from(&[(&sum, &values)], store).unwrap();
+                give_gradient(store, "w", &values);
             }
             in_f32.step(&mut wide, step, 1.0, 1.0).unwrap();
             in_bf16.step(&mut narrow, step, 1.0, 1.0).unwrap();
