@@ -7,6 +7,8 @@
 //! [`mod@run`] puts all of it into the [`report`]. [`mod@ledger`] holds
 //! checkpoints against their base, [`arena`] rates models by votes, [`judge`] asks
 //! models about answers, [`choclo`] builds a benchmark of the region.
+//! [`mod@run`] puts all of it into the [`report`]. [`verify`] says whether a written answer is right,
+//! and why.
 
 #![forbid(unsafe_code)]
 
@@ -32,6 +34,7 @@ pub mod statistics;
 pub mod task;
 pub mod template;
 pub mod texts;
+pub mod verify;
 
 pub use compare::{PairedComparison, compare_items};
 pub use config::{EvalConfig, PerplexityConfig, SampleConfig, TaskEntry};
@@ -46,3 +49,4 @@ pub use run::{RunInfo, Watch, run};
 pub use samples::Sample;
 pub use task::{Metric, PromptStyle, TaskSpec, builtin_tasks};
 pub use texts::{JsonlTexts, read_jsonl_texts};
+pub use verify::{Outcome, Reason, Verdict, Verifier};

@@ -13,4 +13,5 @@ mod perplexity;
 mod real_data;
 mod statistics;
 mod tasks;
+mod verifiers;
 mod whole;
