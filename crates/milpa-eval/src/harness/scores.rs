@@ -22,6 +22,7 @@ use crate::{
         Interval, LEVEL, Method, bootstrap, mean, mean_interval, percentile_interval,
         standard_error, wilson,
     },
+    verify::{Marks, Place, Verifier},
 };
 
 /// What a model answered to a request.
@@ -71,6 +72,7 @@ pub struct MetricSpec {
     pub name: &'static str,
     kind: MetricKind,
     exact: ExactMatch,
+    verifier: Option<Verifier>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,13 +92,14 @@ enum MetricKind {
     TokenF1,
     Chrf,
     ChrfPlus,
+    Verify,
 }
 
 use MetricKind as Kind;
 use OutputType::{GenerateUntil, Loglikelihood, LoglikelihoodRolling, MultipleChoice};
 
 /// Name, kind, how a task's score is made, whether more is better, and where it counts.
-const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 15] = [
+const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 20] = [
     ("acc", Kind::Acc, "mean", true, &[Loglikelihood, MultipleChoice]),
     ("acc_norm", Kind::AccNorm, "mean", true, &[MultipleChoice]),
     ("acc_bytes", Kind::AccBytes, "mean", true, &[MultipleChoice]),
@@ -125,6 +128,12 @@ const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 15] = [
     ("token_f1", Kind::TokenF1, "mean", true, &[GenerateUntil]),
     ("chrf", Kind::Chrf, "chrf", true, &[GenerateUntil]),
     ("chrf++", Kind::ChrfPlus, "chrf++", true, &[GenerateUntil]),
+    // Not the harness's: this project's verifiers, with `locale` and `place` as options.
+    ("verify_number", Kind::Verify, "mean", true, &[GenerateUntil]),
+    ("verify_math", Kind::Verify, "mean", true, &[GenerateUntil]),
+    ("verify_quantity", Kind::Verify, "mean", true, &[GenerateUntil]),
+    ("verify_date", Kind::Verify, "mean", true, &[GenerateUntil]),
+    ("verify_choice", Kind::Verify, "mean", true, &[GenerateUntil]),
 ];
 
 impl MetricSpec {
@@ -176,6 +185,8 @@ impl MetricSpec {
             return Err(format!("the metric {name} does not fit this output_type"));
         }
         let mut exact = ExactMatch::default();
+        let (mut marks, mut place) = (Marks::default(), Place::default());
+        let reads_numbers = matches!(name, "verify_number" | "verify_math" | "verify_quantity");
         for (key, value) in options {
             let flag =
                 || value.as_bool().ok_or(format!("{key} of {name} is neither true nor false"));
@@ -201,10 +212,21 @@ impl MetricSpec {
                         exact.regexes_to_ignore.push(regex);
                     }
                 }
+                "locale" if reads_numbers => {
+                    marks = value.as_str().and_then(Marks::parse).ok_or(format!(
+                        "the locale of {name} is {value}; a country's, such as es-MX or pt-BR, or \
+                         `either` is meant"
+                    ))?;
+                }
+                "place" if reads_numbers || name == "verify_date" => {
+                    place = serde_json::from_value(value.clone())
+                        .map_err(|error| format!("the place of {name} is wrong: {error}"))?;
+                }
                 _ => return Err(format!("the metric {name} has no option {key:?}")),
             }
         }
-        Ok(Self { name, kind, exact })
+        let verifier = Verifier::of_metric(name, marks, place);
+        Ok(Self { name, kind, exact, verifier })
     }
 
     /// Whether more is better.
@@ -369,6 +391,11 @@ fn generated(
         Kind::ExactMatch => {
             let matches = references.iter().any(|text| metric.exact.matches(&answer, text));
             Part::Value(f64::from(u8::from(matches)))
+        }
+        Kind::Verify => {
+            let verifier = metric.verifier.as_ref().ok_or("the metric has no verifier")?;
+            let right = references.iter().any(|gold| verifier.verify(gold, &answer).is_correct());
+            Part::Value(f64::from(u8::from(right)))
         }
         Kind::TokenF1 => {
             let best = references.iter().map(|text| token_f1(&answer, text)).fold(0.0, f64::max);
@@ -589,6 +616,31 @@ mod tests {
     }
 
     #[test]
+    fn verifiers_are_metrics_with_a_locale() {
+        let asked = question(&[], Target::Text("1234".to_owned()));
+        let text = "Son 1.234 huevos".to_owned();
+        let response = [Response::Generation {
+            text,
+            finish_reason: FinishReason::Stop,
+            prompt_tokens: 1,
+            tokens: 1,
+        }];
+        let score = |options: Value| {
+            let list: Vec<Map<String, Value>> = serde_json::from_value(json!([options])).unwrap();
+            let metrics = MetricSpec::read(Some(&list), GenerateUntil).unwrap();
+            let parts =
+                score_question(&asked, &response, &metrics, &[Pipeline::default()]).unwrap();
+            parts.values().map(Part::number).sum::<f64>()
+        };
+        assert_eq!(score(json!({"metric": "verify_number", "locale": "es-AR"})), 1.0);
+        assert_eq!(score(json!({"metric": "verify_number", "locale": "es-MX"})), 0.0);
+        // Ambiguous without a country.
+        assert_eq!(score(json!({"metric": "verify_number"})), 0.0);
+        let marked = json!({"metric": "verify_number", "locale": "es-AR", "place": "marked"});
+        assert_eq!(score(marked), 0.0);
+    }
+
+    #[test]
     fn metrics_that_do_not_fit_are_refused() {
         let check = |list: Value, output, part: &str| {
             let list: Vec<Map<String, Value>> = serde_json::from_value(list).unwrap();
@@ -604,5 +656,9 @@ mod tests {
         );
         check(json!([{"metric": "acc", "aggregation": "median"}]), MultipleChoice, "is mean");
         check(json!([{}]), MultipleChoice, "no `metric`");
+        let spanish = json!([{"metric": "verify_number", "locale": "es"}]);
+        check(spanish, GenerateUntil, "es-MX or pt-BR");
+        let choice = json!([{"metric": "verify_choice", "locale": "es-MX"}]);
+        check(choice, GenerateUntil, "no option");
     }
 }
