@@ -1,3 +1,5 @@
+//! Verdicts on whole responses, as a score or a reward asks for them.
+
 use proptest::prelude::*;
 
 use super::*;
