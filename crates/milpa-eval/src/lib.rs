@@ -20,6 +20,7 @@ pub mod config;
 pub mod divergence;
 mod error;
 pub mod harness;
+pub mod instructions;
 pub mod items;
 pub mod judge;
 pub mod ledger;

@@ -7,6 +7,7 @@ mod choclo;
 mod coverage;
 mod judge;
 mod ledger;
+mod instructions;
 mod lm_eval;
 mod models;
 mod perplexity;
