@@ -7,8 +7,7 @@
 //! [`mod@run`] puts all of it into the [`report`]. [`mod@ledger`] holds
 //! checkpoints against their base, [`arena`] rates models by votes, [`judge`] asks
 //! models about answers, [`choclo`] builds a benchmark of the region.
-//! [`mod@run`] puts all of it into the [`report`]. [`verify`] says whether a written answer is right,
-//! and why.
+//! [`verify`] says whether a written answer is right, and why.
 
 #![forbid(unsafe_code)]
 

@@ -384,6 +384,32 @@ pub struct HarnessArguments {
     pub out: PathBuf,
 }
 
+/// What `milpa eval instructions` is given.
+#[derive(Debug, clap::Args)]
+pub struct InstructionArguments {
+    /// JSONL of prompts as IFEval has them: prompt, instruction_id_list, kwargs (may be .gz or .zst)
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// JSONL of responses: prompt (or id or key) and response
+    #[arg(long, value_name = "FILE", required_unless_present = "model", conflicts_with = "model")]
+    pub responses: Option<PathBuf>,
+    /// A bundle, a checkpoint or a .gguf file that responds now
+    #[arg(long, value_name = "DIR", requires = "out")]
+    pub model: Option<PathBuf>,
+    /// Folder of an adapter (LoRA) to open with the model
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub adapter: Option<PathBuf>,
+    /// The model writes at most so many tokens
+    #[arg(long, value_name = "N", default_value_t = 1280)]
+    pub max_tokens: usize,
+    /// The first N prompts only
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Folder for report, log and the model's answers
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
 /// Evaluation commands.
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
@@ -414,6 +440,11 @@ pub enum EvalCommand {
         after_help = "Examples\n  milpa eval run --model runs/novelas/bundle --task mgsm.yaml --num-fewshot 4 --out evaluation\n  milpa eval run --model model.gguf --task pt/enem_2022 --data enem_2022.jsonl --out evaluation\n\nThe same command goes on where a cut one stopped; answers are kept in OUT/answers.jsonl"
     )]
     Run(HarnessArguments),
+    /// Whether responses keep instructions that a program can check (IFEval)
+    #[command(
+        after_help = "Examples\n  milpa eval instructions --data ifeval_es.jsonl --responses responses.jsonl\n  milpa eval instructions --data ifeval_es.jsonl --model runs/chat/bundle --out evaluation"
+    )]
+    Instructions(InstructionArguments),
     /// Bits per byte on any JSONL of texts
     #[command(
         after_help = "Example\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json"

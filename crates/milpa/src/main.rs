@@ -53,7 +53,8 @@ fn main() -> ExitCode {
 fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
     use commands::{
         chat::{self, ModelPaths},
-        corpus, demo, doctor, eval, explain, harness, look, package, plan, serve, tokens, train,
+        corpus, demo, doctor, eval, explain, harness, instructions, look, package, plan, serve,
+        tokens, train,
     };
     match command {
         Command::Demo { out } => demo::demo(context, &out),
@@ -118,6 +119,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             }
             EvalCommand::Look(arguments) => look::look(context, &arguments),
             EvalCommand::Run(arguments) => harness::run(context, &arguments),
+            EvalCommand::Instructions(arguments) => instructions::run(context, &arguments),
             EvalCommand::Perplexity { model, adapter, data, field, max_bytes } => {
                 let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
                 eval::perplexity(context, model, &data, &field, max_bytes)

@@ -224,7 +224,7 @@ pub fn ask(
             None => prompt.prompt.clone(),
             Some(render) => {
                 let message = milpa_tokens::Message::new("user", prompt.prompt.as_str());
-                render(&[message], true).map_err(|problem| bad(problem.to_string()))?
+                render(&[message], true).map_err(bad)?
             }
         };
         Ok(Request::Generation { prompt: text, until: Vec::new(), max_tokens, temperature: 0.0 })

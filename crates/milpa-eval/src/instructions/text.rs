@@ -117,7 +117,6 @@ fn breaks(text: &str, language: Language) -> Vec<(usize, usize)> {
         }
         let end = at + 1;
         let next = match characters.peek() {
-            None => continue,
             Some((_, after)) if after.is_whitespace() => {
                 let rest = text[end..].trim_start();
                 if rest.is_empty() {
@@ -126,7 +125,7 @@ fn breaks(text: &str, language: Language) -> Vec<(usize, usize)> {
                 text.len() - rest.len()
             }
             Some((_, after)) if CLOSERS.contains(*after) => end,
-            Some(_) => continue,
+            _ => continue,
         };
         if let Some((word, end, next)) = candidate.take()
             && word != word_start

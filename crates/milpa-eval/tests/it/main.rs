@@ -5,9 +5,9 @@
 mod arena;
 mod choclo;
 mod coverage;
+mod instructions;
 mod judge;
 mod ledger;
-mod instructions;
 mod lm_eval;
 mod models;
 mod perplexity;

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod eval;
 pub mod explain;
 pub mod harness;
+pub mod instructions;
 pub mod look;
 pub mod package;
 pub mod plan;
