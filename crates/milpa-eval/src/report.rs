@@ -429,6 +429,27 @@ fn task_table(tasks: &[TaskResult]) -> String {
     text
 }
 
+/// A table with notes under it and the command that makes it again, as Markdown.
+pub(crate) fn markdown(
+    title: &str,
+    head: &[&str],
+    rows: &[Vec<String>],
+    notes: &[String],
+    command_line: &str,
+) -> String {
+    let mut text = format!("# {title}\n\n| {} |\n", head.join(" | "));
+    let _ = writeln!(text, "|{}", " --- |".repeat(head.len()));
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
+    }
+    text.push('\n');
+    for note in notes {
+        let _ = writeln!(text, "- {note}");
+    }
+    let _ = write!(text, "\n```\n{command_line}\n```\n");
+    text
+}
+
 /// Aligns columns; the first `left` columns to the left, the rest to the right.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>], left: usize) -> String {
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();

@@ -10,7 +10,7 @@ use milpa_base::{
 
 use crate::{
     harness::{HarnessReport, TaskScores, scores::MetricScore},
-    report::table,
+    report::{markdown, table},
 };
 
 const HEAD: [&str; 8] =
@@ -49,19 +49,7 @@ impl HarnessReport {
 
     /// The report as Markdown.
     pub fn to_markdown(&self) -> String {
-        let mut text = format!("# {}\n\n", self.model.name);
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        text += &line(&HEAD.map(str::to_owned));
-        text += &line(&HEAD.map(|_| "---".to_owned()));
-        for row in self.rows() {
-            text += &line(&row);
-        }
-        text.push('\n');
-        for note in self.notes() {
-            let _ = writeln!(text, "- {note}");
-        }
-        let _ = write!(text, "\n```\n{}\n```\n", self.command_line);
-        text
+        markdown(&self.model.name, &HEAD, &self.rows(), &self.notes(), &self.command_line)
     }
 
     /// The report as one self-contained page, with a plot of every score that is a share.

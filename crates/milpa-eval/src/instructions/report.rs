@@ -1,9 +1,6 @@
 //! Scores of many responses: by prompt and by instruction, strict and loose, with intervals.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-};
+use std::{collections::BTreeMap, fmt};
 
 use milpa_base::{Digest, FinishReason, ModelInfo, TextModel};
 use serde::{Deserialize, Serialize};
@@ -17,7 +14,7 @@ use crate::{
         scores::Response,
     },
     items::Skips,
-    report::table,
+    report::{markdown, table},
     run::Watch,
     statistics::{Interval, LEVEL, Method, clustered_standard_error, student_t_quantile, wilson},
 };
@@ -290,19 +287,8 @@ impl InstructionReport {
 
     /// The report as Markdown.
     pub fn to_markdown(&self) -> String {
-        let mut text = "# Instruction following\n\n".to_owned();
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        text += &line(&HEAD.map(str::to_owned));
-        text += &line(&HEAD.map(|_| "---".to_owned()));
-        for row in self.rows() {
-            text += &line(&row);
-        }
-        text.push('\n');
-        for note in self.notes() {
-            let _ = writeln!(text, "- {note}");
-        }
-        let _ = write!(text, "\n```\n{}\n```\n", self.command_line);
-        text
+        let title = "Instruction following";
+        markdown(title, &HEAD, &self.rows(), &self.notes(), &self.command_line)
     }
 }
 
