@@ -33,7 +33,7 @@ fn a_wrong_unit_is_refused_with_its_line() {
 #[test]
 fn values_that_cannot_be_right_are_refused() {
     check_recipe("sequence_length = 32", "sequence_length = 3200", &["context_length = 64"]);
-    check_recipe("warmup = \"2 steps\"", "warmup = \"200 steps\"", &["warm-up and decay take 200"]);
+    check_recipe("warmup = \"2 steps\"", "warmup = \"200 steps\"", &["its pieces take 200 steps"]);
     check_recipe("kv_heads = 2", "kv_heads = 3", &["kv_heads"]);
     check_recipe("learning_rate = 0.02", "learning_rate = -0.02", &["above zero"]);
 }
