@@ -41,7 +41,7 @@ pub enum Divergence {
     },
 }
 
-/// Measures KL(base ‖ model) on `texts`: at [`PLACES`] places of each, evenly spread, with up to 2
+/// Measures KL(base ‖ model) on `texts`: at `PLACES` places of each, evenly spread, with up to 2
 /// KiB of context.
 ///
 /// # Errors
