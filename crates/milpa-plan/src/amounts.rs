@@ -61,7 +61,7 @@ impl FromStr for Money {
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let wanted = "an amount of money";
         let (number, rest) = number(text, wanted)?;
-        let (factor, rest) = prefix(rest);
+        let (factor, rest) = magnitude(rest);
         let currency = if rest.is_empty() {
             None
         } else {
@@ -204,7 +204,7 @@ impl FromStr for Budget {
 pub fn parameters(text: &str) -> Result<u64, PlanError> {
     let wanted = "a number of parameters";
     let (number, rest) = number(text, wanted)?;
-    let (factor, rest) = prefix(rest);
+    let (factor, rest) = magnitude(rest);
     match rest {
         "" | "parameters" | "params" => {}
         word => {
@@ -220,8 +220,21 @@ pub fn parameters(text: &str) -> Result<u64, PlanError> {
     }
 }
 
-/// Reads the number that a text begins with; what follows it is returned trimmed.
+/// Reads the number that an amount begins with; what follows it is returned trimmed.
 fn number<'a>(text: &'a str, wanted: &str) -> Result<(f64, &'a str), PlanError> {
+    let (value, rest) =
+        leading_number(text).ok_or_else(|| bad(text, wanted, "it does not begin with a number"))?;
+    if value < 0.0 {
+        return Err(bad(text, wanted, "it is negative"));
+    }
+    if !value.is_finite() || value > 1e40 {
+        return Err(bad(text, wanted, "it is too large"));
+    }
+    Ok((value, rest))
+}
+
+/// The number that a text begins with, digits perhaps grouped by `_`, and what follows, trimmed.
+pub(crate) fn leading_number(text: &str) -> Option<(f64, &str)> {
     let trimmed = text.trim();
     let bytes = trimmed.as_bytes();
     let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
@@ -238,31 +251,27 @@ fn number<'a>(text: &'a str, wanted: &str) -> Result<(f64, &'a str), PlanError> 
             }
         }
     }
-    let value: f64 = trimmed[..end]
-        .replace('_', "")
-        .parse()
-        .map_err(|_| bad(text, wanted, "it does not begin with a number"))?;
-    if value < 0.0 {
-        return Err(bad(text, wanted, "it is negative"));
-    }
-    if !value.is_finite() || value > 1e40 {
-        return Err(bad(text, wanted, "it is too large"));
-    }
-    Ok((value, trimmed[end..].trim()))
+    let value = trimmed[..end].replace('_', "").parse().ok()?;
+    Some((value, trimmed[end..].trim()))
 }
 
-/// A decimal prefix of a count, and what follows it.
-fn prefix(rest: &str) -> (f64, &str) {
-    let factors = [('k', 1e3), ('K', 1e3), ('M', 1e6), ('B', 1e9), ('G', 1e9), ('T', 1e12)];
+/// What a letter such as the `B` of "7B" multiplies a count by, and what follows it.
+pub(crate) fn magnitude(rest: &str) -> (f64, &str) {
     let mut letters = rest.chars();
     let Some(first) = letters.next() else { return (1.0, rest) };
     let after = letters.as_str();
-    // "MXN" is a currency and "B tokens" has a prefix: a prefix stands alone or before a space.
-    let alone = after.is_empty() || after.starts_with(' ');
-    match factors.iter().find(|(letter, _)| *letter == first) {
-        Some((_, factor)) if alone => (*factor, after.trim()),
-        _ => (1.0, rest),
-    }
+    let factor = match first {
+        'k' | 'K' => 1e3,
+        'M' => 1e6,
+        'B' | 'G' => 1e9,
+        'T' => 1e12,
+        'P' => 1e15,
+        'E' => 1e18,
+        'Z' => 1e21,
+        _ => return (1.0, rest),
+    };
+    // "MXN" is a currency and "B tokens" has a magnitude: it stands alone or before a space.
+    if after.is_empty() || after.starts_with(' ') { (factor, after.trim()) } else { (1.0, rest) }
 }
 
 fn quoted(word: &str) -> String {

@@ -7,6 +7,7 @@
 use crate::{
     PlanError,
     layout::ClusterRun,
+    linear::solve_in_place,
     step::{Calibration, step_time},
 };
 
@@ -141,7 +142,7 @@ fn squares(values: &[f64]) -> f64 {
     if sum.is_nan() { f64::INFINITY } else { sum }
 }
 
-/// Solves (JᵀJ + damping·diag) step = −Jᵀr.
+/// Solves (JᵀJ + damping·diag) step = −Jᵀr; no step where that has no solution.
 fn damped_step(jacobian: &[Vec<f64>], residuals: &[f64], damping: f64) -> Vec<f64> {
     let n = jacobian.len();
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
@@ -150,34 +151,11 @@ fn damped_step(jacobian: &[Vec<f64>], residuals: &[f64], damping: f64) -> Vec<f6
             let mut line: Vec<f64> =
                 (0..n).map(|column| dot(&jacobian[row], &jacobian[column])).collect();
             line[row] += damping * line[row].max(1e-12);
-            line.push(-dot(&jacobian[row], residuals));
             line
         })
         .collect();
-    for column in 0..n {
-        let pivot = (column..n)
-            .max_by(|a, b| system[*a][column].abs().total_cmp(&system[*b][column].abs()))
-            .expect("the range is not empty");
-        system.swap(column, pivot);
-        let lead = system[column].clone();
-        if lead[column].abs() < 1e-300 {
-            continue;
-        }
-        for (row, line) in system.iter_mut().enumerate() {
-            if row != column {
-                let factor = line[column] / lead[column];
-                for (value, above) in line.iter_mut().zip(&lead).skip(column) {
-                    *value -= factor * above;
-                }
-            }
-        }
-    }
-    (0..n)
-        .map(|row| {
-            let pivot = system[row][row];
-            if pivot.abs() < 1e-300 { 0.0 } else { system[row][n] / pivot }
-        })
-        .collect()
+    let mut step: Vec<f64> = jacobian.iter().map(|row| -dot(row, residuals)).collect();
+    solve_in_place(&mut system, &mut step).map_or_else(|| vec![0.0; n], |()| step)
 }
 
 #[cfg(test)]

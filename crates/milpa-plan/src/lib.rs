@@ -22,6 +22,7 @@ pub mod failures;
 mod fit;
 mod inference;
 mod layout;
+mod linear;
 mod local;
 mod measured;
 mod published;

@@ -1,44 +1,59 @@
 //! Small dense linear algebra: systems and eigenvalues of a few parameters.
 
 /// A square matrix of a few rows.
-pub(super) type Matrix<const P: usize> = [[f64; P]; P];
+pub(crate) type Matrix<const P: usize> = [[f64; P]; P];
 
 /// Solves A·x = b for a symmetric positive definite A (Cholesky); `None` where A is not.
-pub(super) fn solve<const P: usize>(mut a: Matrix<P>, mut b: [f64; P]) -> Option<[f64; P]> {
-    for j in 0..P {
+pub(crate) fn solve<const P: usize>(mut a: Matrix<P>, mut b: [f64; P]) -> Option<[f64; P]> {
+    solve_in_place(&mut a, &mut b)?;
+    Some(b)
+}
+
+/// [`solve`] for any number of rows: `b` becomes x, and only the lower half of `a` is read.
+#[inline]
+pub(crate) fn solve_in_place<R: AsMut<[f64]> + AsRef<[f64]>>(
+    a: &mut [R],
+    b: &mut [f64],
+) -> Option<()> {
+    let n = b.len();
+    for j in 0..n {
         for k in 0..j {
-            for i in j..P {
-                a[i][j] -= a[i][k] * a[j][k];
+            let factor = a[j].as_ref()[k];
+            for row in &mut a[j..] {
+                let row = row.as_mut();
+                row[j] -= row[k] * factor;
             }
         }
-        if a[j][j] <= 0.0 || !a[j][j].is_finite() {
+        let pivot = a[j].as_ref()[j];
+        if pivot <= 0.0 || !pivot.is_finite() {
             return None;
         }
-        let root = a[j][j].sqrt();
-        for i in j..P {
-            a[i][j] /= root;
+        let root = pivot.sqrt();
+        for row in &mut a[j..] {
+            row.as_mut()[j] /= root;
         }
     }
-    for i in 0..P {
+    for i in 0..n {
+        let row = a[i].as_ref();
         for k in 0..i {
-            b[i] -= a[i][k] * b[k];
+            b[i] -= row[k] * b[k];
         }
-        b[i] /= a[i][i];
+        b[i] /= row[i];
     }
-    for i in (0..P).rev() {
-        for k in i + 1..P {
-            b[i] -= a[k][i] * b[k];
+    for i in (0..n).rev() {
+        for k in i + 1..n {
+            b[i] -= a[k].as_ref()[i] * b[k];
         }
-        b[i] /= a[i][i];
+        b[i] /= a[i].as_ref()[i];
     }
-    b.iter().all(|x| x.is_finite()).then_some(b)
+    b.iter().all(|x| x.is_finite()).then_some(())
 }
 
 /// Condition number of the columns whose products are `gram`, each scaled to length one.
 ///
 /// The root of the largest over the smallest eigenvalue (cyclic Jacobi rotations): 1 where the
 /// data separate the parameters, infinite where two of them have the same effect.
-pub(super) fn scaled_condition<const P: usize>(gram: &Matrix<P>) -> f64 {
+pub(crate) fn scaled_condition<const P: usize>(gram: &Matrix<P>) -> f64 {
     if (0..P).any(|i| gram[i][i].is_nan() || gram[i][i] <= 0.0) {
         return f64::INFINITY;
     }
@@ -80,7 +95,7 @@ pub(super) fn scaled_condition<const P: usize>(gram: &Matrix<P>) -> f64 {
 }
 
 /// Least squares of y = intercept + slope·x; `None` unless there are two different x.
-pub(super) fn line(points: &[(f64, f64)]) -> Option<Line> {
+pub(crate) fn line(points: &[(f64, f64)]) -> Option<Line> {
     let count = points.len() as f64;
     let (x_mean, y_mean) =
         points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0 / count, y + point.1 / count));

@@ -23,6 +23,8 @@ pub struct TrainShape {
     pub steps: u64,
     /// Numbers the optimiser keeps for each parameter of a hidden matrix (AdamW 2, Muon 1).
     pub states_per_matrix_parameter: u64,
+    /// Averages of the weights kept beside them, each of every parameter.
+    pub weight_averages: u64,
     /// Bytes of a number that goes into a product: 4 in f32, 2 in mixed precision, where a rounded
     /// copy of the weights is kept as well. The residual stream is always f32.
     pub activation_bytes: u64,
@@ -127,6 +129,7 @@ pub fn memory(model: &ModelShape, train: &TrainShape) -> Memory {
     let parameters = model.parameters();
     let matrices = model.matrix_parameters();
     let others = parameters - matrices;
+    let states = matrices * train.states_per_matrix_parameter + others * 2;
     let qkv = model.head_dim * (model.heads + 2 * model.kv_heads);
     let qk = if model.qk_norm { model.head_dim * (model.heads + model.kv_heads) } else { 0 };
     let factors =
@@ -140,7 +143,7 @@ pub fn memory(model: &ModelShape, train: &TrainShape) -> Memory {
     Memory {
         parameters: Bytes(parameters * (f32_bytes + rounded)),
         gradients: Bytes(parameters * f32_bytes),
-        optimizer: Bytes((matrices * train.states_per_matrix_parameter + others * 2) * f32_bytes),
+        optimizer: Bytes((states + parameters * train.weight_averages) * f32_bytes),
         activations: Bytes(tokens * (model.layers * per_layer + ends) + logits),
     }
 }
@@ -247,6 +250,7 @@ mod tests {
         micro_batch_size: 8,
         steps: 1000,
         states_per_matrix_parameter: 2,
+        weight_averages: 0,
         activation_bytes: 4,
     };
     const MACHINE: Machine = Machine {

@@ -120,9 +120,8 @@ pub fn train_shape(config: &TrainConfig) -> TrainShape {
         batch_size: config.batch_size as u64,
         micro_batch_size: config.micro_batch_size() as u64,
         steps: config.steps.0,
-        // An average is as large as one more state.
-        states_per_matrix_parameter: config.optimizer.states_per_matrix_parameter()
-            + u64::from(config.average.is_some()),
+        states_per_matrix_parameter: config.optimizer.states_per_matrix_parameter(),
+        weight_averages: u64::from(config.average.is_some()),
         activation_bytes: match config.precision {
             Precision::F32 => 4,
             Precision::Bf16 => 2,

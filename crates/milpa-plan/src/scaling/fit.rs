@@ -9,11 +9,11 @@ use serde::Serialize;
 use super::{
     curves::Curve,
     interval::{NORMAL_95, student_95},
-    linear::{Matrix, scaled_condition},
     number::{Dual, Number},
     objective::{Objective, Scale},
     optimise::{Effort, Minimum, Residuals, minimise},
 };
+use crate::linear::{Matrix, scaled_condition};
 
 /// How a curve is fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

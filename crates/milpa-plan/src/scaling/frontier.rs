@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::{
     fit::{FitOptions, in_parallel},
     interval::{Estimate, NORMAL_95, estimate},
-    linear::{Line, line, solve},
 };
+use crate::linear::{Line, line, solve};
 
 /// A run, or a point of a training curve, as the frontier needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

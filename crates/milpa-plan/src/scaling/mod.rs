@@ -15,7 +15,6 @@ mod fit;
 mod frontier;
 mod interval;
 mod law;
-mod linear;
 mod number;
 mod objective;
 mod optimise;
@@ -24,12 +23,12 @@ mod report;
 mod runs;
 mod text;
 
+pub use crate::linear::Line;
 pub use downstream::{Link, LinkKind, smoothed_checkpoints};
 pub use fit::FitOptions;
 pub use frontier::{Best, Frontier, FrontierRun, IsoFlop, envelope, iso_flop};
 pub use interval::Estimate;
 pub use law::{Law, LawAt, LawKind, Optimum, RunSize, Search};
-pub use linear::Line;
 pub use objective::{Objective, Scale};
 pub use report::{
     Basis, Budget, Constant, FitReport, FitRequest, Form, Influence, LinkReport, Prediction, Ratio,

@@ -12,10 +12,10 @@
 //! fit; Besiroglu et al. 2024, arXiv:2404.10102.)
 
 use super::{
-    linear::{Matrix, solve},
     number::{Dual, Number},
     objective::{Objective, huber},
 };
+use crate::linear::{Matrix, solve};
 
 /// Residuals of a model with P parameters.
 pub(super) trait Residuals<const P: usize> {

@@ -20,7 +20,11 @@ use std::{fs, path::Path};
 use milpa_base::config::nearest;
 use serde::Serialize;
 
-use crate::{PlanError, scaling::RunSize};
+use crate::{
+    PlanError,
+    amounts::{leading_number, magnitude},
+    scaling::RunSize,
+};
 
 /// Largest file that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
@@ -431,21 +435,10 @@ fn is_slip(name: &str, known: &str) -> bool {
 
 /// A number with an optional suffix; `None` for text and for what is not finite.
 pub fn read_number(text: &str) -> Option<f64> {
-    let text = text.trim().replace('_', "");
-    let (number, factor) = match text.chars().last()? {
-        'k' | 'K' => (&text[..text.len() - 1], 1e3),
-        'M' => (&text[..text.len() - 1], 1e6),
-        'B' | 'G' => (&text[..text.len() - 1], 1e9),
-        'T' => (&text[..text.len() - 1], 1e12),
-        'P' => (&text[..text.len() - 1], 1e15),
-        'E' => (&text[..text.len() - 1], 1e18),
-        'Z' => (&text[..text.len() - 1], 1e21),
-        _ => (text.as_str(), 1.0),
-    };
-    let number = number.trim_end();
-    let plain = number.chars().all(|c| c.is_ascii_digit() || "+-.eE".contains(c));
-    let value = number.parse::<f64>().ok().filter(|_| plain)? * factor;
-    value.is_finite().then_some(value)
+    let (number, rest) = leading_number(text)?;
+    let (factor, rest) = magnitude(rest);
+    let value = number * factor;
+    (rest.is_empty() && value.is_finite()).then_some(value)
 }
 
 /// The cells of a line; quotes as in RFC 4180, on one line.

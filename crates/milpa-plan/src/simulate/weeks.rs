@@ -7,7 +7,7 @@
 use milpa_base::Seed;
 use serde::Serialize;
 
-use crate::PlanError;
+use crate::{PlanError, failures};
 
 /// What happens to a run while it computes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -51,7 +51,7 @@ impl Weeks {
 
     /// The interval with the least waste to first order (Young 1974): √(2·stall·MTBF).
     pub fn young_interval(&self) -> f64 {
-        (2.0 * self.checkpoint_stall * self.mean_time_between_failures()).sqrt()
+        failures::young_interval(self.checkpoint_stall, self.mean_time_between_failures())
     }
 
     /// Daly's expected seconds: `M·e^(R/M)·(e^((τ+δ)/M) − 1)·T/τ`.
