@@ -184,6 +184,8 @@ pub struct Generation {
     pub finish_reason: FinishReason,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Tokens cut from its left because it did not fit.
+    pub truncated_tokens: usize,
     /// New tokens.
     pub completion_tokens: usize,
 }

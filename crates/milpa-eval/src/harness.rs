@@ -158,7 +158,6 @@ impl PreparedTask {
                 skips: set.skips.clone(),
                 num_fewshot: 0,
                 data_hashes: vec![set.data_hash],
-                multiple_targets: false,
             },
             metrics,
             pipelines: vec![Pipeline::default()],
@@ -407,7 +406,11 @@ impl HarnessRun<'_> {
 }
 
 fn is_truncated(response: &Response) -> bool {
-    matches!(response, Response::Continuation { truncated_tokens: 1.., .. })
+    matches!(
+        response,
+        Response::Continuation { truncated_tokens: 1.., .. }
+            | Response::Generation { truncated_tokens: 1.., .. }
+    )
 }
 
 fn is_empty(response: &Response) -> bool {

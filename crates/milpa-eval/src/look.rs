@@ -5,7 +5,7 @@
 //! model continues texts, goes on with examples, and answers turns through its chat template.
 //! Greedy by default, so that two models differ by themselves alone. It scores nothing.
 
-use std::{fmt::Write as _, ops::ControlFlow, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 use milpa_base::{
     FinishReason, GenerateRequest, ModelError, ModelInfo, Sampling, Seed, TextModel,
@@ -254,13 +254,7 @@ fn answer(
         stop: Vec::new(),
         logprobs: None,
     };
-    let generated = model.generate(&request, &mut |_| {
-        if watch.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    if watch.stop.is_set() {
-        return Err(EvalError::Interrupted);
-    }
-    match generated {
+    match watch.generate(model, &request)? {
         Ok(generation) => Ok(LookAnswer::Text {
             text: generation.text,
             finish_reason: generation.finish_reason,

@@ -3,9 +3,11 @@
 //! Tasks are read and checked before the model is asked anything. It writes nothing; the
 //! [`Evaluation`] that comes out knows how to.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, ops::ControlFlow, time::Instant};
 
-use milpa_base::{Progress, Seed, StopFlag, TextModel, TextRecords};
+use milpa_base::{
+    GenerateRequest, Generation, ModelError, Progress, Seed, StopFlag, TextModel, TextRecords,
+};
 
 use crate::{
     config::{EvalConfig, TaskEntry},
@@ -32,6 +34,29 @@ pub struct Watch<'a> {
     pub progress: &'a dyn Progress,
     /// Set when the evaluation shall end early.
     pub stop: &'a StopFlag,
+}
+
+impl Watch<'_> {
+    /// Continues a prompt and hears a stop between any two tokens.
+    ///
+    /// # Errors
+    /// [`EvalError::Interrupted`] after a stop: what was written until then is no answer. What the
+    /// model itself refuses or fails at is the inner result, for the caller to count or to name.
+    pub(crate) fn generate(
+        self,
+        model: &dyn TextModel,
+        request: &GenerateRequest,
+    ) -> Result<Result<Generation, ModelError>, EvalError> {
+        if self.stop.is_set() {
+            return Err(EvalError::Interrupted);
+        }
+        let mut stopped = false;
+        let generation = model.generate(request, &mut |_| {
+            stopped = self.stop.is_set();
+            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if stopped { Err(EvalError::Interrupted) } else { Ok(generation) }
+    }
 }
 
 /// What a report says of its own making.

@@ -3,8 +3,6 @@
 //! Sample i draws with the i-th seed derived from the configured one, so adding a prompt changes
 //! no other sample.
 
-use std::ops::ControlFlow;
-
 use milpa_base::{FinishReason, GenerateRequest, Sampling, Seed, TextModel};
 use serde::{Deserialize, Serialize};
 
@@ -47,16 +45,9 @@ pub fn generate_samples(
             stop: Vec::new(),
             logprobs: None,
         };
-        let mut stopped = false;
-        let generation = model
-            .generate(&request, &mut |_| {
-                stopped = watch.stop.is_set();
-                if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
+        let generation = watch
+            .generate(model, &request)?
             .map_err(|source| EvalError::Model { doing: format!("sample {index}"), source })?;
-        if stopped || watch.stop.is_set() {
-            return Err(EvalError::Interrupted);
-        }
         samples.push(Sample {
             prompt: prompt.clone(),
             text: generation.text,

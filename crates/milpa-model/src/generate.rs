@@ -33,10 +33,10 @@ pub(crate) fn generate(
 ) -> Result<Generation, ModelError> {
     let mut prompt = prompt_tokens(model, &request.prompt, request.parse_special)?;
     let context_length = model.description().context_length;
-    if request.truncate_prompt && request.max_tokens < context_length {
-        let cut = prompt.len().saturating_sub(context_length - request.max_tokens);
-        prompt.drain(..cut);
-    }
+    let room = context_length.saturating_sub(request.max_tokens);
+    let cut =
+        if request.truncate_prompt && room > 0 { prompt.len().saturating_sub(room) } else { 0 };
+    prompt.drain(..cut);
     check(model, request, prompt.len())?;
     let vocab_size = model.description().vocab_size;
     let mut sampler = Sampler::new(request.sampling, vocab_size, &prompt)?;
@@ -45,6 +45,7 @@ pub(crate) fn generate(
         text: writer.text,
         finish_reason,
         prompt_tokens: prompt.len(),
+        truncated_tokens: cut,
         completion_tokens,
     };
     if request.max_tokens == 0 {

@@ -108,7 +108,13 @@ impl TextModel for Pretender {
                 break;
             }
         }
-        Ok(Generation { text, finish_reason, prompt_tokens, completion_tokens })
+        Ok(Generation {
+            text,
+            finish_reason,
+            prompt_tokens,
+            truncated_tokens: 0,
+            completion_tokens,
+        })
     }
 }
 

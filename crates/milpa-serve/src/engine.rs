@@ -181,6 +181,7 @@ impl Task {
                 text: String::new(),
                 finish_reason: FinishReason::Cancelled,
                 prompt_tokens: 0,
+                truncated_tokens: 0,
                 completion_tokens: 0,
             });
         }

@@ -10,10 +10,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
-use crate::choclo::{
-    grammar::Language,
-    knowledge::Mode,
-    values::{Date, DatePrecision, factor_of, months, roman},
+use crate::{
+    choclo::{
+        grammar::Language,
+        knowledge::Mode,
+        values::{Date, DatePrecision, months, roman},
+    },
+    verify::{
+        number::{Marks, find_numbers, plain_marks},
+        rational::Rational,
+        unit::{Unit, unit_after, unit_of},
+    },
 };
 
 /// How an answer was found right, strictest first.
@@ -167,13 +174,14 @@ impl Object {
                 if response == text {
                     return Some(Tier::Exact);
                 }
-                let (number, symbol) = read_quantity(response, reading)?;
-                let factor = match (unit.is_empty(), symbol) {
-                    (false, Some(symbol)) => factor_of(symbol)? / factor_of(unit)?,
-                    (true, Some(_)) => return None,
-                    (_, None) => 1.0,
+                let number = match read_quantity(response, reading)? {
+                    (number, None) => number,
+                    (number, Some(given)) => {
+                        let gold = unit_of(unit).filter(|gold| gold.kind == given.kind)?;
+                        given.to_base(number)?.over(gold.to_base(Rational::ONE)?)?
+                    }
                 };
-                let error = (number * factor - amount).abs();
+                let error = (number.to_f64() - amount).abs();
                 if error <= 1e-9 * amount.abs() {
                     Some(Tier::Exact)
                 } else {
@@ -342,58 +350,12 @@ fn read_date(text: &str, language: Language) -> Option<GivenDate> {
     given.year.map(|_| given)
 }
 
-/// Reads the one number of an answer with its multiplier and unit.
-fn read_quantity(text: &str, reading: Reading) -> Option<(f64, Option<&'static str>)> {
-    let lower = text.to_lowercase().replace(['\u{a0}', '\u{202f}', '\u{2009}'], " ");
-    let start = lower.find(|c: char| c.is_ascii_digit())?;
-    let end = lower[start..]
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | ',' | ' ')))
-        .map_or(lower.len(), |at| start + at);
-    let sign = if lower[..start].trim_end().ends_with(['-', '−']) { -1.0 } else { 1.0 };
-    let mut number = read_number(lower[start..end].trim_matches([' ', '.', ',']), reading)?;
-    let rest = &lower[end..];
-    if rest.contains(|c: char| c.is_ascii_digit()) {
-        return None;
-    }
-    let mut unit = None;
-    let folded = fold_accents(rest);
-    for word in folded.split(|c: char| !(c.is_alphanumeric() || c == '²')).filter(|w| !w.is_empty())
-    {
-        match word {
-            "mil" => number *= 1e3,
-            "millon" | "millones" | "milhao" | "milhoes" => number *= 1e6,
-            "km²" | "km2" => unit = Some("km²"),
-            "m²" | "m2" => unit = Some("m²"),
-            "ha" | "hectareas" | "hectarea" | "hectares" => unit = Some("ha"),
-            "km" | "kilometros" | "quilometros" | "kilometro" | "quilometro" => unit = Some("km"),
-            "m" | "metros" | "metro" => unit = Some("m"),
-            "cuadrados" | "quadrados" => {
-                unit = if unit == Some("km") { Some("km²") } else { Some("m²") };
-            }
-            _ => {}
-        }
-    }
-    Some((sign * number, unit))
-}
-
-/// Reads digits with marks: a mark between groups of three groups them, the country's own mark or
-/// the last of two kinds divides decimals.
-fn read_number(text: &str, reading: Reading) -> Option<f64> {
-    let decimal = if reading.decimal_point { '.' } else { ',' };
-    let marks: Vec<(usize, char)> =
-        text.char_indices().filter(|(_, c)| !c.is_ascii_digit()).collect();
-    let plain = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
-    let Some(&(at, last)) = marks.last() else { return text.parse().ok() };
-    let alone = marks.iter().filter(|(_, c)| *c == last).count() == 1;
-    let three_after = text.len() - at - 1 == 3;
-    let divides = last != ' ' && alone && (marks.len() > 1 || last == decimal || !three_after);
-    let whole = if divides { &text[..at] } else { text };
-    let groups: Vec<&str> = whole.split(['.', ',', ' ']).collect();
-    if groups.len() > 1 && groups[1..].iter().any(|group| group.len() != 3) {
-        return None;
-    }
-    let fraction = if divides { plain(&text[at + 1..]) } else { String::new() };
-    format!("{}.{fraction}0", plain(whole)).parse().ok()
+/// Reads the one number of an answer, with its multiplier and unit.
+fn read_quantity(text: &str, reading: Reading) -> Option<(Rational, Option<Unit>)> {
+    let text = plain_marks(text);
+    let marks = if reading.decimal_point { Marks::Point } else { Marks::Comma };
+    let [found] = find_numbers(&text, marks).try_into().ok()?;
+    Some((found.number.ok()?.value, unit_after(&text[found.end..])))
 }
 
 /// How many answers were right at each tier.

@@ -11,8 +11,7 @@ use std::{
 };
 
 use milpa_base::{
-    Digest, FinishReason, GenerateRequest, ModelError, RollingWindows, Sampling, ScoreRequest,
-    TextModel,
+    Digest, GenerateRequest, ModelError, RollingWindows, Sampling, ScoreRequest, TextModel,
     lines::{Line, LineReader},
 };
 use serde::{Deserialize, Serialize};
@@ -150,11 +149,6 @@ impl Asker<'_> {
             let together: Vec<&Request> = batch.iter().map(|&index| requests[index]).collect();
             let responses = self.answer(doing, &together, done as u64)?;
             for (&index, response) in batch.iter().zip(responses) {
-                if let Response::Generation { finish_reason: FinishReason::Cancelled, .. } =
-                    response
-                {
-                    return Err(EvalError::Interrupted);
-                }
                 self.answers.keep(keys[index], response)?;
             }
             done += count;
@@ -187,7 +181,7 @@ impl Asker<'_> {
         let answered = match requests {
             [Request::Continuation { .. }, ..] => self.continuations(requests, before),
             [Request::Text { .. }, ..] => self.texts(requests, before),
-            _ => requests.iter().map(|request| self.generate(request)).collect(),
+            _ => self.generations(requests)?,
         };
         let answered = match answered {
             Err(error) if is_refusal(&error) && requests.len() > 1 => {
@@ -266,33 +260,37 @@ impl Asker<'_> {
         Ok(scores.into_iter().map(response).collect())
     }
 
-    fn generate(&self, request: &Request) -> Result<Response, ModelError> {
-        let Request::Generation { prompt, until, max_tokens, temperature } = request else {
-            return Err(ModelError::BadRequest("not a prompt".to_owned()));
-        };
-        let request = GenerateRequest {
-            prompt: prompt.clone(),
-            parse_special: self.parse_special,
-            truncate_prompt: true,
-            max_tokens: *max_tokens,
-            sampling: Sampling { temperature: *temperature, top_p: 1.0, ..Sampling::default() },
-            stop: until.clone(),
-            logprobs: None,
-        };
-        let stop = self.watch.stop;
-        let generation = self.model.generate(&request, &mut |_| {
-            if stop.is_set() {
-                std::ops::ControlFlow::Break(())
-            } else {
-                std::ops::ControlFlow::Continue(())
+    /// Texts generated one after another, up to the first that the model does not give.
+    fn generations(
+        &self,
+        requests: &[&Request],
+    ) -> Result<Result<Vec<Response>, ModelError>, EvalError> {
+        let mut responses = Vec::with_capacity(requests.len());
+        for request in requests {
+            let Request::Generation { prompt, until, max_tokens, temperature } = request else {
+                continue;
+            };
+            let request = GenerateRequest {
+                prompt: prompt.clone(),
+                parse_special: self.parse_special,
+                truncate_prompt: true,
+                max_tokens: *max_tokens,
+                sampling: Sampling { temperature: *temperature, top_p: 1.0, ..Sampling::default() },
+                stop: until.clone(),
+                logprobs: None,
+            };
+            match self.watch.generate(self.model, &request)? {
+                Ok(generation) => responses.push(Response::Generation {
+                    text: generation.text,
+                    finish_reason: generation.finish_reason,
+                    prompt_tokens: generation.prompt_tokens,
+                    truncated_tokens: generation.truncated_tokens,
+                    tokens: generation.completion_tokens,
+                }),
+                Err(error) => return Ok(Err(error)),
             }
-        })?;
-        Ok(Response::Generation {
-            text: generation.text,
-            finish_reason: generation.finish_reason,
-            prompt_tokens: generation.prompt_tokens,
-            tokens: generation.completion_tokens,
-        })
+        }
+        Ok(Ok(responses))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{io::Read, path::Path};
 
 use milpa_base::{
     Digest, hash_file,
-    lines::{Line, LineReader},
+    lines::{Line, LineReader, open_decoded},
 };
 use serde_json::{Map, Value};
 
@@ -84,10 +84,11 @@ impl Documents {
     fn read_array(&mut self, path: &Path) -> Result<(), EvalError> {
         let failed = |source| EvalError::Read { path: path.to_owned(), source };
         let mut text = Vec::new();
-        let file = std::fs::File::open(path).map_err(failed)?;
+        let file = open_decoded(path).map_err(failed)?;
         file.take(MAX_ARRAY_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
         if text.len() as u64 > MAX_ARRAY_BYTES {
-            return Err(EvalError::TooManyItems { path: path.to_owned(), bound: MAX_ROWS });
+            let long = "one JSON array of more than 256 MiB; write a row on each line instead";
+            return Err(failed(std::io::Error::other(long)));
         }
         let rows: Vec<Value> =
             serde_json::from_slice(&text).map_err(|error| failed(std::io::Error::other(error)))?;
@@ -139,17 +140,18 @@ impl Documents {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Documents {
+    fn read(bytes: impl AsRef<[u8]>) -> Documents {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d.json");
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         Documents::read([path.as_path()]).unwrap()
     }
 
     #[test]
     fn lines_and_arrays_give_the_same_rows() {
         let lines = read("{\"a\": 1}\n\nx\n{\"b\": \"ñ\"}\n[1]\n");
-        let array = read("[{\"a\": 1},\n 3, {\"b\": \"ñ\"}]");
+        let text = "[{\"a\": 1},\n 3, {\"b\": \"ñ\"}]";
+        let array = read(text);
         let rows = |documents: &Documents| -> Vec<Document> {
             documents.rows.iter().map(|(_, row)| row.clone()).collect()
         };
@@ -157,5 +159,7 @@ mod tests {
         assert_eq!(lines.rows[1].0, 4);
         assert_eq!(lines.rows[0].1["b"], Value::Null);
         assert_eq!((lines.skips.total(), array.skips.total()), (2, 1));
+        let compressed = read(zstd::encode_all(text.as_bytes(), 1).unwrap());
+        assert_eq!(rows(&compressed), rows(&array));
     }
 }

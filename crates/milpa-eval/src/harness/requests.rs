@@ -132,8 +132,6 @@ pub struct Questions {
     pub num_fewshot: usize,
     /// BLAKE3 of the files.
     pub data_hashes: Vec<milpa_base::Digest>,
-    /// Whether a metric is to count several right answers.
-    pub multiple_targets: bool,
 }
 
 /// Prepares the questions of a task.
@@ -160,10 +158,6 @@ pub fn questions(
         });
     };
     let writer = Writer::new(task, first).map_err(bad)?;
-    let multiple_targets = matches!(
-        writer.question.target(first, &writer.choices_of(first).map_err(bad)?).map_err(bad)?,
-        Answer::Many(_)
-    );
     let num_fewshot = options.num_fewshot.or(file.num_fewshot).unwrap_or(0);
     let given = file.fewshot_config.samples.clone().map(Documents::given);
     let mut examples = match &given {
@@ -206,7 +200,6 @@ pub fn questions(
         skips,
         num_fewshot,
         data_hashes: splits.values().flat_map(|split| split.hashes.clone()).collect(),
-        multiple_targets,
     })
 }
 
@@ -412,9 +405,8 @@ impl Format {
             .collect()
     }
 
-    fn target(&self, document: &Document, choices: &[String]) -> Result<Answer, String> {
+    fn target(&self, document: &Document) -> Result<Answer, String> {
         let Some(target) = &self.target else { return Ok(Answer::One(String::new())) };
-        let _ = choices;
         Ok(match target.value(document)? {
             Value::String(text) if target.is_template() => {
                 if self.is_number(&text) {
@@ -500,10 +492,6 @@ impl<'t> Writer<'t> {
         Ok(Self { task, description, question, example })
     }
 
-    fn choices_of(&self, document: &Document) -> Result<Vec<String>, String> {
-        self.question.choices(document)
-    }
-
     fn question(
         &self,
         document: &Document,
@@ -513,7 +501,7 @@ impl<'t> Writer<'t> {
     ) -> Result<(Vec<Request>, Vec<String>, Target), String> {
         let output = self.task.file.output_type;
         let choices = self.question.choices(document)?;
-        let answer = self.question.target(document, &choices)?;
+        let answer = self.question.target(document)?;
         if output == OutputType::LoglikelihoodRolling {
             let text = text_of(&answer, &choices)?;
             return Ok((vec![Request::Text { text: text.clone() }], choices, Target::Text(text)));
@@ -677,7 +665,7 @@ impl<'t> Writer<'t> {
     ) -> Result<(), String> {
         let format = &self.example;
         let choices = format.choices(document)?;
-        let answer = format.target(document, &choices)?;
+        let answer = format.target(document)?;
         let text = match format.text(document)? {
             Answer::Number(number) => usize::try_from(number)
                 .ok()

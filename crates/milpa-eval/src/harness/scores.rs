@@ -55,6 +55,8 @@ pub enum Response {
         finish_reason: FinishReason,
         /// Tokens of the prompt.
         prompt_tokens: usize,
+        /// Tokens cut from its left.
+        truncated_tokens: usize,
         /// Tokens it wrote.
         tokens: usize,
     },
@@ -607,6 +609,7 @@ mod tests {
                 text: text.to_owned(),
                 finish_reason: FinishReason::Stop,
                 prompt_tokens: 1,
+                truncated_tokens: 0,
                 tokens: 1,
             }]
         };
@@ -623,6 +626,7 @@ mod tests {
             text,
             finish_reason: FinishReason::Stop,
             prompt_tokens: 1,
+            truncated_tokens: 0,
             tokens: 1,
         }];
         let score = |options: Value| {

@@ -3,7 +3,7 @@
 //! A judgment's key says who was asked what: judge, prompt and the text sent. Judgments that are
 //! there already are taken over, so an endpoint that dies half-way costs nothing twice.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::collections::BTreeMap;
 
 use milpa_base::{Digest, GenerateRequest, Sampling, TextModel, hash_bytes};
 use serde::{Deserialize, Serialize};
@@ -205,23 +205,9 @@ impl Judge<'_> {
             stop: Vec::new(),
             logprobs: None,
         };
-        let mut stopped = watch.stop.is_set();
-        if stopped {
-            return Err(EvalError::Interrupted);
-        }
-        let generation = self
-            .model
-            .generate(&request, &mut |_| {
-                stopped = watch.stop.is_set();
-                if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .map_err(|source| EvalError::Model {
-                doing: format!("the judgment of question {}", question.id),
-                source,
-            })?;
-        if stopped {
-            return Err(EvalError::Interrupted);
-        }
+        let generation = watch.generate(self.model, &request)?.map_err(|source| {
+            EvalError::Model { doing: format!("the judgment of question {}", question.id), source }
+        })?;
         let judgment = Judgment {
             key,
             id: question.id.clone(),

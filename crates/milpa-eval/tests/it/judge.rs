@@ -69,6 +69,7 @@ impl<F: Fn(&str) -> String + Send + Sync> TextModel for Oracle<F> {
             text: (self.answer)(&request.prompt),
             finish_reason: FinishReason::Stop,
             prompt_tokens: 1,
+            truncated_tokens: 0,
             completion_tokens: 1,
         })
     }

@@ -121,6 +121,7 @@ impl TextModel for Recorded {
             text,
             finish_reason: FinishReason::Stop,
             prompt_tokens: 1,
+            truncated_tokens: 0,
             completion_tokens: 1,
         })
     }

@@ -103,6 +103,7 @@ impl TextModel for Unigram {
             text,
             finish_reason,
             prompt_tokens: request.prompt.len(),
+            truncated_tokens: 0,
             completion_tokens: request.max_tokens,
         })
     }

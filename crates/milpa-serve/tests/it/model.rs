@@ -88,6 +88,7 @@ impl Script {
                     text,
                     finish_reason,
                     prompt_tokens,
+                    truncated_tokens: 0,
                     completion_tokens: i + 1,
                 });
             }
@@ -109,6 +110,7 @@ impl Script {
                     text,
                     finish_reason,
                     prompt_tokens,
+                    truncated_tokens: 0,
                     completion_tokens: i + 1,
                 });
             }
@@ -117,6 +119,7 @@ impl Script {
             text,
             finish_reason: FinishReason::Length,
             prompt_tokens,
+            truncated_tokens: 0,
             completion_tokens: request.max_tokens,
         })
     }
