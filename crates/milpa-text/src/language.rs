@@ -271,14 +271,13 @@ impl LanguageModel {
         let least = best_score.saturating_sub((LEAST_EXPONENT / scale) as u32);
         let Likely { labels, weights } = likely;
         labels.clear();
-        labels.resize(scores.len(), 0);
-        let mut count = 0;
-        for (label, &score) in scores.iter().enumerate() {
-            // No branch: it could not be guessed.
-            labels[count] = label;
-            count += usize::from(score >= least);
+        for (group, own) in scores.chunks(GROUP).enumerate() {
+            // Nearly all groups are passed over by one comparison of all their scores.
+            if own.iter().fold(false, |any, &score| any | (score >= least)) {
+                let likely = own.iter().enumerate().filter(|&(_, &score)| score >= least);
+                labels.extend(likely.map(|(at, _)| group * GROUP + at));
+            }
         }
-        labels.truncate(count);
         weights.clear();
         weights.extend(labels.iter().map(|&label| (best_score - scores[label]) as f32 * scale));
         // A loop of its own, so that it is done for several at once.
@@ -380,6 +379,8 @@ impl LanguageModel {
     }
 }
 
+/// Scores that are compared at once.
+const GROUP: usize = 16;
 /// Below e to minus this a likelihood counts as none.
 const LEAST_EXPONENT: f32 = 14.0;
 

@@ -1,6 +1,6 @@
 //! The features of a text, and the sums of their weights word by word.
 //!
-//! Most words of a text have been seen before, so each thread keeps the sums of words that it met in
+//! Most words of a text have been seen before, so each thread keeps the sums of words that it met twice in
 //! a table of fixed size; whole numbers make the result independent of what is in it.
 
 use milpa_base::seed::splitmix64;
@@ -17,6 +17,9 @@ const MAX_WORD_FEATURE: usize = 10;
 const KEPT_BITS: u32 = 14;
 /// Places that a word may have among the kept ones: the one that was used longest ago is given up.
 const WAYS: usize = 2;
+/// Words of which a thread remembers that it met them: a word is kept from the second time on, as of
+/// those met once there are many, and each would cost another its place.
+const MET_BITS: u32 = 16;
 /// Most features of a word that is kept: with weights of at most 15, its sums stay below 1,500.
 const MAX_KEPT_FEATURES: u16 = 100;
 /// Features whose weights are added in 16 bits: 4,300 · 15 < 2¹⁶.
@@ -99,6 +102,8 @@ pub(super) struct Scratch {
     kept_sums: Vec<u16>,
     /// Of each set of places for the same words: which was used last.
     used_last: Vec<u8>,
+    /// Parts of the hashes of words that were met.
+    met: Vec<u16>,
     /// Sums of the last few words, and of all before.
     block: Vec<u16>,
     block_features: usize,
@@ -120,6 +125,7 @@ impl Scratch {
             kept_features: vec![0; 1 << KEPT_BITS],
             kept_sums: vec![0; labels << KEPT_BITS],
             used_last: vec![0; (1 << KEPT_BITS) / WAYS],
+            met: vec![0; 1 << MET_BITS],
             block: vec![0; labels],
             block_features: 0,
             scores: vec![0; labels],
@@ -165,16 +171,20 @@ impl Scratch {
                 self.add_long_word(model, word);
                 return;
             }
+            let count = self.look_up(model, word);
+            let met = &mut self.met[hash as usize & ((1 << MET_BITS) - 1)];
+            let part = (hash >> MET_BITS) as u16;
+            if std::mem::replace(met, part) != part {
+                self.count += count;
+                self.make_room(count);
+                self.places.iter().for_each(|&(_, place)| model.add(place, &mut self.block));
+                return;
+            }
             let sums = &mut self.kept_sums[place.clone()];
             sums.fill(0);
-            self.hashes.clear();
-            self.features.for_each(word, |feature| self.hashes.push(feature));
             self.kept[slot] = hash;
-            self.kept_features[slot] = self.hashes.len() as u16;
-            model.find(&mut self.hashes, &mut self.places);
-            for &(_, place) in &self.places {
-                model.add(place, sums);
-            }
+            self.kept_features[slot] = count as u16;
+            self.places.iter().for_each(|&(_, place)| model.add(place, sums));
         }
         self.used_last[set] = way as u8;
         if self.kept_features[slot] == 0 {
@@ -186,6 +196,15 @@ impl Scratch {
         for (sum, &kept) in self.block.iter_mut().zip(&self.kept_sums[place]) {
             *sum += kept;
         }
+    }
+
+    /// Finds where the weights of a word's features are; the number of its features.
+    fn look_up(&mut self, model: &LanguageModel, word: &str) -> usize {
+        self.hashes.clear();
+        self.features.for_each(word, |feature| self.hashes.push(feature));
+        let count = self.hashes.len();
+        model.find(&mut self.hashes, &mut self.places);
+        count
     }
 
     /// Counts features that are about to be added to the block, after emptying it if it is full.
