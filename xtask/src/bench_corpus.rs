@@ -28,8 +28,9 @@ struct Stage {
     /// Crate and example, and what it is asked after the file of documents.
     example: (&'static str, &'static str),
     arguments: &'static [&'static str],
-    /// Script of the peer; it takes `documents DATA FILE COUNT` and `time OURS FILE`.
-    script: &'static str,
+    /// Script of the peer, and what it is asked first; it takes `documents DATA FILE COUNT` and
+    /// `time OURS FILE`.
+    script: &'static [&'static str],
     /// Documents that both sides get.
     documents: usize,
     /// Ratio of documents per second that the project holds itself to.
@@ -42,7 +43,7 @@ const STAGES: &[Stage] = &[
         peers: &["trafilatura"],
         example: ("milpa-corpus", "measure_extraction"),
         arguments: &["--json"],
-        script: "reference/extraction_check.py",
+        script: &["reference/extraction_check.py"],
         documents: 485,
         least_ratio: 5.0,
     },
@@ -51,7 +52,7 @@ const STAGES: &[Stage] = &[
         peers: &["datatrove", "spacy"],
         example: ("milpa-corpus", "filter_documents"),
         arguments: &["--built-in", "time"],
-        script: "reference/filters_check.py",
+        script: &["reference/filters_check.py"],
         documents: 1_000,
         least_ratio: 20.0,
     },
@@ -60,7 +61,7 @@ const STAGES: &[Stage] = &[
         peers: &["datatrove", "tldextract"],
         example: ("milpa-corpus", "block_addresses"),
         arguments: &["time"],
-        script: "reference/addresses_check.py",
+        script: &["reference/addresses_check.py"],
         // Ours takes a microsecond for one.
         documents: 200_000,
         least_ratio: 20.0,
@@ -70,7 +71,7 @@ const STAGES: &[Stage] = &[
         peers: &["datatrove"],
         example: ("milpa-text", "mask_documents"),
         arguments: &[],
-        script: "reference/personal_speed.py",
+        script: &["reference/personal_speed.py"],
         documents: 4_000,
         least_ratio: 1.0,
     },
@@ -79,16 +80,43 @@ const STAGES: &[Stage] = &[
         peers: &["datatrove"],
         example: ("milpa-corpus", "dedup_documents"),
         arguments: &["time"],
-        script: "reference/dedup_check.py",
+        script: &["reference/dedup_check.py"],
         documents: 500,
         least_ratio: 20.0,
+    },
+    Stage {
+        name: "minhash, another",
+        peers: &["text-dedup"],
+        example: ("milpa-corpus", "dedup_documents"),
+        arguments: &["time"],
+        script: &["reference/text_dedup_speed.py"],
+        documents: 2_000,
+        least_ratio: 20.0,
+    },
+    Stage {
+        name: "language",
+        peers: &["fasttext-numpy2-wheel"],
+        example: ("milpa-text", "predict_documents"),
+        arguments: &["language"],
+        script: &["reference/fasttext_speed.py", "language"],
+        documents: 20_000,
+        least_ratio: 1.0,
+    },
+    Stage {
+        name: "classifier",
+        peers: &["fasttext-numpy2-wheel"],
+        example: ("milpa-text", "predict_documents"),
+        arguments: &["classifier"],
+        script: &["reference/fasttext_speed.py", "classifier"],
+        documents: 4_000,
+        least_ratio: 1.0,
     },
     Stage {
         name: "read warc",
         peers: &["fastwarc", "warcio"],
         example: ("milpa-corpus", "read_archives"),
         arguments: &["--json"],
-        script: "reference/warc_speed.py",
+        script: &["reference/warc_speed.py"],
         // 380 pages, ten times over.
         documents: 11_400,
         least_ratio: 1.0,
@@ -98,7 +126,7 @@ const STAGES: &[Stage] = &[
         peers: &["datatrove", "spacy"],
         example: ("milpa-corpus", "time_pipeline"),
         arguments: &["jsonl"],
-        script: "reference/pipeline_check.py",
+        script: &["reference/pipeline_check.py"],
         documents: 1_000,
         least_ratio: 10.0,
     },
@@ -107,7 +135,7 @@ const STAGES: &[Stage] = &[
         peers: &["datatrove", "trafilatura", "warcio", "spacy"],
         example: ("milpa-corpus", "time_pipeline"),
         arguments: &["warc"],
-        script: "reference/pipeline_check.py",
+        script: &["reference/pipeline_check.py"],
         documents: 380,
         least_ratio: 10.0,
     },
@@ -191,17 +219,17 @@ fn compare(options: &CorpusOptions, stage: &Stage, target: &Path) -> Result<Valu
     let versions = versions(&options.python, stage.peers)?;
     cargo(&["build", "--release", "--quiet", "-p", package, "--example", example])?;
     let ours = target.join("release/examples").join(example);
-    let file = target.join(format!("bench-{}.jsonl", stage.name.replace(' ', "-")));
+    let file = target.join(format!("bench-{}.jsonl", stage.name.replace([' ', ','], "-")));
     let documents = stage.documents.to_string();
     let mut make = Command::new(&options.python);
-    make.args([stage.script, "documents"]).arg(&options.data).arg(&file).arg(documents);
+    make.args(stage.script).arg("documents").arg(&options.data).arg(&file).arg(documents);
     run(&mut make)?;
     let (mut own, mut theirs) = (Vec::new(), Vec::new());
     let (mut printed, mut peer_kept) = (Value::Null, Value::Null);
     for round in 1..=options.rounds {
         eprintln!("{}: round {round} of {}", stage.name, options.rounds);
         let mut command = Command::new(&options.python);
-        let peer = last_json(command.args([stage.script, "time"]).arg(&ours).arg(&file))?;
+        let peer = last_json(command.args(stage.script).arg("time").arg(&ours).arg(&file))?;
         printed = last_json(Command::new(&ours).arg(&file).args(stage.arguments))?;
         if printed["documents"] != peer["documents"] || printed["bytes"] != peer["bytes"] {
             bail!("{}: the sides had other documents: {printed} and {peer}", stage.name);
