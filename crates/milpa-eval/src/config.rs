@@ -5,7 +5,10 @@
 use milpa_base::{Bytes, config::Location};
 use serde::{Deserialize, Serialize};
 
-use crate::task::PromptStyle;
+use crate::{
+    error::EvalError,
+    task::{PromptStyle, TaskSpec},
+};
 
 /// Bounds of `bootstrap_replicates`.
 const REPLICATES: std::ops::RangeInclusive<usize> = 100..=100_000;
@@ -72,6 +75,14 @@ impl TaskEntry {
     /// Whether `task` is a path rather than a name.
     pub fn is_file(&self) -> bool {
         std::path::Path::new(&self.task.written).extension().is_some_and(|end| end == "toml")
+    }
+
+    /// The file of the task's items.
+    ///
+    /// # Errors
+    /// As of [`TaskSpec::data_file`].
+    pub fn data_file(&self, task: &TaskSpec) -> Result<std::path::PathBuf, EvalError> {
+        task.data_file(self.data.as_ref().map(|data| data.path.as_path()))
     }
 }
 

@@ -13,6 +13,8 @@ impl EvalError {
                 | Self::UnknownTask { .. }
                 | Self::BadTask { .. }
                 | Self::NoData { .. }
+                | Self::MissingData { .. }
+                | Self::OtherCommand { .. }
                 | Self::NoStyle { .. }
         )
     }
@@ -42,9 +44,27 @@ pub enum EvalError {
     },
     /// Neither the recipe nor the task says where the items lie.
     #[error(
-        "the task {task} needs data; give the file with --data FILE, or in a recipe as `data = \"path/to/items.jsonl\"`"
+        "the task {task} needs data; give the file or its folder with --data, or in a recipe as `data = \"path/to/items.jsonl\"`.{hint}"
     )]
     NoData {
+        /// The task.
+        task: String,
+        /// Which file, and where it comes from.
+        hint: String,
+    },
+    /// The file of a task's items is not there.
+    #[error("the task {task} finds no file {}.{hint}", .path.display())]
+    MissingData {
+        /// The task.
+        task: String,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Which file, and where it comes from.
+        hint: String,
+    },
+    /// A task that a recipe's suite does not run.
+    #[error("the task {task} is run by `milpa eval run --task {task}`, not in a recipe's suite")]
+    OtherCommand {
         /// The task.
         task: String,
     },

@@ -15,13 +15,16 @@ pub mod scores;
 pub mod task_file;
 pub mod text_metrics;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use milpa_base::{Digest, FinishReason, ModelInfo, PromptTokens, Seed, TextModel};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::TaskEntry,
     error::EvalError,
     harness::{
         ask::{Answers, Asker},
@@ -32,12 +35,13 @@ use crate::{
         text_metrics::has_twice,
     },
     items::{ItemSet, Skips, read_items},
-    run::{Watch, load_task},
-    task::TaskSpec,
+    run::Watch,
+    statistics::{Interval, LEVEL, Method, mean, normal_quantile},
+    task::{PromptStyle, TaskKind, TaskSpec},
 };
 
 /// Layout version of a [`HarnessReport`].
-pub const HARNESS_FORMAT: u32 = 1;
+pub const HARNESS_FORMAT: u32 = 2;
 
 /// A task with everything that is asked for it.
 pub struct PreparedTask {
@@ -98,23 +102,35 @@ impl PreparedTask {
     /// Prepares a task file in TOML, or a built-in task.
     ///
     /// # Errors
-    /// A task without choices, or documents that cannot be read.
-    pub fn from_toml(entry: &TaskEntry) -> Result<Self, EvalError> {
-        let spec = load_task(entry)?;
-        let location = entry.data.as_ref().or(spec.data.as_ref());
-        let path = location.map(|location| location.path.as_path());
-        let path = path.ok_or_else(|| EvalError::NoData { task: spec.name.clone() })?;
-        let set = read_items(&spec, entry.style, path, entry.limit)?;
-        Self::from_items(&spec, entry, &set)
+    /// A task of another kind, documents that cannot be read, prompts that cannot be used; examples
+    /// or a chat template for a task that is asked in plain text.
+    pub fn from_toml(spec: &TaskSpec, options: &PromptOptions<'_>) -> Result<Self, EvalError> {
+        let data = spec.data_file(options.data)?;
+        if spec.kind == TaskKind::Harness {
+            let loaded = LoadedTask::from_spec(spec, Path::new(&spec.name))?;
+            return Self::from_yaml(&loaded, &PromptOptions { data: Some(&data), ..*options });
+        }
+        let plain = |what: &str| {
+            bad_task(Path::new(&spec.name), format!("it is asked in plain text; leave {what} out"))
+        };
+        if options.num_fewshot.is_some_and(|count| count > 0) {
+            return Err(plain("--num-fewshot"));
+        }
+        if options.chat.is_some() {
+            return Err(plain("--apply-chat-template"));
+        }
+        let style = PromptStyle::default();
+        let set = read_items(spec, style, &data, options.limit)?;
+        Self::from_items(spec, style, &set)
     }
 
-    fn from_items(spec: &TaskSpec, entry: &TaskEntry, set: &ItemSet) -> Result<Self, EvalError> {
+    fn from_items(spec: &TaskSpec, style: PromptStyle, set: &ItemSet) -> Result<Self, EvalError> {
         let choice = spec.choice_spec().ok_or_else(|| EvalError::NoItems {
-            path: entry.task.path.clone(),
+            path: PathBuf::from(&spec.name),
             task: spec.name.clone(),
             detail: "the task is not multiple choice".to_owned(),
         })?;
-        let prompt = choice.prompt(entry.style, &spec.name)?;
+        let prompt = choice.prompt(style, &spec.name)?;
         let metrics: Vec<MetricSpec> = choice
             .metrics
             .iter()
@@ -145,6 +161,8 @@ impl PreparedTask {
                 choices,
                 target: Target::Choice(Some(item.answer)),
                 examples: Vec::new(),
+                groups: item.groups.clone(),
+                cluster: item.cluster.clone(),
             }
         };
         Ok(Self {
@@ -197,12 +215,30 @@ pub struct TaskScores {
     pub prompt_tokens: Option<PromptTokens>,
     /// The scores.
     pub metrics: Vec<MetricScore>,
+    /// The scores of each group of questions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupScores>,
+    /// For each field, the mean of its groups' scores: each group counts the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub group_means: BTreeMap<String, Vec<MetricScore>>,
     /// Requests that were asked now; the others were answered before.
     pub asked: u64,
     /// Requests in all.
     pub requests: u64,
     /// Seconds it took.
     pub wall_seconds: f64,
+}
+
+/// The scores of the questions with one value in a field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupScores {
+    /// The field.
+    pub field: String,
+    /// The value.
+    pub value: String,
+    /// The scores.
+    pub metrics: Vec<MetricScore>,
 }
 
 /// How one question was answered: a line of the log.
@@ -291,7 +327,7 @@ impl HarnessRun<'_> {
         let (responses, asked) = asker.ask(&task.name, &all)?;
         let mut skips = task.questions.skips.clone();
         let mut logs = Vec::new();
-        let mut parts: Vec<BTreeMap<String, Part>> = Vec::new();
+        let mut parts: Vec<(&Question, BTreeMap<String, Part>)> = Vec::new();
         let (mut truncated, mut cut_generations) = (0, 0);
         let mut remarks = Skips::default();
         let mut rest = responses.as_slice();
@@ -310,7 +346,7 @@ impl HarnessRun<'_> {
                         remarks.add("the model wrote nothing", question.line);
                     }
                     logs.push(self.log(task, question, own, &scored));
-                    parts.push(scored);
+                    parts.push((question, scored));
                 }
                 Err(reason) => skips.add(&reason, question.line),
             }
@@ -321,17 +357,7 @@ impl HarnessRun<'_> {
                 problem: format!("no question could be scored: {skips}"),
             });
         }
-        let seed = Seed(0).derive(&task.name);
-        let mut metrics = Vec::new();
-        for pipeline in &task.pipelines {
-            for metric in &task.metrics {
-                let key = format!("{},{}", metric.name, pipeline.name);
-                let own: Vec<&Part> = parts.iter().filter_map(|parts| parts.get(&key)).collect();
-                if !own.is_empty() {
-                    metrics.push(aggregate(metric, &pipeline.name, &own, self.replicates, seed));
-                }
-            }
-        }
+        let (metrics, groups) = self.aggregate(task, &parts);
         let scores = TaskScores {
             task: task.name.clone(),
             version: task.version,
@@ -347,11 +373,57 @@ impl HarnessRun<'_> {
             cut_generations,
             prompt_tokens,
             metrics,
+            group_means: group_means(&groups),
+            groups,
             asked: asked as u64,
             requests: all.len() as u64,
             wall_seconds: started.elapsed().as_secs_f64(),
         };
         Ok((scores, logs))
+    }
+
+    /// Scores of all questions, and of those of each group.
+    fn aggregate(
+        &self,
+        task: &PreparedTask,
+        parts: &[(&Question, BTreeMap<String, Part>)],
+    ) -> (Vec<MetricScore>, Vec<GroupScores>) {
+        let seed = Seed(0).derive(&task.name);
+        let score = |keep: &dyn Fn(&Question) -> bool| {
+            let mut scores = Vec::new();
+            for pipeline in &task.pipelines {
+                for metric in &task.metrics {
+                    let key = format!("{},{}", metric.name, pipeline.name);
+                    let (own, questions): (Vec<&Part>, Vec<&Question>) = parts
+                        .iter()
+                        .filter(|(question, _)| keep(question))
+                        .filter_map(|(question, parts)| Some((parts.get(&key)?, *question)))
+                        .unzip();
+                    if !own.is_empty() {
+                        let clusters = clusters_of(&questions);
+                        let clusters = clusters.as_deref();
+                        let filter = &pipeline.name;
+                        scores.push(aggregate(
+                            metric,
+                            filter,
+                            &own,
+                            clusters,
+                            self.replicates,
+                            seed,
+                        ));
+                    }
+                }
+            }
+            scores
+        };
+        let named: BTreeSet<(&String, &String)> =
+            parts.iter().flat_map(|(question, _)| &question.groups).collect();
+        let group = |(field, value): (&String, &String)| GroupScores {
+            field: field.clone(),
+            value: value.clone(),
+            metrics: score(&|question| question.groups.get(field) == Some(value)),
+        };
+        (score(&|_| true), named.into_iter().map(group).collect())
     }
 
     /// Refuses prompts that do not begin with exactly one BOS where the model has one.
@@ -403,6 +475,58 @@ impl HarnessRun<'_> {
             scores: scores.iter().map(|(name, part)| (name.clone(), part.number())).collect(),
         }
     }
+}
+
+/// The mean over the groups of each field, of scores that all of them have.
+fn group_means(groups: &[GroupScores]) -> BTreeMap<String, Vec<MetricScore>> {
+    let mut fields: BTreeMap<String, Vec<&GroupScores>> = BTreeMap::new();
+    for group in groups {
+        fields.entry(group.field.clone()).or_default().push(group);
+    }
+    let means = |groups: &[&GroupScores]| {
+        let mean_of = |(at, first): (usize, &MetricScore)| {
+            let scores: Vec<&MetricScore> =
+                groups.iter().map(|group| group.metrics.get(at)).collect::<Option<_>>()?;
+            mean_of_scores(first, &scores)
+        };
+        groups[0].metrics.iter().enumerate().filter_map(mean_of).collect()
+    };
+    fields.into_iter().map(|(field, groups)| (field, means(&groups))).collect()
+}
+
+/// The mean of scores of different questions: √(Σ error²)/groups is its standard error.
+fn mean_of_scores(first: &MetricScore, scores: &[&MetricScore]) -> Option<MetricScore> {
+    let same = |score: &&MetricScore| score.metric == first.metric && score.filter == first.filter;
+    if !scores.iter().all(|score| same(score)) {
+        return None;
+    }
+    let value = mean(&scores.iter().map(|score| score.value).collect::<Vec<_>>());
+    let squares: Option<Vec<f64>> =
+        scores.iter().map(|score| score.standard_error.map(|error| error * error)).collect();
+    let standard_error =
+        squares.map(|squares| squares.iter().sum::<f64>().sqrt() / scores.len() as f64);
+    let interval = standard_error.map(|error| {
+        let half = normal_quantile(f64::midpoint(1.0, LEVEL)) * error;
+        Interval { low: value - half, high: value + half, level: LEVEL, method: Method::Combined }
+    });
+    Some(MetricScore { value, standard_error, interval, n: scores.len() as u64, ..first.clone() })
+}
+
+/// Numbers of the clusters of questions, where they have any; a question without one is its own.
+fn clusters_of(questions: &[&Question]) -> Option<Vec<usize>> {
+    if questions.iter().all(|question| question.cluster.is_none()) {
+        return None;
+    }
+    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut clusters = Vec::with_capacity(questions.len());
+    for (at, question) in questions.iter().enumerate() {
+        let next = questions.len() + numbers.len();
+        clusters.push(match &question.cluster {
+            Some(name) => *numbers.entry(name).or_insert(next),
+            None => at,
+        });
+    }
+    Some(clusters)
 }
 
 fn is_truncated(response: &Response) -> bool {

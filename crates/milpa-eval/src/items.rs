@@ -279,7 +279,7 @@ fn read_answer(
 }
 
 /// A string, number or boolean as text.
-fn as_text(value: &Value) -> Option<String> {
+pub(crate) fn as_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),

@@ -495,6 +495,7 @@ fn method_name(method: Method) -> &'static str {
         Method::ClusteredT => "clustered t",
         Method::Sandwich => "sandwich",
         Method::JudgeCorrected => "judge-corrected",
+        Method::Combined => "combined errors",
     }
 }
 

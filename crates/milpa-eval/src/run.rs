@@ -144,19 +144,13 @@ pub fn load_task(entry: &TaskEntry) -> Result<TaskSpec, EvalError> {
     }
 }
 
-fn data_path(spec: &TaskSpec, entry: &TaskEntry) -> Result<std::path::PathBuf, EvalError> {
-    let location = entry.data.as_ref().or(spec.data.as_ref());
-    location
-        .map(|location| location.path.clone())
-        .ok_or_else(|| EvalError::NoData { task: spec.name.clone() })
-}
-
 fn prepare(entry: &TaskEntry) -> Result<Prepared<'_>, EvalError> {
     let spec = load_task(entry)?;
-    let path = data_path(&spec, entry)?;
+    let path = entry.data_file(&spec)?;
     let items = match spec.kind {
         TaskKind::MultipleChoice => Some(read_items(&spec, entry.style, &path, entry.limit)?),
         TaskKind::Perplexity => None,
+        TaskKind::Harness => return Err(EvalError::OtherCommand { task: spec.name }),
     };
     Ok(Prepared { spec, entry, items })
 }
@@ -189,7 +183,7 @@ fn measure_text_task(
     resampling: Resampling,
     watch: Watch<'_>,
 ) -> Result<(TextTaskResult, Vec<TextResult>), EvalError> {
-    let path = data_path(spec, entry)?;
+    let path = entry.data_file(spec)?;
     let field = spec.perplexity.as_ref().map_or("text", |perplexity| perplexity.text.as_str());
     let mut texts = read_jsonl_texts(&path, field)?.keep_if(&spec.filters);
     let limit = entry.limit.unwrap_or(usize::MAX);

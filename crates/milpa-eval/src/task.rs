@@ -4,7 +4,11 @@
 //! written, which items are left out and why, and whose work it is. It holds no items and knows no
 //! model. A change that could move a score raises `version`.
 
-use std::{borrow::Cow, fs, path::Path};
+use std::{
+    borrow::Cow,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use milpa_base::{
     ConfigError, Digest,
@@ -12,8 +16,9 @@ use milpa_base::{
     hash_bytes, load_toml, parse_toml,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::{error::EvalError, template::Template};
+use crate::{error::EvalError, harness::task_file::LoadedTask, template::Template};
 
 /// Most choices of an item in the style of letters: one for each letter.
 pub const MAX_LETTERS: usize = 26;
@@ -39,15 +44,30 @@ pub struct TaskSpec {
     /// Where the items lie, if the recipe does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Location>,
+    /// Name of the file of items in a folder of data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Where that file comes from, and the fields it needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obtain: Option<String>,
     /// Which items are used; each item must pass every filter.
     #[serde(default)]
     pub filters: Vec<Filter>,
+    /// Fields by whose values scores are broken down; of multiple choice its own table says it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub group_by: Vec<String>,
+    /// Field that names what several items share; of multiple choice its own table says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_by: Option<String>,
     /// The fields and prompts of a multiple-choice task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multiple_choice: Option<MultipleChoiceSpec>,
     /// The fields of a perplexity task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<PerplexitySpec>,
+    /// Prompts, examples and metrics in the keys of lm-evaluation-harness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harness: Option<Map<String, Value>>,
 }
 
 /// What a task measures.
@@ -58,6 +78,19 @@ pub enum TaskKind {
     MultipleChoice,
     /// How well the model predicts a text.
     Perplexity,
+    /// Whatever a task file of lm-evaluation-harness can say, with its keys as a table.
+    Harness,
+}
+
+impl TaskKind {
+    /// The name as in TOML, of the kind and of its table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MultipleChoice => "multiple_choice",
+            Self::Perplexity => "perplexity",
+            Self::Harness => "harness",
+        }
+    }
 }
 
 /// Keeps the items whose field equals a value; the others are counted with the reason.
@@ -86,8 +119,10 @@ pub enum Scalar {
 
 impl Filter {
     /// Whether an item passes.
-    pub fn keeps(&self, item: &serde_json::Map<String, serde_json::Value>) -> bool {
-        let value = item.get(&self.field).unwrap_or(&serde_json::Value::Bool(false));
+    pub fn keeps(&self, item: &Map<String, Value>) -> bool {
+        // A table of documents has null where a row lacks a field.
+        let value = item.get(&self.field).filter(|value| !value.is_null());
+        let value = value.unwrap_or(&Value::Bool(false));
         match &self.equals {
             Scalar::Bool(wanted) => value.as_bool() == Some(*wanted),
             Scalar::Integer(wanted) => value.as_i64() == Some(*wanted),
@@ -229,12 +264,18 @@ pub struct PerplexitySpec {
 }
 
 /// Task files that come with the program: name and content.
-const BUILTIN: [(&str, &str); 5] = [
+const BUILTIN: [(&str, &str); 11] = [
+    ("en/gsm8k", include_str!("../../../tasks/en/gsm8k/task.toml")),
     ("es/exams", include_str!("../../../tasks/es/exams/task.toml")),
+    ("es/mgsm", include_str!("../../../tasks/es/mgsm/task.toml")),
+    ("es/xquad", include_str!("../../../tasks/es/xquad/task.toml")),
+    ("ht/xcopa", include_str!("../../../tasks/ht/xcopa/task.toml")),
+    ("mul/americasnli", include_str!("../../../tasks/mul/americasnli/task.toml")),
     ("mul/in_context", include_str!("../../../tasks/mul/in_context/task.toml")),
     ("mul/milpa_regional", include_str!("../../../tasks/mul/milpa_regional/task.toml")),
     ("pt/enem_2022", include_str!("../../../tasks/pt/enem_2022/task.toml")),
     ("pt/exams", include_str!("../../../tasks/pt/exams/task.toml")),
+    ("qu/xcopa", include_str!("../../../tasks/qu/xcopa/task.toml")),
 ];
 
 /// Names of the tasks that come with the program, sorted.
@@ -252,6 +293,18 @@ impl TaskSpec {
             invalid_value(&text, path, &key, &message)
         })?;
         Ok(spec)
+    }
+
+    /// Reads the task of a name: a built-in one, or a file that ends in `.toml`.
+    ///
+    /// # Errors
+    /// A name that is not known, a file that cannot be read or is wrong.
+    pub fn find(name: &Path) -> Result<Self, EvalError> {
+        if name.extension().is_some_and(|end| end == "toml") {
+            Self::load(name)
+        } else {
+            Self::builtin(&name.to_string_lossy())
+        }
     }
 
     /// Reads and checks the text of a task file; `path` is named in errors.
@@ -284,15 +337,59 @@ impl TaskSpec {
             let key = if self.name.is_empty() { "name" } else { "languages" };
             return wrong(key, &format!("{key} is empty"));
         }
-        match (self.kind, &self.multiple_choice, &self.perplexity) {
-            (TaskKind::MultipleChoice, Some(spec), None) => spec.check(),
-            (TaskKind::Perplexity, None, Some(_)) => Ok(()),
-            (TaskKind::MultipleChoice, ..) => {
-                wrong("kind", "kind multiple_choice needs the table [multiple_choice] and no other")
-            }
-            (TaskKind::Perplexity, ..) => {
-                wrong("kind", "kind perplexity needs the table [perplexity] and no other")
-            }
+        let tables = [
+            (TaskKind::MultipleChoice, self.multiple_choice.is_some()),
+            (TaskKind::Perplexity, self.perplexity.is_some()),
+            (TaskKind::Harness, self.harness.is_some()),
+        ];
+        if tables.iter().any(|(kind, there)| (*kind == self.kind) != *there) {
+            let name = self.kind.name();
+            return wrong("kind", &format!("kind {name} needs the table [{name}] and no other"));
+        }
+        if let Some(spec) = &self.multiple_choice {
+            spec.check()?;
+        }
+        if self.harness.is_some()
+            && let Err(EvalError::BadTask { message, .. }) =
+                LoadedTask::from_spec(self, Path::new(&self.name))
+        {
+            return wrong("harness", &message);
+        }
+        Ok(())
+    }
+
+    /// The file of the items: as given, or under its name in a folder that is given, or where the
+    /// task file says.
+    ///
+    /// # Errors
+    /// Nobody says where, or nothing lies there; the message says where the data comes from.
+    pub fn data_file(&self, given: Option<&Path>) -> Result<PathBuf, EvalError> {
+        let path = match (given, &self.file) {
+            (Some(given), Some(file)) if given.is_dir() => given.join(file),
+            (Some(given), _) => given.to_owned(),
+            (None, _) => match &self.data {
+                Some(location) => location.path.clone(),
+                None => {
+                    return Err(EvalError::NoData {
+                        task: self.name.clone(),
+                        hint: self.where_from(),
+                    });
+                }
+            },
+        };
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(EvalError::MissingData { task: self.name.clone(), path, hint: self.where_from() })
+    }
+
+    /// Where the items come from, as the end of a message.
+    fn where_from(&self) -> String {
+        let file = self.file.as_deref().map_or(String::new(), |file| format!(" It is {file}"));
+        match &self.obtain {
+            Some(obtain) if !file.is_empty() => format!("{file}: {obtain}"),
+            Some(obtain) => format!(" {obtain}"),
+            None => file,
         }
     }
 

@@ -358,8 +358,8 @@ pub struct HarnessArguments {
     /// Name of a built-in task, a task.toml, or a YAML file of the LM Evaluation Harness
     #[arg(long = "task", value_name = "TASK", required = true)]
     pub tasks: Vec<PathBuf>,
-    /// File with the documents, instead of the one the task names; for one task only
-    #[arg(long, value_name = "FILE")]
+    /// Folder with the tasks' files, or of one task the file
+    #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Examples in each prompt, instead of the task's number
     #[arg(long, value_name = "N")]

@@ -10,7 +10,7 @@ use milpa_base::{
 };
 use serde_json::{Map, Value};
 
-use crate::{error::EvalError, items::Skips};
+use crate::{error::EvalError, items::Skips, task::Filter};
 
 /// A row.
 pub type Document = Map<String, Value>;
@@ -53,6 +53,18 @@ impl Documents {
         let mut documents = Self { rows, ..Self::default() };
         documents.fill();
         documents
+    }
+
+    /// Leaves out the rows that do not pass every filter, with the reason that the filter gives.
+    pub fn keep(&mut self, filters: &[Filter]) {
+        let skips = &mut self.skips;
+        self.rows.retain(|(line, row)| match filters.iter().find(|filter| !filter.keeps(row)) {
+            Some(filter) => {
+                skips.add(&filter.reason, *line);
+                false
+            }
+            None => true,
+        });
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), EvalError> {

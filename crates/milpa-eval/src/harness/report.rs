@@ -18,33 +18,20 @@ const HEAD: [&str; 8] =
 
 impl HarnessReport {
     fn rows(&self) -> Vec<Vec<String>> {
-        self.tasks
-            .iter()
-            .flat_map(|task| {
-                task.metrics.iter().enumerate().map(|(index, score)| {
-                    let first = |text: String| if index == 0 { text } else { String::new() };
-                    let filter = match score.filter.as_str() {
-                        "none" => String::new(),
-                        name => format!(" ({name})"),
-                    };
-                    let arrow = if score.higher_is_better { '↑' } else { '↓' };
-                    vec![
-                        first(task.task.clone()),
-                        first(task.version.to_string()),
-                        first(task.num_fewshot.to_string()),
-                        first(score.n.to_string()),
-                        format!("{}{filter} {arrow}", score.metric),
-                        format!("{:.4}", score.value),
-                        score.interval.map_or("–".to_owned(), |interval| {
-                            format!("{:.4} to {:.4}", interval.low, interval.high)
-                        }),
-                        score
-                            .standard_error
-                            .map_or("–".to_owned(), |error| format!("{error:.4}")),
-                    ]
-                })
-            })
-            .collect()
+        let mut rows = Vec::new();
+        for task in &self.tasks {
+            let head = [task.task.clone(), task.version.to_string(), task.num_fewshot.to_string()];
+            rows.extend(rows_of(&task.metrics, head));
+            for group in &task.groups {
+                let name = format!("· {} {}", group.field, group.value);
+                rows.extend(rows_of(&group.metrics, [name, String::new(), String::new()]));
+            }
+            for (field, means) in &task.group_means {
+                let name = format!("· mean over {field}");
+                rows.extend(rows_of(means, [name, String::new(), String::new()]));
+            }
+        }
+        rows
     }
 
     /// The report as Markdown.
@@ -98,6 +85,32 @@ impl HarnessReport {
         ));
         notes
     }
+}
+
+/// A row for each score; `head` stands before the first.
+fn rows_of(metrics: &[MetricScore], head: [String; 3]) -> Vec<Vec<String>> {
+    let row = |(index, score): (usize, &MetricScore)| {
+        let first = |text: &String| if index == 0 { text.clone() } else { String::new() };
+        let filter = match score.filter.as_str() {
+            "none" => String::new(),
+            name => format!(" ({name})"),
+        };
+        let arrow = if score.higher_is_better { '↑' } else { '↓' };
+        let [name, version, shots] = &head;
+        vec![
+            first(name),
+            first(version),
+            first(shots),
+            first(&score.n.to_string()),
+            format!("{}{filter} {arrow}", score.metric),
+            format!("{:.4}", score.value),
+            score.interval.map_or("–".to_owned(), |interval| {
+                format!("{:.4} to {:.4}", interval.low, interval.high)
+            }),
+            score.standard_error.map_or("–".to_owned(), |error| format!("{error:.4}")),
+        ]
+    };
+    metrics.iter().enumerate().map(row).collect()
 }
 
 /// Scores between 0 and 1 that have an interval: accuracies, exact matches, F1.

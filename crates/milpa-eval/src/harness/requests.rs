@@ -17,7 +17,7 @@ use crate::{
         python_random::PythonRandom,
         task_file::{LoadedTask, OutputType, bad_task},
     },
-    items::Skips,
+    items::{Skips, as_text},
 };
 
 /// Seed of the examples, the harness's default.
@@ -83,6 +83,10 @@ pub struct Question {
     pub target: Target,
     /// Numbers of the examples in their split.
     pub examples: Vec<usize>,
+    /// Values of the fields by which scores are broken down.
+    pub groups: BTreeMap<String, String>,
+    /// What it shares with others.
+    pub cluster: Option<String>,
 }
 
 /// What may be said on the command line about prompts.
@@ -99,7 +103,7 @@ pub struct PromptOptions<'a> {
     pub chat: Option<&'a ChatRenderer<'a>>,
     /// With a chat template: each example is a turn of its own.
     pub fewshot_as_multiturn: bool,
-    /// Files of the documents, instead of the task's.
+    /// File of the documents, or folder of the task's files.
     pub data: Option<&'a Path>,
 }
 
@@ -189,6 +193,8 @@ pub fn questions(
                 choices,
                 target,
                 examples: picked,
+                groups: groups_of(document, &task.rules.group_by),
+                cluster: task.rules.cluster_by.as_ref().and_then(|field| text_in(document, field)),
             }),
             Err(reason) if number == 0 => return Err(bad(reason)),
             Err(reason) => skips.add(&reason, *line),
@@ -203,12 +209,24 @@ pub fn questions(
     })
 }
 
+/// Values of the fields of a document by which scores are broken down.
+pub(crate) fn groups_of(document: &Document, fields: &[String]) -> BTreeMap<String, String> {
+    let value = |field: &String| text_in(document, field).unwrap_or_else(|| "(none)".to_owned());
+    fields.iter().map(|field| (field.clone(), value(field))).collect()
+}
+
+/// A field of a document as text: text, number or boolean.
+pub(crate) fn text_in(document: &Document, field: &str) -> Option<String> {
+    document.get(field).and_then(as_text)
+}
+
 fn read_splits(
     task: &LoadedTask,
     options: &PromptOptions<'_>,
 ) -> Result<BTreeMap<String, Documents>, EvalError> {
     let files: BTreeMap<String, Vec<PathBuf>> = match options.data {
-        None => task.data_files()?,
+        None => task.data_files(None)?,
+        Some(folder) if folder.is_dir() => task.data_files(Some(folder))?,
         // One file holds whatever split is asked for.
         Some(path) => {
             let file = &task.file;
@@ -219,7 +237,9 @@ fn read_splits(
         }
     };
     let read = |(name, paths): (String, Vec<PathBuf>)| {
-        Ok((name, Documents::read(paths.iter().map(PathBuf::as_path))?))
+        let mut documents = Documents::read(paths.iter().map(PathBuf::as_path))?;
+        documents.keep(&task.rules.filters);
+        Ok((name, documents))
     };
     files.into_iter().map(read).collect()
 }

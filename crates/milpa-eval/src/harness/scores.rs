@@ -15,12 +15,12 @@ use crate::{
         filters::Pipeline,
         requests::{Question, Target},
         task_file::OutputType,
-        text_metrics::{ChrfCounts, ExactMatch, is_space, token_f1},
+        text_metrics::{ChrfCounts, ExactMatch, answer_words, is_space, token_f1},
     },
     multiple_choice::first_largest,
     statistics::{
-        Interval, LEVEL, Method, bootstrap, mean, mean_interval, percentile_interval,
-        standard_error, wilson,
+        Interval, LEVEL, Method, bootstrap, clustered_mean_interval, clustered_standard_error,
+        group_by_cluster, mean, mean_interval, percentile_interval, standard_error, wilson,
     },
     verify::{Marks, Place, Verifier},
 };
@@ -92,6 +92,7 @@ enum MetricKind {
     F1,
     Mcc,
     TokenF1,
+    TokenExact,
     Chrf,
     ChrfPlus,
     Verify,
@@ -101,7 +102,7 @@ use MetricKind as Kind;
 use OutputType::{GenerateUntil, Loglikelihood, LoglikelihoodRolling, MultipleChoice};
 
 /// Name, kind, how a task's score is made, whether more is better, and where it counts.
-const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 20] = [
+const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 21] = [
     ("acc", Kind::Acc, "mean", true, &[Loglikelihood, MultipleChoice]),
     ("acc_norm", Kind::AccNorm, "mean", true, &[MultipleChoice]),
     ("acc_bytes", Kind::AccBytes, "mean", true, &[MultipleChoice]),
@@ -126,8 +127,9 @@ const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 20] = [
     ("brier_score", Kind::BrierScore, "brier_score", false, &[MultipleChoice]),
     ("f1", Kind::F1, "f1", true, &[MultipleChoice]),
     ("mcc", Kind::Mcc, "matthews_corrcoef", true, &[MultipleChoice]),
-    // Not the harness's: F1 of shared words, as SQuAD's script computes it.
+    // Not the harness's: SQuAD's F1 of shared words and exact match, with the region's articles.
     ("token_f1", Kind::TokenF1, "mean", true, &[GenerateUntil]),
+    ("token_exact", Kind::TokenExact, "mean", true, &[GenerateUntil]),
     ("chrf", Kind::Chrf, "chrf", true, &[GenerateUntil]),
     ("chrf++", Kind::ChrfPlus, "chrf++", true, &[GenerateUntil]),
     // Not the harness's: this project's verifiers, with `locale` and `place` as options.
@@ -403,6 +405,11 @@ fn generated(
             let best = references.iter().map(|text| token_f1(&answer, text)).fold(0.0, f64::max);
             Part::Value(best)
         }
+        Kind::TokenExact => {
+            let given = answer_words(&answer);
+            let equal = references.iter().any(|text| answer_words(text) == given);
+            Part::Value(f64::from(u8::from(equal)))
+        }
         Kind::Chrf => Part::Chrf(ChrfCounts::of(&answer, references, 0)),
         Kind::ChrfPlus => Part::Chrf(ChrfCounts::of(&answer, references, 2)),
         _ => return Ok(None),
@@ -431,11 +438,13 @@ pub struct MetricScore {
     pub higher_is_better: bool,
 }
 
-/// The score of a task from those of its questions.
+/// The score of a task from those of its questions; `clusters[i]` numbers what question i shares with
+/// others, where questions share anything.
 pub fn aggregate(
     metric: &MetricSpec,
     filter: &str,
     parts: &[&Part],
+    clusters: Option<&[usize]>,
     replicates: usize,
     seed: Seed,
 ) -> MetricScore {
@@ -446,16 +455,31 @@ pub fn aggregate(
     let all: Vec<usize> = (0..parts.len()).collect();
     let value = total(metric.kind, parts, &all);
     let is_mean = metric.kind != Kind::Perplexity;
-    let (standard_error, interval) = match values.filter(|_| is_mean) {
-        Some(values) if values.iter().all(|value| matches!(*value, 0.0 | 1.0)) => {
+    let (standard_error, interval) = match (values.filter(|_| is_mean), clusters) {
+        (Some(values), Some(clusters)) => (
+            clustered_standard_error(&values, clusters),
+            clustered_mean_interval(&values, clusters, LEVEL).map(|(_, interval)| interval),
+        ),
+        (None, Some(clusters)) => {
+            let groups = group_by_cluster(clusters);
+            let drawn = bootstrap(groups.len(), replicates, seed.derive(metric.name), |drawn| {
+                let members: Vec<usize> =
+                    drawn.iter().flat_map(|&group| groups[group].iter().copied()).collect();
+                total(metric.kind, parts, &members)
+            });
+            let interval = (groups.len() > 1)
+                .then(|| percentile_interval(drawn, LEVEL, Method::ClusterBootstrap));
+            (None, interval.flatten())
+        }
+        (Some(values), None) if values.iter().all(|value| matches!(*value, 0.0 | 1.0)) => {
             let right = values.iter().filter(|value| **value > 0.0).count() as u64;
             (standard_error(&values), Some(wilson(right, values.len() as u64, LEVEL)))
         }
-        Some(values) => {
+        (Some(values), None) => {
             (standard_error(&values), mean_interval(&values, LEVEL).map(|(_, interval)| interval))
         }
-        None if parts.len() < 2 => (None, None),
-        None => {
+        (None, None) if parts.len() < 2 => (None, None),
+        (None, None) => {
             let seed = seed.derive(metric.name);
             let drawn =
                 bootstrap(parts.len(), replicates, seed, |drawn| total(metric.kind, parts, drawn));
@@ -532,7 +556,16 @@ mod tests {
 
     fn question(choices: &[&str], target: Target) -> Question {
         let choices = choices.iter().map(|choice| (*choice).to_owned()).collect();
-        Question { number: 0, line: 1, requests: Vec::new(), choices, target, examples: Vec::new() }
+        Question {
+            number: 0,
+            line: 1,
+            requests: Vec::new(),
+            choices,
+            target,
+            examples: Vec::new(),
+            groups: BTreeMap::new(),
+            cluster: None,
+        }
     }
 
     fn continuation(log_likelihood: f64, is_greedy: bool) -> Response {
@@ -555,7 +588,7 @@ mod tests {
         )
         .unwrap();
         let parts: Vec<&Part> = parts.values().collect();
-        let score = aggregate(&metric, "none", &parts, 100, Seed(0));
+        let score = aggregate(&metric, "none", &parts, None, 100, Seed(0));
         assert!((score.value - expect).abs() < 1e-9, "{name}: {}", score.value);
     }
 
@@ -616,6 +649,8 @@ mod tests {
         check("exact_match", GenerateUntil, &asked, &response("Lima"), 1.0);
         check("exact_match", GenerateUntil, &asked, &response("lima"), 0.0);
         check("token_f1", GenerateUntil, &asked, &response("el Callao."), 1.0);
+        check("token_exact", GenerateUntil, &asked, &response("«Callao»"), 1.0);
+        check("token_exact", GenerateUntil, &asked, &response("Lima y Callao"), 0.0);
     }
 
     #[test]

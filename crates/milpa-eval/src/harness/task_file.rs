@@ -14,7 +14,10 @@ use milpa_base::{Digest, hash_bytes};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::error::EvalError;
+use crate::{
+    error::EvalError,
+    task::{Filter, TaskSpec},
+};
 
 /// Longest task file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -174,7 +177,23 @@ pub struct LoadedTask {
     pub path: PathBuf,
     /// BLAKE3 of its keys after includes.
     pub hash: Digest,
+    /// Which documents are used and what they share; a YAML file says nothing of it.
+    pub rules: DocumentRules,
 }
+
+/// What a task of this project says of its documents beyond a YAML file.
+#[derive(Debug, Clone, Default)]
+pub struct DocumentRules {
+    /// Each document must pass every filter.
+    pub filters: Vec<Filter>,
+    /// Fields by whose values scores are broken down.
+    pub group_by: Vec<String>,
+    /// Field that names what several documents share.
+    pub cluster_by: Option<String>,
+}
+
+/// The one split of a task whose documents lie in one file.
+const ONE_SPLIT: &str = "test";
 
 impl LoadedTask {
     /// Reads a task file and what it includes.
@@ -185,13 +204,48 @@ impl LoadedTask {
         let keys = read_keys(path, 0)?;
         let bad = |message: String| bad_task(path, message);
         refuse_foreign(&keys).map_err(bad)?;
+        Self::of_keys(keys, path, DocumentRules::default())
+    }
+
+    /// The task that the table `[harness]` of a task file says; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Keys that are unknown, wrong, or said elsewhere in the file.
+    pub fn from_spec(spec: &TaskSpec, path: &Path) -> Result<Self, EvalError> {
+        let bad = |message: String| bad_task(path, message);
+        let mut keys = spec.harness.clone().unwrap_or_default();
+        let elsewhere =
+            ["task", "dataset_path", "dataset_kwargs", "dataset_name", "metadata", "include"];
+        if let Some(key) = elsewhere.iter().find(|key| keys.contains_key(**key)) {
+            return Err(bad(format!(
+                "{key} does not belong into [harness]; the file's own keys say it"
+            )));
+        }
+        refuse_foreign(&keys).map_err(bad)?;
+        keys.insert("task".to_owned(), spec.name.clone().into());
+        keys.insert("metadata".to_owned(), serde_json::json!({"version": spec.version}));
+        keys.entry("test_split").or_insert_with(|| ONE_SPLIT.into());
+        let rules = DocumentRules {
+            filters: spec.filters.clone(),
+            group_by: spec.group_by.clone(),
+            cluster_by: spec.cluster_by.clone(),
+        };
+        Self::of_keys(keys, path, rules)
+    }
+
+    fn of_keys(
+        keys: Map<String, Value>,
+        path: &Path,
+        rules: DocumentRules,
+    ) -> Result<Self, EvalError> {
+        let bad = |message: String| bad_task(path, message);
         let hash = hash_bytes(Value::Object(keys.clone()).to_string().as_bytes());
         let file: TaskFile =
             serde_json::from_value(Value::Object(keys)).map_err(|error| bad(error.to_string()))?;
         if file.repeats.is_some_and(|repeats| repeats > 1) {
             return Err(bad("repeats above 1 is not supported; leave it out".to_owned()));
         }
-        Ok(Self { file, path: path.to_owned(), hash })
+        Ok(Self { file, path: path.to_owned(), hash, rules })
     }
 
     /// Version of the task; 0 if it has none.
@@ -200,11 +254,15 @@ impl LoadedTask {
         metadata.and_then(|metadata| metadata.get("version")).and_then(Value::as_f64).unwrap_or(0.0)
     }
 
-    /// Files of each split. A file is looked for beside the task file first.
+    /// Files of each split. A file is looked for in `folder` if one is given, and beside the task
+    /// file otherwise.
     ///
     /// # Errors
     /// A task whose documents are on a hub, or that names no files.
-    pub fn data_files(&self) -> Result<BTreeMap<String, Vec<PathBuf>>, EvalError> {
+    pub fn data_files(
+        &self,
+        folder: Option<&Path>,
+    ) -> Result<BTreeMap<String, Vec<PathBuf>>, EvalError> {
         let bad = |message: &str| bad_task(&self.path, message.to_owned());
         let kwargs = self.file.dataset_kwargs.clone().unwrap_or_default();
         if self.file.dataset_path.as_deref() != Some("json") || kwargs.data_files.is_null() {
@@ -214,10 +272,11 @@ impl LoadedTask {
             ));
         }
         let list = |value: &Value| match value {
-            Value::String(file) => Some(vec![self.beside(file)]),
-            Value::Array(files) => {
-                files.iter().map(|file| file.as_str().map(|file| self.beside(file))).collect()
-            }
+            Value::String(file) => Some(vec![self.beside(file, folder)]),
+            Value::Array(files) => files
+                .iter()
+                .map(|file| file.as_str().map(|file| self.beside(file, folder)))
+                .collect(),
             _ => None,
         };
         let wrong = || bad("data_files is a file, a list of files, or those by split");
@@ -230,7 +289,10 @@ impl LoadedTask {
         }
     }
 
-    fn beside(&self, file: &str) -> PathBuf {
+    fn beside(&self, file: &str, folder: Option<&Path>) -> PathBuf {
+        if let Some(folder) = folder {
+            return folder.join(file);
+        }
         let beside = self.path.parent().unwrap_or(Path::new("")).join(file);
         if beside.exists() { beside } else { PathBuf::from(file) }
     }
@@ -347,7 +409,7 @@ mod tests {
         assert_eq!(file.output_type, OutputType::GenerateUntil);
         assert_eq!(file.doc_to_text, "{{question}}\nR:");
         assert!((loaded.version() - 1.5).abs() < 1e-12);
-        assert!(loaded.data_files().unwrap()["test"][0].ends_with("d.jsonl"));
+        assert!(loaded.data_files(None).unwrap()["test"][0].ends_with("d.jsonl"));
     }
 
     #[test]

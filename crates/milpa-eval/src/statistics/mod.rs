@@ -41,6 +41,8 @@ pub enum Method {
     StudentT,
     /// The same with the clustered standard error and clusters − 1 degrees of freedom.
     ClusteredT,
+    /// Mean of several estimates plus or minus a normal quantile times their combined standard error.
+    Combined,
     /// Estimate plus or minus a normal quantile times the sandwich standard error.
     Sandwich,
     /// Delta method of a judge's share corrected by human labels.

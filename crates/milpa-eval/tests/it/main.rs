@@ -12,6 +12,7 @@ mod lm_eval;
 mod models;
 mod perplexity;
 mod real_data;
+mod shipped_tasks;
 mod statistics;
 mod tasks;
 mod verifiers;

@@ -3,9 +3,9 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use milpa_base::{TextModel, artifact::write_file_atomic, config::Location};
+use milpa_base::{TextModel, artifact::write_file_atomic};
 use milpa_eval::{
-    EvalConfig, TaskEntry, Watch,
+    EvalConfig, TaskSpec, Watch,
     harness::{
         HARNESS_FORMAT, HarnessReport, HarnessRun, PreparedTask, QuestionLog,
         ask::Answers,
@@ -30,8 +30,8 @@ const LOG_FILE: &str = "questions.jsonl";
 /// Runs tasks and writes their report.
 pub fn run(context: &Context, arguments: &HarnessArguments) -> Result<()> {
     ensure!(
-        arguments.data.is_none() || arguments.tasks.len() == 1,
-        "--data names the documents of one task, but {} were given",
+        arguments.data.as_ref().is_none_or(|data| data.is_dir()) || arguments.tasks.len() == 1,
+        "--data names one file, but {} tasks were given; name the folder of their files",
         arguments.tasks.len()
     );
     let adapter = arguments.adapter.as_deref();
@@ -106,22 +106,7 @@ fn prepare(task: &std::path::Path, options: &PromptOptions<'_>) -> Result<Prepar
     if is_yaml {
         return Ok(PreparedTask::from_yaml(&LoadedTask::load(task)?, options)?);
     }
-    ensure!(
-        options.num_fewshot.is_none_or(|count| count == 0),
-        "--num-fewshot is for YAML tasks; {} asks without examples",
-        task.display()
-    );
-    ensure!(
-        options.chat.is_none(),
-        "--apply-chat-template is for YAML tasks; {} asks in plain text",
-        task.display()
-    );
-    Ok(PreparedTask::from_toml(&TaskEntry {
-        task: Location::plain(task),
-        data: options.data.map(Location::plain),
-        limit: options.limit,
-        style: milpa_eval::PromptStyle::default(),
-    })?)
+    Ok(PreparedTask::from_toml(&TaskSpec::find(task)?, options)?)
 }
 
 fn lines(logs: &[QuestionLog]) -> Result<Vec<u8>> {
