@@ -8,6 +8,8 @@
 
 pub mod artifact;
 pub mod config;
+pub mod encoding;
+pub mod endpoint;
 pub mod hash;
 pub mod lines;
 pub mod manifest;
@@ -24,14 +26,17 @@ pub mod units;
 
 pub use artifact::{ArtifactError, ArtifactWriter, RunLock, open_artifact, write_file_atomic};
 pub use config::{ConfigError, load_toml, parse_toml};
+pub use encoding::TextEncoder;
+pub use endpoint::EndpointRecord;
 pub use hash::{Digest, hash_bytes, hash_file};
 pub use manifest::{FileEntry, Kind, Manifest, ManifestError};
 pub use mixture::Mixture;
 pub use progress::{Progress, Silent, StopFlag};
 pub use seed::Seed;
 pub use text_model::{
-    Choice, FinishReason, GenerateRequest, Generation, ModelError, ModelInfo, Piece, PromptTokens,
-    RollingScore, RollingWindows, Sampling, Score, ScoreRequest, TextModel,
+    Choice, FinishReason, GenerateRequest, Generation, ModelError, ModelInfo, Piece, Prompt,
+    PromptScores, PromptToken, PromptTokens, RollingScore, RollingWindows, Sampling, Score,
+    ScoreRequest, TextModel,
 };
 pub use text_record::{TextRecord, TextRecords};
 pub use units::{Bytes, Flops, Steps, Tokens};

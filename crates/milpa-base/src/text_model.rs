@@ -7,6 +7,8 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{encoding::TextEncoder, endpoint::EndpointRecord};
+
 /// What a report must say of the model it measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
@@ -163,6 +165,44 @@ pub struct Piece {
     pub logprobs: Vec<(Choice, Vec<Choice>)>,
 }
 
+/// A prompt as a text, or as the tokens that somebody made of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// A text; the model puts BOS before it where it has one.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether special tokens spelled in it are read as such.
+        parse_special: bool,
+    },
+    /// Tokens, used as they are.
+    Tokens(Vec<u32>),
+}
+
+/// A token of a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptToken {
+    /// Its id.
+    pub id: u32,
+    /// Its bytes; none for a special token that stands for no text.
+    pub bytes: Vec<u8>,
+    /// log p(token | before) in nats; none for the first one.
+    pub logprob: Option<f64>,
+    /// The most probable tokens at its place, most probable first.
+    pub top: Vec<Choice>,
+}
+
+/// What a model thinks of a prompt, token by token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptScores {
+    /// The prompt's tokens.
+    pub tokens: Vec<PromptToken>,
+    /// The most probable tokens after it, most probable first; empty unless asked for.
+    pub next: Vec<Choice>,
+    /// Whether the most probable of these ends a text.
+    pub ends: bool,
+}
+
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -250,6 +290,69 @@ pub trait TextModel: Send + Sync {
         request: &GenerateRequest,
         on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
     ) -> Result<Generation, ModelError>;
+
+    /// Continues several prompts; `on_done(n)` is called with the number of them finished so far.
+    /// A stop that `is_stopped` tells of leaves generations that end as [`FinishReason::Cancelled`].
+    fn generate_many(
+        &self,
+        requests: &[GenerateRequest],
+        is_stopped: &(dyn Fn() -> bool + Sync),
+        on_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Generation>, ModelError> {
+        let mut generations = Vec::with_capacity(requests.len());
+        for request in requests {
+            generations.push(self.generate(request, &mut |_| {
+                if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?);
+            on_done(generations.len());
+        }
+        Ok(generations)
+    }
+
+    /// How many prompts are worth handing to [`TextModel::generate_many`] together.
+    fn generates_together(&self) -> usize {
+        1
+    }
+
+    /// What was asked of the model so far where it is elsewhere; none for a model here.
+    fn endpoint(&self) -> Option<EndpointRecord> {
+        None
+    }
+
+    /// How the model turns text into tokens (optional capability).
+    fn encoder(&self) -> Option<&dyn TextEncoder> {
+        None
+    }
+
+    /// Continues a prompt given as tokens, used as they are; the prompt of `request` is not looked
+    /// at (optional capability).
+    fn generate_from_tokens(
+        &self,
+        tokens: &[u32],
+        request: &GenerateRequest,
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Result<Generation, ModelError> {
+        let _ = (tokens, request, on_piece);
+        Err(ModelError::Unavailable {
+            capability: "continuing a prompt given as tokens",
+            model: self.info().name.clone(),
+        })
+    }
+
+    /// Log-probabilities of a prompt's own tokens, each with the `alternatives` most probable ones
+    /// at its place, and as many after the prompt if `with_next` is set (optional capability).
+    fn score_prompt(
+        &self,
+        prompt: &Prompt,
+        alternatives: usize,
+        with_next: bool,
+    ) -> Result<PromptScores, ModelError> {
+        let _ = (prompt, alternatives, with_next);
+        Err(ModelError::Unavailable {
+            capability: "the log-probabilities of a prompt's tokens",
+            model: self.info().name.clone(),
+        })
+    }
 
     /// How the model reads `prompt` (optional capability).
     fn prompt_tokens(&self, prompt: &str, parse_special: bool) -> Result<PromptTokens, ModelError> {

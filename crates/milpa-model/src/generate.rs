@@ -6,7 +6,8 @@
 use std::ops::ControlFlow;
 
 use milpa_base::{
-    Choice, FinishReason, GenerateRequest, Generation, ModelError, Piece, PromptTokens,
+    Choice, FinishReason, GenerateRequest, Generation, ModelError, Piece, Prompt, PromptScores,
+    PromptToken, encoding::prompt_tokens,
 };
 use milpa_tensor::{KvCache, Tape};
 use milpa_tokens::Utf8Stream;
@@ -16,11 +17,12 @@ use crate::{
     error::DecoderError,
     local::LocalModel,
     sample::{Sampler, log_softmax},
-    score::start_token,
 };
 
 /// Tokens of a prompt that are computed together.
 const PREFILL_TOKENS: usize = 512;
+/// Tokens whose logits over the whole vocabulary are in memory together.
+const SCORED_TOKENS: usize = 64;
 /// Longest stop text and most stop texts of a request.
 const MAX_STOP_BYTES: usize = 4096;
 const MAX_STOPS: usize = 64;
@@ -31,7 +33,19 @@ pub(crate) fn generate(
     request: &GenerateRequest,
     on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
 ) -> Result<Generation, ModelError> {
-    let mut prompt = prompt_tokens(model, &request.prompt, request.parse_special)?;
+    let prompt =
+        prompt_tokens(model.tokenizer(), &request.prompt, request.parse_special, model.name())?;
+    generate_from(model, prompt, request, on_piece)
+}
+
+/// Continues a prompt's tokens.
+pub(crate) fn generate_from(
+    model: &LocalModel,
+    mut prompt: Vec<u32>,
+    request: &GenerateRequest,
+    on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+) -> Result<Generation, ModelError> {
+    check_ids(model, &prompt)?;
     let context_length = model.description().context_length;
     let room = context_length.saturating_sub(request.max_tokens);
     let cut =
@@ -84,54 +98,74 @@ pub(crate) fn next_token_logprobs(
     model: &LocalModel,
     context: &str,
 ) -> Result<Vec<f32>, ModelError> {
-    let mut tokens = prompt_tokens(model, context, false)?;
+    let mut tokens = prompt_tokens(model.tokenizer(), context, false, model.name())?;
     let cut = tokens.len().saturating_sub(model.description().context_length);
     tokens.drain(..cut);
     let logits = Decoding::new(model, tokens.len()).feed(&tokens)?;
     Ok(log_softmax(&logits).into_iter().map(|value| value as f32).collect())
 }
 
-/// The prompt's tokens: after BOS if the tokenizer has one; the start token alone for no text.
-fn prompt_tokens(
+/// Log-probabilities of a prompt's tokens, and the most probable tokens after it.
+///
+/// A prompt of one token more than the context is taken where nothing is asked after it.
+pub(crate) fn score_prompt(
     model: &LocalModel,
-    prompt: &str,
-    parse_special: bool,
-) -> Result<Vec<u32>, ModelError> {
-    let tokenizer = model.tokenizer();
-    let tokens = if parse_special {
-        tokenizer.encode_with_special(prompt)
-    } else {
-        tokenizer.encode(prompt)
-    };
-    match tokenizer.bos_id() {
-        // A chat template may have written it already.
-        Some(bos) if tokens.first() != Some(&bos) => {
-            Ok(std::iter::once(bos).chain(tokens).collect())
+    prompt: &Prompt,
+    alternatives: usize,
+    with_next: bool,
+) -> Result<PromptScores, ModelError> {
+    let tokens = match prompt {
+        Prompt::Text { text, parse_special } => {
+            prompt_tokens(model.tokenizer(), text, *parse_special, model.name())?
         }
-        None if tokens.is_empty() => Ok(vec![start_token(model)?]),
-        _ => Ok(tokens),
+        Prompt::Tokens(tokens) => tokens.clone(),
+    };
+    check_ids(model, &tokens)?;
+    let context_length = model.description().context_length;
+    let inputs = &tokens[..tokens.len() - usize::from(!with_next)];
+    if inputs.len() > context_length {
+        let (prompt_tokens, max_tokens) = (tokens.len(), usize::from(with_next));
+        return Err(ModelError::TooLong { prompt_tokens, max_tokens, context_length });
     }
+    let token = |&id: &u32| PromptToken {
+        id,
+        bytes: model.tokenizer().token_bytes(id).unwrap_or_default().to_vec(),
+        logprob: None,
+        top: Vec::new(),
+    };
+    let mut scores =
+        PromptScores { tokens: tokens.iter().map(token).collect(), next: Vec::new(), ends: false };
+    let mut state = Decoding::new(model, inputs.len().max(1));
+    for (part, start) in inputs.chunks(SCORED_TOKENS).zip((0..).step_by(SCORED_TOKENS)) {
+        let logits = state.feed_all(part)?;
+        let vocab_size = logits.len() / part.len();
+        for (row, at) in logits.chunks(vocab_size).zip(start + 1..) {
+            let row = log_softmax(row);
+            if let Some(token) = scores.tokens.get_mut(at) {
+                token.logprob = Some(row[token.id as usize]);
+                token.top = most_probable(model, &row, alternatives);
+            } else {
+                scores.next = most_probable(model, &row, alternatives.max(1));
+                let first = ranked(&row, 1)[0];
+                scores.ends = model.tokenizer().stop_ids().contains(&first);
+            }
+        }
+    }
+    Ok(scores)
 }
 
-/// How many tokens at either end of a prompt are told.
-const TOKENS_SHOWN: usize = 4;
-
-/// Says how the model reads a prompt.
-pub(crate) fn describe_prompt(
-    model: &LocalModel,
-    prompt: &str,
-    parse_special: bool,
-) -> Result<PromptTokens, ModelError> {
-    let tokens = prompt_tokens(model, prompt, parse_special)?;
-    let bos = model.tokenizer().bos_id();
-    let shown = tokens.len().min(TOKENS_SHOWN);
-    Ok(PromptTokens {
-        first: tokens[..shown].to_vec(),
-        last: tokens[tokens.len() - shown..].to_vec(),
-        count: tokens.len(),
-        bos,
-        leading_bos: tokens.iter().take_while(|&&token| Some(token) == bos).count(),
-    })
+/// Refuses tokens that the model does not have, and a prompt without any.
+fn check_ids(model: &LocalModel, tokens: &[u32]) -> Result<(), ModelError> {
+    let vocab_size = model.description().vocab_size;
+    if tokens.is_empty() {
+        return Err(ModelError::BadRequest("the prompt has no token".to_owned()));
+    }
+    match tokens.iter().find(|&&token| token as usize >= vocab_size) {
+        Some(token) => Err(ModelError::BadRequest(format!(
+            "there is no token {token}: this model has {vocab_size}; use its own tokenizer"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn check(
@@ -181,6 +215,17 @@ impl<'a> Decoding<'a> {
         let logits = decoder.logits(&tape, parameters, &x_btd, &[row])?;
         Ok(tape.read(&logits))
     }
+
+    /// Appends tokens and returns the logits after each of them, `[tokens, vocabulary]`.
+    fn feed_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, DecoderError> {
+        let (decoder, parameters) = (self.model.decoder(), self.model.parameters());
+        let tape = Tape::inference(self.model.device().clone());
+        let batch = TokenBatch::new(tokens, tokens.len());
+        let x_btd = decoder.forward_cached(&tape, parameters, &batch, &mut self.cache)?;
+        let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+        let logits_nv = decoder.logits(&tape, parameters, &x_btd, &rows)?;
+        Ok(tape.read(&logits_nv))
+    }
 }
 
 /// The chosen token and the `count` most probable ones.
@@ -190,22 +235,37 @@ fn entry(
     token: u32,
     count: usize,
 ) -> (Choice, Vec<Choice>) {
-    let choice = |token: u32| {
-        let bytes = model.tokenizer().token_bytes(token).unwrap_or_default();
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let logprob = log_probabilities[token as usize];
-        Choice { text, bytes: bytes.to_vec(), logprob }
-    };
+    let chosen = choice(model, log_probabilities, token);
+    (chosen, most_probable(model, log_probabilities, count))
+}
+
+fn choice(model: &LocalModel, log_probabilities: &[f64], token: u32) -> Choice {
+    let bytes = model.tokenizer().token_bytes(token).unwrap_or_default();
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    Choice { text, bytes: bytes.to_vec(), logprob: log_probabilities[token as usize] }
+}
+
+/// The `count` most probable tokens, most probable first.
+fn most_probable(model: &LocalModel, log_probabilities: &[f64], count: usize) -> Vec<Choice> {
+    let tokens = ranked(log_probabilities, count);
+    tokens.into_iter().map(|token| choice(model, log_probabilities, token)).collect()
+}
+
+/// The `count` most probable ids, most probable first; of equal ones the lower first.
+fn ranked(log_probabilities: &[f64], count: usize) -> Vec<u32> {
+    if count == 0 {
+        return Vec::new();
+    }
     let mut order: Vec<u32> = (0..log_probabilities.len() as u32).collect();
     let rank = |a: &u32, b: &u32| {
         log_probabilities[*b as usize].total_cmp(&log_probabilities[*a as usize]).then(a.cmp(b))
     };
-    if count > 0 && count < order.len() {
+    if count < order.len() {
         order.select_nth_unstable_by(count - 1, rank);
     }
     order.truncate(count);
     order.sort_unstable_by(rank);
-    (choice(token), order.into_iter().map(choice).collect())
+    order
 }
 
 enum Step {

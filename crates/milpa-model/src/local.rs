@@ -11,9 +11,9 @@ use std::{
 };
 
 use milpa_base::{
-    Digest, GenerateRequest, Generation, Manifest, ModelError, ModelInfo, Piece, PromptTokens,
-    RollingScore, RollingWindows, Score, ScoreRequest, TextModel, hash_file,
-    manifest::MANIFEST_FILE,
+    Digest, GenerateRequest, Generation, Manifest, ModelError, ModelInfo, Piece, Prompt,
+    PromptScores, PromptTokens, RollingScore, RollingWindows, Score, ScoreRequest, TextEncoder,
+    TextModel, hash_file, manifest::MANIFEST_FILE,
 };
 use milpa_tensor::{Device, ParameterStore};
 use milpa_tokens::{ChatTemplate, Tokenizer};
@@ -251,7 +251,7 @@ impl TextModel for LocalModel {
     }
 
     fn prompt_tokens(&self, prompt: &str, parse_special: bool) -> Result<PromptTokens, ModelError> {
-        generate::describe_prompt(self, prompt, parse_special)
+        PromptTokens::describe(&self.tokenizer, prompt, parse_special, &self.info.name)
     }
 
     fn generate(
@@ -260,6 +260,28 @@ impl TextModel for LocalModel {
         on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
     ) -> Result<Generation, ModelError> {
         generate::generate(self, request, on_piece)
+    }
+
+    fn encoder(&self) -> Option<&dyn TextEncoder> {
+        Some(&self.tokenizer)
+    }
+
+    fn generate_from_tokens(
+        &self,
+        tokens: &[u32],
+        request: &GenerateRequest,
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Result<Generation, ModelError> {
+        generate::generate_from(self, tokens.to_vec(), request, on_piece)
+    }
+
+    fn score_prompt(
+        &self,
+        prompt: &Prompt,
+        alternatives: usize,
+        with_next: bool,
+    ) -> Result<PromptScores, ModelError> {
+        generate::score_prompt(self, prompt, alternatives, with_next)
     }
 
     fn next_token_logprobs(&self, context: &str) -> Result<Vec<f32>, ModelError> {

@@ -7,7 +7,10 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use milpa_base::{ModelError, RollingScore, RollingWindows, Score, ScoreRequest};
+use milpa_base::{
+    ModelError, RollingScore, RollingWindows, Score, ScoreRequest,
+    encoding::{pair_tokens, rolling_windows, start_token},
+};
 use milpa_tensor::{RowScores, Tape};
 
 use crate::{decoder::TokenBatch, error::DecoderError, local::LocalModel};
@@ -36,10 +39,8 @@ struct RowResult {
 
 /// Scores continuations after their contexts.
 ///
-/// Context and continuation are tokenized together and cut where the context's own tokens end (as
-/// the LM Evaluation Harness does); spaces at the context's end go to the continuation. Where the
-/// context's tokens are no prefix of the whole's, both are tokenized apart. A text that is too long
-/// loses tokens on its left.
+/// [`pair_tokens`] says where the continuation begins. A text that is too long loses tokens on its
+/// left.
 pub(crate) fn score(
     model: &LocalModel,
     requests: &[ScoreRequest],
@@ -48,7 +49,7 @@ pub(crate) fn score(
     let mut scores = Vec::with_capacity(requests.len());
     let mut rows = Vec::new();
     for (owner, request) in requests.iter().enumerate() {
-        let (mut tokens, length) = pair_tokens(model, request)?;
+        let (mut tokens, length) = pair_tokens(model.tokenizer(), request, model.name())?;
         let most = model.description().context_length + 1;
         if length >= most {
             return Err(ModelError::TooLong {
@@ -163,7 +164,7 @@ pub(crate) fn score_rolling(
     windows: RollingWindows,
     on_done: &mut dyn FnMut(usize),
 ) -> Result<Vec<RollingScore>, ModelError> {
-    let start = start_token(model)?;
+    let start = start_token(model.tokenizer(), model.name())?;
     let (mut scores, mut rows, mut windows_left) = (Vec::new(), Vec::new(), Vec::new());
     for (owner, text) in texts.iter().enumerate() {
         let mut tokens = vec![start];
@@ -174,10 +175,7 @@ pub(crate) fn score_rolling(
             bytes: text.len(),
         });
         let context = model.description().context_length;
-        let windows = match windows {
-            RollingWindows::Overlapping => overlapping_windows(tokens.len(), context),
-            RollingWindows::Disjoint => disjoint_windows(tokens.len(), context),
-        };
+        let windows = rolling_windows(windows, tokens.len(), context);
         windows_left.push(windows.len());
         rows.extend(windows.into_iter().map(|(window, scored)| Row {
             owner,
@@ -207,82 +205,6 @@ pub(crate) fn score_rolling(
         score.log_likelihood = parts.iter().map(|(_, part)| part).sum();
     }
     Ok(scores)
-}
-
-/// Cuts `length` tokens (the start token included) into windows of at most `context + 1` tokens
-/// (inputs and the last target); gives each with the part of it that is scored.
-fn overlapping_windows(length: usize, context: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let stride = (context / 2).max(1);
-    let (mut windows, mut scored_to) = (Vec::new(), 1);
-    let mut begin = 0;
-    while scored_to < length {
-        let end = (begin + context + 1).min(length);
-        windows.push((begin..end, scored_to - begin..end - begin));
-        scored_to = end;
-        begin += stride;
-    }
-    windows
-}
-
-/// The same as the LM Evaluation Harness cuts: every window scores `context` tokens after one token
-/// of context; the last one reaches back as far as it can.
-fn disjoint_windows(length: usize, context: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let (mut windows, mut scored_to) = (Vec::new(), 1);
-    while scored_to < length {
-        let end = (scored_to + context).min(length);
-        let begin = end.saturating_sub(context + 1);
-        windows.push((begin..end, scored_to - begin..end - begin));
-        scored_to = end;
-    }
-    windows
-}
-
-/// Tokens of a request and the number of them that belong to the continuation.
-fn pair_tokens(
-    model: &LocalModel,
-    request: &ScoreRequest,
-) -> Result<(Vec<u32>, usize), ModelError> {
-    let tokenizer = model.tokenizer();
-    let context = request.context.trim_end();
-    let whole = format!("{}{}", request.context, request.continuation);
-    let encode = |text: &str| {
-        if request.parse_special {
-            tokenizer.encode_with_special(text)
-        } else {
-            tokenizer.encode(text)
-        }
-    };
-    let encoded = encode(context);
-    let mut tokens = Vec::new();
-    if context.is_empty() {
-        tokens.push(start_token(model)?);
-    } else {
-        // A chat template may have written it already.
-        tokens.extend(tokenizer.bos_id().filter(|bos| encoded.first() != Some(bos)));
-    }
-    let prefix = tokens.len();
-    tokens.extend(encoded);
-    let cut = tokens.len();
-    let whole = encode(&whole);
-    let continuation = whole.strip_prefix(&tokens[prefix..]);
-    match continuation {
-        Some(continuation) => tokens.extend_from_slice(continuation),
-        None => tokenizer.encode_into(&request_tail(request, context), &mut tokens),
-    }
-    let length = tokens.len() - cut;
-    Ok((tokens, length))
-}
-
-/// The continuation with the spaces that end the context.
-fn request_tail(request: &ScoreRequest, context: &str) -> String {
-    format!("{}{}", &request.context[context.len()..], request.continuation)
-}
-
-pub(crate) fn start_token(model: &LocalModel) -> Result<u32, ModelError> {
-    model.tokenizer().start_id().ok_or_else(|| ModelError::Unavailable {
-        capability: "scoring from the start of a text (the tokenizer has no EOS or BOS token)",
-        model: model.name().to_owned(),
-    })
 }
 
 /// Scores rows, similar lengths together; longest first, so that memory is asked for once.
@@ -340,43 +262,4 @@ fn score_batch(
         result
     });
     Ok(results.collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Windows = fn(usize, usize) -> Vec<(Range<usize>, Range<usize>)>;
-
-    /// Holds windows against what all have in common; `least` is the context of later windows.
-    fn check(windows: Windows, least: fn(usize) -> usize) {
-        for context in [1, 2, 3, 8, 9] {
-            for length in 1..60 {
-                let mut scored = vec![0; length];
-                for (window, part) in windows(length, context) {
-                    assert!(window.len() <= context + 1 && part.start >= 1);
-                    let first = window.start == 0;
-                    assert!(first || part.start >= least(context), "{context} {length} {part:?}");
-                    for at in part {
-                        scored[window.start + at] += 1;
-                    }
-                }
-                assert_eq!(scored[0], 0);
-                assert!(scored[1..].iter().all(|&count| count == 1), "{context} {length}");
-            }
-        }
-    }
-
-    #[test]
-    fn every_token_is_scored_once() {
-        check(overlapping_windows, |context| context / 2 + 1);
-        check(disjoint_windows, |_| 1);
-    }
-
-    #[test]
-    fn disjoint_windows_are_those_of_the_harness() {
-        // lm_eval.utils.get_rolling_token_windows for ten tokens, a window of four, one of context.
-        let expect = [(0..5, 1..5), (4..9, 1..5), (6..11, 3..5)];
-        assert_eq!(disjoint_windows(11, 4), expect);
-    }
 }

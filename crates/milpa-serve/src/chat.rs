@@ -1,16 +1,8 @@
 //! How a conversation becomes the text that the model continues: a chat template and what it is
 //! told of the tokenizer.
 
+use milpa_base::Prompt;
 use milpa_tokens::{ChatTemplate, Message, RenderOptions, Tokenizer};
-
-/// A conversation rendered for the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Prompt {
-    /// The text to continue.
-    pub(crate) text: String,
-    /// Whether special tokens written in `text` are read as such.
-    pub(crate) parse_special: bool,
-}
 
 /// A chat template with the special tokens of the model it is used for.
 #[derive(Debug, Clone)]
@@ -48,6 +40,6 @@ impl ChatFormat {
     pub(crate) fn render(&self, messages: &[Message]) -> Result<Prompt, String> {
         let text =
             self.template.render(messages, &self.options).map_err(|error| error.to_string())?;
-        Ok(Prompt { text, parse_special: self.name != "continuation" })
+        Ok(Prompt::Text { text, parse_special: self.name != "continuation" })
     }
 }

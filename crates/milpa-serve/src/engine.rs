@@ -15,7 +15,8 @@ use std::{
 };
 
 use milpa_base::{
-    FinishReason, GenerateRequest, Generation, ModelError, Piece, StopFlag, TextModel,
+    FinishReason, GenerateRequest, Generation, ModelError, Piece, Prompt, PromptScores, StopFlag,
+    TextModel,
 };
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -27,6 +28,8 @@ use crate::metrics::{GaugeGuard, Metrics};
 /// What a generation tells.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// The prompt's own log-probabilities, before any new text.
+    Scores(PromptScores),
     /// New text.
     Piece(Piece),
     /// The end, good or bad.
@@ -51,8 +54,13 @@ pub(crate) enum Refusal {
 /// A text to be generated.
 #[derive(Debug)]
 pub(crate) struct Job {
+    /// What is continued; a text stands in the request as well.
+    pub(crate) prompt: Prompt,
     /// The request; its `max_tokens` is replaced where `max_tokens_default` is set.
     pub(crate) request: GenerateRequest,
+    /// Whether the prompt's own log-probabilities are wanted, with as many alternatives as the
+    /// request wants for new tokens.
+    pub(crate) score_prompt: bool,
     /// The client left the number of new tokens open: as many as this, or fewer where the
     /// context ends before.
     pub(crate) max_tokens_default: Option<usize>,
@@ -135,7 +143,11 @@ struct Task {
 impl Task {
     fn run(&self, job: Job) {
         let started = Instant::now();
-        let outcome = self.generate(job);
+        let outcome = match self.score_prompt(&job) {
+            Ok(None) => self.generate(job),
+            Ok(Some(generation)) => Ok(generation),
+            Err(error) => Err(error),
+        };
         self.metrics.generation.observe(started.elapsed());
         let event = match outcome {
             Ok(generation) => {
@@ -155,28 +167,68 @@ impl Task {
         let _ = self.events.send(event);
     }
 
-    fn generate(&self, job: Job) -> Result<Generation, ModelError> {
-        let mut request = job.request;
-        let Some(default) = job.max_tokens_default else {
-            return self.generate_request(&request);
+    /// Scores the prompt where that is wanted. Nothing or one greedy token after it comes out of
+    /// the same computation, and is the whole generation.
+    fn score_prompt(&self, job: &Job) -> Result<Option<Generation>, ModelError> {
+        let request = &job.request;
+        if !job.score_prompt || self.is_stopped() {
+            return Ok(None);
+        }
+        let alternatives = request.logprobs.unwrap_or_default();
+        let open = job.max_tokens_default.is_some();
+        let greedy =
+            request.sampling.temperature == 0.0 && request.sampling.repetition_penalty == 1.0;
+        let with_next = !open && request.max_tokens == 1 && greedy && request.stop.is_empty();
+        let scores = self.model.score_prompt(&job.prompt, alternatives, with_next)?;
+        let mut generation = Generation {
+            text: String::new(),
+            finish_reason: FinishReason::Length,
+            prompt_tokens: scores.tokens.len(),
+            completion_tokens: 0,
         };
-        request.max_tokens = default;
-        match self.generate_request(&request) {
+        let (next, ends) = (scores.next.clone(), scores.ends);
+        // Nobody listens if the client has left.
+        let _ = self.events.send(Event::Scores(scores));
+        if let Some(first) = next.first().cloned() {
+            if ends {
+                generation.finish_reason = FinishReason::Stop;
+            } else {
+                generation.text = first.text.clone();
+            }
+            generation.completion_tokens = 1;
+            let top = next.into_iter().take(alternatives).collect();
+            let piece = Piece { text: generation.text.clone(), logprobs: vec![(first, top)] };
+            let _ = self.events.send(Event::Piece(piece));
+        } else if open || request.max_tokens > 0 {
+            return Ok(None);
+        }
+        Ok(Some(generation))
+    }
+
+    fn generate(&self, mut job: Job) -> Result<Generation, ModelError> {
+        let Some(default) = job.max_tokens_default else {
+            return self.generate_request(&job);
+        };
+        job.request.max_tokens = default;
+        match self.generate_request(&job) {
             // The model alone can count the prompt; a request that fits with fewer new tokens
             // than the default gets what is left of the context.
             Err(ModelError::TooLong { prompt_tokens, context_length, .. })
                 if prompt_tokens < context_length =>
             {
-                request.max_tokens = context_length - prompt_tokens;
-                self.generate_request(&request)
+                job.request.max_tokens = context_length - prompt_tokens;
+                self.generate_request(&job)
             }
             outcome => outcome,
         }
     }
 
-    fn generate_request(&self, request: &GenerateRequest) -> Result<Generation, ModelError> {
-        let stopped = || self.cancel.is_set() || self.stop.is_set();
-        if stopped() {
+    fn is_stopped(&self) -> bool {
+        self.cancel.is_set() || self.stop.is_set()
+    }
+
+    fn generate_request(&self, job: &Job) -> Result<Generation, ModelError> {
+        if self.is_stopped() {
             return Ok(Generation {
                 text: String::new(),
                 finish_reason: FinishReason::Cancelled,
@@ -186,17 +238,23 @@ impl Task {
             });
         }
         let mut last = None;
-        self.model.generate(request, &mut |piece| {
+        let mut on_piece = |piece: &Piece| {
             match last.replace(Instant::now()) {
                 None => self.metrics.first_token.observe(self.arrived.elapsed()),
                 Some(last) => self.metrics.next_token.observe(last.elapsed()),
             }
-            if stopped() || self.events.send(Event::Piece(piece.clone())).is_err() {
+            if self.is_stopped() || self.events.send(Event::Piece(piece.clone())).is_err() {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
-        })
+        };
+        match &job.prompt {
+            Prompt::Text { .. } => self.model.generate(&job.request, &mut on_piece),
+            Prompt::Tokens(tokens) => {
+                self.model.generate_from_tokens(tokens, &job.request, &mut on_piece)
+            }
+        }
     }
 }
 
@@ -222,7 +280,7 @@ impl Running {
                 Poll::Pending => return Poll::Pending,
             },
         };
-        if !matches!(event, Event::Piece(_)) {
+        if !matches!(event, Event::Piece(_) | Event::Scores(_)) {
             self.ended = true;
             self.cancel.stop();
         }

@@ -24,17 +24,19 @@ use axum::{
     routing::{get, post},
 };
 use futures_core::Stream;
-use milpa_base::{GenerateRequest, Sampling, TextModel, seed::splitmix64};
+use milpa_base::{
+    GenerateRequest, Prompt, PromptScores, Sampling, TextEncoder, TextModel, seed::splitmix64,
+};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     api::{
         ApiError,
-        request::{Defaults, Options, read_chat, read_completion},
-        response::{Endpoint, Reply},
+        request::{Defaults, Options, read_chat, read_completion, read_tokenize},
+        response::{Answered, Endpoint, Reply},
     },
-    chat::{ChatFormat, Prompt},
+    chat::ChatFormat,
     config::ServeConfig,
     engine::{Engine, Event, Job, Running},
     metrics::Metrics,
@@ -112,6 +114,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/models", get(models))
         .route("/v1/models/{name}", get(model))
+        .route("/tokenize", post(tokenize))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .fallback(not_found)
@@ -141,6 +144,7 @@ fn route_label(path: &str) -> &'static str {
         "/style.css" | "/chat.js" | "/strings.js" | "/icon.svg" => "page",
         "/health" => "/health",
         "/metrics" => "/metrics",
+        "/tokenize" => "/tokenize",
         "/v1/completions" => "/v1/completions",
         "/v1/chat/completions" => "/v1/chat/completions",
         path if path.starts_with("/v1/models") => "/v1/models",
@@ -177,7 +181,8 @@ fn host_name(host: &str) -> &str {
 }
 
 fn check_key(app: &App, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(key) = app.config.api_key.as_ref().filter(|_| path.starts_with("/v1")) else {
+    let needs_key = path.starts_with("/v1") || path == "/tokenize";
+    let Some(key) = app.config.api_key.as_ref().filter(|_| needs_key) else {
         return Ok(());
     };
     let given = headers
@@ -203,7 +208,7 @@ async fn not_found(request: Request) -> ApiError {
     let path: String = request.uri().path().chars().take(80).collect();
     let message = format!(
         "there is nothing at {path}; this server has /v1/models, /v1/completions, \
-         /v1/chat/completions, /health and /metrics"
+         /v1/chat/completions, /tokenize, /health and /metrics"
     );
     ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", message).code("not_found")
 }
@@ -256,6 +261,7 @@ async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Respons
 
 fn model_json(app: &App) -> Value {
     let info = app.engine.model().info();
+    let encoder = app.engine.model().encoder();
     json!({
         "id": info.name,
         "object": "model",
@@ -266,6 +272,8 @@ fn model_json(app: &App) -> Value {
             "context_length": info.context_length,
             "parameters": info.parameters,
             "hash": info.hash,
+            "bos_token": encoder.and_then(TextEncoder::bos),
+            "start_token": encoder.and_then(TextEncoder::start),
         },
     })
 }
@@ -273,8 +281,27 @@ fn model_json(app: &App) -> Value {
 async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let body = read_body(&app, request).await?;
     let request = read_completion(&body, app.defaults())?;
-    let prompt = Prompt { text: request.prompt, parse_special: false };
-    answer(&app, Endpoint::Completion, prompt, request.options).await
+    answer(&app, Endpoint::Completion, request.prompts, request.echo, request.options).await
+}
+
+/// The tokens of a text, in the shape of vLLM's server, so that whoever measures this model from
+/// elsewhere can send tokens.
+async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let body = read_body(&app, request).await?;
+    let (text, with_bos) = read_tokenize(&body, app.defaults())?;
+    let model = app.engine.model();
+    let encoder = model.encoder().ok_or_else(|| {
+        ApiError::unsupported("", format!("{} does not tell its tokens", model.info().name))
+    })?;
+    let mut tokens = encoder.encode_text(&text, false)?;
+    if let Some(bos) = encoder.bos().filter(|bos| with_bos && tokens.first() != Some(bos)) {
+        tokens.insert(0, bos);
+    }
+    Ok(json_response(&json!({
+        "count": tokens.len(),
+        "max_model_len": model.info().context_length,
+        "tokens": tokens,
+    })))
 }
 
 async fn chat_completions(
@@ -287,7 +314,7 @@ async fn chat_completions(
         .format
         .render(&request.messages)
         .map_err(|message| ApiError::bad_request("messages", message))?;
-    answer(&app, Endpoint::Chat, prompt, request.options).await
+    answer(&app, Endpoint::Chat, vec![prompt], false, request.options).await
 }
 
 /// Takes the body in, within the bounds of length and time. A body that is not declared as JSON
@@ -348,43 +375,82 @@ fn is_length_limit(error: &axum::Error) -> bool {
 async fn answer(
     app: &App,
     endpoint: Endpoint,
-    prompt: Prompt,
+    prompts: Vec<Prompt>,
+    echo: bool,
     options: Options,
 ) -> Result<Response, ApiError> {
     let reply = app.reply(endpoint, &options);
+    let deadline = Instant::now() + app.config.request_timeout;
+    let mut answers = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let shown = match &prompt {
+            Prompt::Text { text, .. } if echo => Some(text.clone()),
+            _ => None,
+        };
+        let job = job(app, endpoint, prompt, echo, &options);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut running = app.engine.start(job, left).await?;
+        // The first event decides the status: a prompt that does not fit is a 400, streamed or not.
+        let first = running.next().await.unwrap_or(Event::Died);
+        if options.stream {
+            return stream_answer(reply, first, running);
+        }
+        let mut answered = whole_answer(first, running).await?;
+        answered.prompt = match &answered.scores {
+            // Tokens are shown as the text that they stand for.
+            Some(scores) if shown.is_none() => Some(text_of(scores)),
+            _ => shown,
+        };
+        answers.push(answered);
+    }
+    Ok(json_response(&reply.whole(&answers)))
+}
+
+fn job(app: &App, endpoint: Endpoint, prompt: Prompt, echo: bool, options: &Options) -> Job {
     let max_tokens_default = match (options.max_tokens, endpoint) {
         (Some(_), _) => None,
         (None, Endpoint::Chat) => Some(app.config.default_max_tokens),
         (None, Endpoint::Completion) => Some(COMPLETION_MAX_TOKENS),
     };
+    let (text, parse_special) = match &prompt {
+        Prompt::Text { text, parse_special } => (text.clone(), *parse_special),
+        Prompt::Tokens(_) => (String::new(), false),
+    };
+    // Only the model knows which text tokens stand for.
+    let score_prompt = echo && (options.logprobs.is_some() || matches!(prompt, Prompt::Tokens(_)));
     let request = GenerateRequest {
-        prompt: prompt.text,
-        parse_special: prompt.parse_special,
+        prompt: text,
+        parse_special,
         truncate_prompt: false,
         max_tokens: options.max_tokens.unwrap_or_default(),
         sampling: options.sampling,
-        stop: options.stop,
+        stop: options.stop.clone(),
         logprobs: options.logprobs,
     };
-    let mut running =
-        app.engine.start(Job { request, max_tokens_default }, app.config.request_timeout).await?;
-    // The first event decides the status: a prompt that does not fit is a 400, streamed or not.
-    let first = running.next().await.unwrap_or(Event::Died);
-    if options.stream {
-        return stream_answer(reply, first, running);
-    }
-    let mut pieces = Vec::new();
+    Job { prompt, request, score_prompt, max_tokens_default }
+}
+
+/// Waits for the end of a generation.
+async fn whole_answer(first: Event, mut running: Running) -> Result<Answered, ApiError> {
+    let (mut pieces, mut scores) = (Vec::new(), None);
     let mut event = first;
     loop {
         match event {
             Event::Piece(piece) => pieces.push(piece),
+            Event::Scores(found) => scores = Some(found),
             Event::Done(Ok(generation)) => {
-                return Ok(json_response(&reply.whole(&generation, &pieces)));
+                return Ok(Answered { generation, pieces, prompt: None, scores });
             }
             failure => return Err(failure_of(failure)),
         }
         event = running.next().await.unwrap_or(Event::Died);
     }
+}
+
+fn text_of(scores: &PromptScores) -> String {
+    let bytes: Vec<u8> =
+        scores.tokens.iter().flat_map(|token| token.bytes.iter().copied()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The error of an event that ended a generation badly.
@@ -393,7 +459,7 @@ fn failure_of(event: Event) -> ApiError {
         Event::Done(Err(error)) => error.into(),
         Event::TimedOut => ApiError::timed_out(),
         Event::ShuttingDown => ApiError::shutting_down(),
-        Event::Died | Event::Piece(_) | Event::Done(Ok(_)) => {
+        Event::Died | Event::Scores(_) | Event::Piece(_) | Event::Done(Ok(_)) => {
             ApiError::model_failed("the model broke off without an answer")
         }
     }

@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use milpa_base::{Digest, hash_bytes};
+use milpa_base::{Digest, ModelError, TextEncoder, hash_bytes};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::{
@@ -642,5 +642,18 @@ impl AddedMatcher {
         if start < text.len() {
             encode(&text[start..], ids);
         }
+    }
+}
+impl TextEncoder for Tokenizer {
+    fn encode_text(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, ModelError> {
+        Ok(if parse_special { self.encode_with_special(text) } else { self.encode(text) })
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.bos_id()
+    }
+
+    fn start(&self) -> Option<u32> {
+        self.start_id()
     }
 }

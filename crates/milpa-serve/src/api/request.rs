@@ -5,7 +5,7 @@
 //! (`user`, `metadata`, …) and unsupported ones at their neutral value (`n: 1`, `tools: []`) are
 //! accepted. Reference: OpenAI's API reference, "Completions" and "Chat".
 
-use milpa_base::{Sampling, config::nearest};
+use milpa_base::{Prompt, Sampling, config::nearest};
 use milpa_tokens::Message;
 use serde_json::{Map, Value};
 
@@ -14,6 +14,8 @@ use super::error::ApiError;
 /// Most stop texts in a request, and the longest of them in bytes.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
+/// Most prompts in a request.
+const MAX_PROMPTS: usize = 128;
 /// Most alternatives for each token.
 const MAX_LOGPROBS: u64 = 20;
 
@@ -60,7 +62,10 @@ pub(crate) struct Options {
 /// `POST /v1/completions`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct CompletionRequest {
-    pub(crate) prompt: String,
+    /// At least one; they are answered in this order.
+    pub(crate) prompts: Vec<Prompt>,
+    /// Whether the answer begins with the prompt, and its log-probabilities with the prompt's.
+    pub(crate) echo: bool,
     pub(crate) options: Options,
 }
 
@@ -87,34 +92,76 @@ pub(crate) fn read_completion(
 ) -> Result<CompletionRequest, ApiError> {
     let mut fields = Fields::parse(body)?;
     fields.check_model(defaults.model)?;
-    let prompt = match fields.take("prompt") {
-        Some(Value::String(prompt)) => prompt,
-        Some(Value::Array(mut items)) if items.len() == 1 && items[0].is_string() => {
-            match items.pop() {
-                Some(Value::String(prompt)) => prompt,
-                _ => unreachable!("the only item is a string"),
-            }
-        }
-        Some(Value::Array(_)) => {
-            return Err(ApiError::unsupported(
-                "prompt",
-                "prompt must be one text; send several prompts, or token ids as text, one \
-                 request each",
-            ));
-        }
-        Some(_) => return Err(ApiError::bad_request("prompt", "prompt must be a text")),
+    let prompts = read_prompts(fields.take("prompt"))?;
+    let logprobs = fields.whole("logprobs", 0, MAX_LOGPROBS)?.map(|n| n as usize);
+    let echo = fields.flag("echo")?.unwrap_or(false);
+    // No new token at all makes sense only where the prompt's own are told.
+    let max_tokens = fields.whole("max_tokens", u64::from(!echo), u64::from(u32::MAX))?;
+    fields.neutral("best_of", &[Value::from(1)], "only one completion is made for each prompt")?;
+    fields.neutral("suffix", &["".into()], "text cannot be inserted before a suffix")?;
+    let options = fields.options(defaults, max_tokens, logprobs)?;
+    if options.stream && (echo || prompts.len() > 1) {
+        let message =
+            "an answer with several prompts or with echo is not streamed; leave stream out";
+        return Err(ApiError::unsupported("stream", message));
+    }
+    fields.end(&["prompt", "echo"])?;
+    Ok(CompletionRequest { prompts, echo, options })
+}
+
+/// One text, several, the ids of one prompt's tokens, or those of several.
+fn read_prompts(value: Option<Value>) -> Result<Vec<Prompt>, ApiError> {
+    let bad = || {
+        let message = "prompt must be a text, a list of texts, a list of token ids, or a list of \
+                       such lists";
+        ApiError::bad_request("prompt", message)
+    };
+    let one = |value: Value| match value {
+        Value::String(text) => Ok(Prompt::Text { text, parse_special: false }),
+        Value::Array(ids) if !ids.is_empty() => ids
+            .iter()
+            .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
+            .collect::<Option<_>>()
+            .map(Prompt::Tokens)
+            .ok_or_else(bad),
+        _ => Err(bad()),
+    };
+    let prompts: Vec<Prompt> = match value {
         None => {
             return Err(ApiError::bad_request("prompt", "prompt is missing: the text to continue"));
         }
+        Some(Value::Array(items)) if !items.first().is_some_and(Value::is_number) => {
+            if items.len() > MAX_PROMPTS {
+                let message = format!("prompt may hold at most {MAX_PROMPTS} prompts");
+                return Err(ApiError::bad_request("prompt", message));
+            }
+            items.into_iter().map(one).collect::<Result<_, _>>()?
+        }
+        Some(value) => vec![one(value)?],
     };
-    let logprobs = fields.whole("logprobs", 0, MAX_LOGPROBS)?.map(|n| n as usize);
-    let max_tokens = fields.whole("max_tokens", 1, u64::from(u32::MAX))?;
-    fields.neutral("best_of", &[Value::from(1)], "only one completion is made for each request")?;
-    fields.neutral("echo", &[false.into()], "the prompt is not repeated in the answer")?;
-    fields.neutral("suffix", &["".into()], "text cannot be inserted before a suffix")?;
-    let options = fields.options(defaults, max_tokens, logprobs)?;
-    fields.end(&["prompt"])?;
-    Ok(CompletionRequest { prompt, options })
+    if prompts.is_empty() {
+        return Err(bad());
+    }
+    Ok(prompts)
+}
+
+/// Reads the body of a request for the tokens of a text, as vLLM's server takes it: the text, and
+/// whether BOS goes before it.
+pub(crate) fn read_tokenize(
+    body: &[u8],
+    defaults: Defaults<'_>,
+) -> Result<(String, bool), ApiError> {
+    let mut fields = Fields::parse(body)?;
+    fields.check_model(defaults.model)?;
+    let Some(Value::String(text)) = fields.take("prompt") else {
+        return Err(ApiError::bad_request("prompt", "prompt must be a text"));
+    };
+    let with_bos = fields.flag("add_special_tokens")?.unwrap_or(true);
+    if let Some(name) = fields.map.keys().next() {
+        let message = "only model, prompt and add_special_tokens are known here";
+        return Err(ApiError::unsupported(name, message));
+    }
+    Ok((text, with_bos))
 }
 
 /// Reads the body of a chat request.
@@ -585,26 +632,46 @@ mod tests {
         );
     }
 
-    fn check_completion(body: &str, expect: Result<&str, &str>) {
+    fn text(text: &str) -> Prompt {
+        Prompt::Text { text: text.to_owned(), parse_special: false }
+    }
+
+    fn check_completion(body: &str, expect: Result<&[Prompt], &str>) {
         match (read_completion(body.as_bytes(), DEFAULTS), expect) {
-            (Ok(request), Ok(prompt)) => assert_eq!(request.prompt, prompt),
+            (Ok(request), Ok(prompts)) => assert_eq!(request.prompts, prompts),
             (Err(error), Err(part)) => assert!(error.message.contains(part), "{error:?}"),
             (found, _) => panic!("{body}: {found:?}"),
         }
     }
 
     #[test]
-    fn a_completion_has_one_prompt() {
-        check_completion(r#"{"prompt":"a"}"#, Ok("a"));
-        check_completion(r#"{"prompt":["a"],"best_of":1,"echo":false}"#, Ok("a"));
-        check_completion(r#"{"prompt":["a","b"]}"#, Err("one text"));
-        check_completion(r#"{"prompt":[1,2]}"#, Err("one text"));
+    fn a_completion_has_prompts() {
+        check_completion(r#"{"prompt":"a"}"#, Ok(&[text("a")]));
+        check_completion(r#"{"prompt":["a"],"best_of":1,"echo":false}"#, Ok(&[text("a")]));
+        check_completion(r#"{"prompt":["a","b"]}"#, Ok(&[text("a"), text("b")]));
+        check_completion(r#"{"prompt":[1,2]}"#, Ok(&[Prompt::Tokens(vec![1, 2])]));
+        let both = [Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])];
+        check_completion(r#"{"prompt":[[1],[2,3]]}"#, Ok(&both));
+        for bad in ["[]", "[[]]", "[1,-2]", "[1.5]", "[4294967296]", "[1,\"a\"]", "{}", "7"] {
+            check_completion(
+                &format!(r#"{{"prompt":{bad}}}"#),
+                Err("prompt must be a text, a list"),
+            );
+        }
+        check_completion(
+            &format!(r#"{{"prompt":[{}"a"]}}"#, r#""a","#.repeat(128)),
+            Err("at most 128"),
+        );
         check_completion("{}", Err("missing"));
         check_completion("[]", Err("JSON object"));
         check_completion("{", Err("not valid JSON"));
-        check_completion(r#"{"prompt":"a","echo":true}"#, Err("echo is not supported"));
+        check_completion(r#"{"prompt":"a","max_tokens":0}"#, Err("max_tokens must be"));
+        check_completion(r#"{"prompt":"a","echo":true,"stream":true}"#, Err("not streamed"));
+        check_completion(r#"{"prompt":["a","b"],"stream":true}"#, Err("not streamed"));
         check_completion(&"[".repeat(100_000), Err("recursion limit"));
-        let request = read_completion(br#"{"prompt":"","logprobs":2}"#, DEFAULTS).unwrap();
-        assert_eq!(request.options.logprobs, Some(2));
+        let body = br#"{"prompt":"","logprobs":2,"echo":true,"max_tokens":0}"#;
+        let request = read_completion(body, DEFAULTS).unwrap();
+        assert_eq!((request.options.logprobs, request.options.max_tokens), (Some(2), Some(0)));
+        assert!(request.echo);
     }
 }

@@ -236,3 +236,59 @@ fn metrics_count_requests_and_tokens() {
         assert!(reply.body.lines().any(|found| found == line), "{line} is not in {}", reply.body);
     }
 }
+
+#[test]
+fn a_prompt_comes_back_with_its_log_probabilities() {
+    let script = Script::new();
+    let server = TestServer::start(&script);
+    let body = r#"{"prompt":"uno dos tres","echo":true,"logprobs":1,"max_tokens":0}"#;
+    let answer = server.post(COMPLETIONS, body).json();
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["text"], "uno dos tres");
+    assert_eq!(choice["finish_reason"], "length");
+    let logprobs = json!({
+        "tokens": ["uno ", "dos ", "tres"],
+        "token_logprobs": [null, -0.5, -1.0],
+        "top_logprobs": [null, {"otro": -0.25}, {"otro": -0.25}],
+        "text_offset": [0, 4, 8],
+    });
+    assert_eq!(choice["logprobs"], logprobs);
+    assert_eq!(answer["usage"]["prompt_tokens"], 3);
+    assert_eq!(answer["usage"]["completion_tokens"], 0);
+    assert!(script.asked.lock().unwrap().is_empty(), "nothing was generated");
+
+    // As lm_eval asks: several prompts as tokens, one greedy token after each.
+    let body = r#"{"prompt":[[0,1],[1]],"echo":true,"logprobs":1,"max_tokens":1,"temperature":0}"#;
+    let answer = server.post(COMPLETIONS, body).json();
+    let second = &answer["choices"][1];
+    assert_eq!((&second["index"], &second["text"]), (&json!(1), &json!("dos fin")));
+    let first = &answer["choices"][0];
+    assert_eq!(first["text"], "uno dos fin");
+    assert_eq!(first["logprobs"]["token_logprobs"], json!([null, -0.5, -0.125]));
+    assert_eq!(first["logprobs"]["text_offset"], json!([0, 4, 8]));
+    assert_eq!(
+        answer["usage"],
+        json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5})
+    );
+    assert!(script.asked.lock().unwrap().is_empty(), "nothing was generated");
+
+    // What is drawn after a prompt is generated as ever.
+    let body = r#"{"prompt":[3],"echo":true,"max_tokens":2,"seed":0}"#;
+    let answer = server.post(COMPLETIONS, body).json();
+    assert_eq!(answer["choices"][0]["text"], "ñandú uno dos ");
+    assert_eq!(answer["choices"][0]["logprobs"], Value::Null);
+    assert_eq!(script.last().prompt, "[3]");
+}
+
+#[test]
+fn tokens_are_told() {
+    let server = TestServer::start(&Script::new());
+    let body = r#"{"prompt":"uno ñandú","add_special_tokens":false}"#;
+    let expect = json!({"count": 2, "max_model_len": CONTEXT_LENGTH, "tokens": [4, 7]});
+    assert_eq!(server.post("/tokenize", body).json(), expect);
+    let tokens = server.post("/tokenize", r#"{"model":"semilla","prompt":"uno"}"#).json();
+    assert_eq!(tokens["tokens"], json!([1000, 3]));
+    assert_eq!(server.post("/tokenize", r#"{"prompt":7}"#).error(400)["param"], "prompt");
+    assert_eq!(server.post("/tokenize", r#"{"prompt":"a","x":1}"#).error(400)["param"], "x");
+    assert_eq!(server.get("/v1/models").json()["data"][0]["milpa"]["start_token"], 1000);
+}

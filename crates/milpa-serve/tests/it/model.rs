@@ -10,8 +10,8 @@ use std::{
 };
 
 use milpa_base::{
-    Choice, FinishReason, GenerateRequest, Generation, ModelError, ModelInfo, Piece, RollingScore,
-    Score, ScoreRequest, TextModel,
+    Choice, FinishReason, GenerateRequest, Generation, ModelError, ModelInfo, Piece, Prompt,
+    PromptScores, PromptToken, RollingScore, Score, ScoreRequest, TextEncoder, TextModel,
 };
 
 /// The tokens that the model repeats for ever.
@@ -147,6 +147,53 @@ impl TextModel for Script {
         Err(ModelError::Failed("not asked for in these tests".to_owned()))
     }
 
+    fn encoder(&self) -> Option<&dyn TextEncoder> {
+        Some(self)
+    }
+
+    fn score_prompt(
+        &self,
+        prompt: &Prompt,
+        alternatives: usize,
+        with_next: bool,
+    ) -> Result<PromptScores, ModelError> {
+        let (texts, first): (Vec<String>, u32) = match prompt {
+            Prompt::Text { text, .. } => {
+                (text.split_inclusive(' ').map(str::to_owned).collect(), 0)
+            }
+            Prompt::Tokens(ids) => {
+                (ids.iter().map(|&id| WORDS[id as usize % 4].to_owned()).collect(), ids[0])
+            }
+        };
+        let choice = |text: &str, logprob| Choice {
+            text: text.to_owned(),
+            bytes: text.as_bytes().to_vec(),
+            logprob,
+        };
+        let token = |(at, text): (usize, &String)| PromptToken {
+            id: first + at as u32,
+            bytes: text.as_bytes().to_vec(),
+            logprob: (at > 0).then_some(-0.5 * at as f64),
+            top: [choice("otro", -0.25)].into_iter().take(alternatives).collect(),
+        };
+        let next = if with_next { vec![choice("fin", -0.125)] } else { Vec::new() };
+        Ok(PromptScores {
+            tokens: texts.iter().enumerate().map(token).collect(),
+            next,
+            ends: false,
+        })
+    }
+
+    fn generate_from_tokens(
+        &self,
+        tokens: &[u32],
+        request: &GenerateRequest,
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Result<Generation, ModelError> {
+        let prompt = format!("{tokens:?}");
+        self.generate(&GenerateRequest { prompt, ..request.clone() }, on_piece)
+    }
+
     fn generate(
         &self,
         request: &GenerateRequest,
@@ -158,5 +205,20 @@ impl TextModel for Script {
         let outcome = self.say(request, on_piece);
         self.running.fetch_sub(1, SeqCst);
         outcome
+    }
+}
+
+/// Tokens are words; their ids are their lengths in bytes.
+impl TextEncoder for Script {
+    fn encode_text(&self, text: &str, _: bool) -> Result<Vec<u32>, ModelError> {
+        Ok(text.split_inclusive(' ').map(|word| word.len() as u32).collect())
+    }
+
+    fn bos(&self) -> Option<u32> {
+        Some(1000)
+    }
+
+    fn start(&self) -> Option<u32> {
+        Some(1000)
     }
 }
