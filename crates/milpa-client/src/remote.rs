@@ -119,6 +119,11 @@ impl RemoteModel {
         &self.remarks
     }
 
+    /// The model's name at the endpoint.
+    pub fn asked_model(&self) -> &str {
+        self.config().model.as_deref().unwrap_or_default()
+    }
+
     /// Changes the name that is shown to people.
     pub fn rename(&mut self, name: &str) {
         self.info.name = name.to_owned();
@@ -391,6 +396,8 @@ impl RemoteModel {
         Ok(Generation {
             finish_reason,
             prompt_tokens: answer.prompt_tokens.unwrap_or_else(|| ask.prompt_estimate()) as usize,
+            // An endpoint that cuts prompts does not say so.
+            truncated_tokens: 0,
             completion_tokens: answer.completion_tokens.unwrap_or(text.len() as u64 / 3 + 1)
                 as usize,
             text,
@@ -445,6 +452,7 @@ impl TextModel for RemoteModel {
                     text: String::new(),
                     finish_reason: FinishReason::Cancelled,
                     prompt_tokens: 0,
+                    truncated_tokens: 0,
                     completion_tokens: 0,
                 });
             }
@@ -453,7 +461,8 @@ impl TextModel for RemoteModel {
     }
 
     fn generates_together(&self) -> usize {
-        self.config().concurrency
+        // Many at a time keep all places taken; what is finished is remembered at once.
+        self.config().concurrency * 16
     }
 
     fn endpoint(&self) -> Option<EndpointRecord> {

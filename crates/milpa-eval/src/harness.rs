@@ -21,7 +21,7 @@ use std::{
     time::Instant,
 };
 
-use milpa_base::{Digest, FinishReason, ModelInfo, PromptTokens, Seed, TextModel};
+use milpa_base::{Digest, EndpointRecord, FinishReason, ModelInfo, PromptTokens, Seed, TextModel};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -279,6 +279,9 @@ pub struct HarnessReport {
     pub command_line: String,
     /// The model that was measured.
     pub model: ModelInfo,
+    /// What an endpoint was asked, where the model is elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointRecord>,
     /// Seed of the examples.
     pub fewshot_seed: u64,
     /// Whether prompts went through the model's chat template.

@@ -8,7 +8,8 @@
 use std::{fmt::Write as _, path::Path};
 
 use milpa_base::{
-    FinishReason, GenerateRequest, ModelError, ModelInfo, Sampling, Seed, TextModel,
+    EndpointRecord, FinishReason, GenerateRequest, ModelError, ModelInfo, Sampling, Seed,
+    TextModel,
     page::{self, Width},
     parse_toml,
     plot::escape,
@@ -162,6 +163,9 @@ pub enum LookAnswer {
 pub struct Look {
     /// The models, in the order of the answers.
     pub models: Vec<ModelInfo>,
+    /// What endpoints were asked, for models elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointRecord>,
     /// How the answers were made.
     pub options: LookOptions,
     /// The command line that does it again.
@@ -204,6 +208,7 @@ pub fn look(
     watch.progress.end();
     Ok(Look {
         models: models.iter().map(|looked| looked.model.info().clone()).collect(),
+        endpoints: models.iter().filter_map(|looked| looked.model.endpoint()).collect(),
         options,
         command_line: command_line.to_owned(),
         answers,
@@ -321,7 +326,10 @@ impl Look {
             vec![
                 model.name.clone(),
                 model.parameters.map_or("–".to_owned(), |count| si(count as f64)),
-                model.context_length.to_string(),
+                match model.context_length {
+                    0 => "–".to_owned(),
+                    length => length.to_string(),
+                },
                 model.hash.chars().take(12).collect(),
                 format!("{unended} of {all}"),
             ]
@@ -358,6 +366,9 @@ impl Look {
                     html += "</div>";
                 }
             }
+        }
+        for endpoint in &self.endpoints {
+            let _ = write!(html, "<p>{}</p>", escape(&endpoint.to_line()));
         }
         let _ =
             write!(html, "<h2>Again</h2><pre>{}</pre>{}", escape(&self.command_line), page::END);

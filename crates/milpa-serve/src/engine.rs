@@ -184,6 +184,7 @@ impl Task {
             text: String::new(),
             finish_reason: FinishReason::Length,
             prompt_tokens: scores.tokens.len(),
+            truncated_tokens: 0,
             completion_tokens: 0,
         };
         let (next, ends) = (scores.next.clone(), scores.ends);

@@ -1,5 +1,6 @@
 //! The command line: every command, flag and help text, and nothing else.
 
+mod endpoint;
 mod eval;
 mod plan;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use milpa_model::GgufFormat;
 
+pub use endpoint::{ApiChoice, EndpointArguments};
 pub use eval::{ArenaArguments, CompareArguments, JudgeArguments, JudgeCommand, PowerArguments};
 pub use plan::{
     CalibrateArgs, ContinuedArgs, FitArgs, FitCount, FitForm, FitObjective, InferenceArgs,
@@ -139,7 +141,7 @@ pub enum Command {
     },
     /// Measure a model
     #[command(subcommand)]
-    Eval(EvalCommand),
+    Eval(Box<EvalCommand>),
     /// Make a bundle: Hugging Face folder and GGUF
     Package {
         /// The recipe
@@ -324,9 +326,10 @@ pub enum TokensCommand {
 /// What is looked at.
 #[derive(Debug, clap::Args)]
 pub struct LookArguments {
-    /// A bundle, a checkpoint or a .gguf file
-    pub model: PathBuf,
-    /// An earlier or another model, shown beside it; may be given again
+    /// A bundle, a checkpoint or a .gguf file; with --endpoint a name there
+    #[arg(required_unless_present = "endpoint")]
+    pub model: Option<PathBuf>,
+    /// An earlier or another model on this machine, shown beside it; may be given again
     #[arg(long, value_name = "MODEL")]
     pub beside: Vec<PathBuf>,
     /// Prompts of your own, in TOML, instead of those that come with milpa
@@ -344,14 +347,17 @@ pub struct LookArguments {
     /// The page
     #[arg(long, value_name = "FILE", default_value = "look.html")]
     pub out: PathBuf,
+    /// A model elsewhere
+    #[command(flatten)]
+    pub endpoint: EndpointArguments,
 }
 
 /// How tasks are run.
 #[derive(Debug, clap::Args)]
 pub struct HarnessArguments {
-    /// A bundle, a checkpoint or a .gguf file
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    /// A bundle, a checkpoint or a .gguf file; with --endpoint a name there
+    #[arg(long, value_name = "MODEL", required_unless_present = "endpoint")]
+    pub model: Option<PathBuf>,
     /// Folder of an adapter (LoRA) to open with the model
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
@@ -382,6 +388,9 @@ pub struct HarnessArguments {
     /// Folder for report, log and answers
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// A model elsewhere
+    #[command(flatten)]
+    pub endpoint: EndpointArguments,
 }
 
 /// What `milpa eval instructions` is given.
@@ -391,10 +400,10 @@ pub struct InstructionArguments {
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// JSONL of responses: prompt (or id or key) and response
-    #[arg(long, value_name = "FILE", required_unless_present = "model", conflicts_with = "model")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["model", "endpoint"], conflicts_with_all = ["model", "endpoint"])]
     pub responses: Option<PathBuf>,
-    /// A bundle, a checkpoint or a .gguf file that responds now
-    #[arg(long, value_name = "DIR", requires = "out")]
+    /// A bundle, a checkpoint or a .gguf file that responds now; with --endpoint a name there
+    #[arg(long, value_name = "MODEL", requires = "out")]
     pub model: Option<PathBuf>,
     /// Folder of an adapter (LoRA) to open with the model
     #[arg(long, value_name = "DIR", requires = "model")]
@@ -406,8 +415,11 @@ pub struct InstructionArguments {
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
     /// Folder for report, log and the model's answers
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", required_unless_present = "responses")]
     pub out: Option<PathBuf>,
+    /// A model elsewhere
+    #[command(flatten)]
+    pub endpoint: EndpointArguments,
 }
 
 /// Evaluation commands.

@@ -109,7 +109,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             let summary = train::train_alone(context, &recipe, &tokenizer, &tokens, &out, &price)?;
             context.show(&summary, || train::describe(&summary))
         }
-        Command::Eval(command) => match command {
+        Command::Eval(command) => match *command {
             EvalCommand::Suite { recipe, model, adapter, corpus, out } => {
                 let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
                 let recipe = context.recipe(&recipe)?;

@@ -11,7 +11,8 @@ use std::{
 };
 
 use milpa_base::{
-    Digest, GenerateRequest, ModelError, RollingWindows, Sampling, ScoreRequest, TextModel,
+    Digest, FinishReason, GenerateRequest, Generation, ModelError, RollingWindows, Sampling,
+    ScoreRequest, TextModel,
     lines::{Line, LineReader},
 };
 use serde::{Deserialize, Serialize};
@@ -138,7 +139,7 @@ impl Asker<'_> {
             let most = match requests[first] {
                 Request::Continuation { .. } => BATCH,
                 Request::Text { .. } => TEXT_BATCH,
-                Request::Generation { .. } => 1,
+                Request::Generation { .. } => self.model.generates_together(),
             };
             let alike = |index: &&usize| {
                 std::mem::discriminant(requests[**index]) == std::mem::discriminant(requests[first])
@@ -149,6 +150,11 @@ impl Asker<'_> {
             let together: Vec<&Request> = batch.iter().map(|&index| requests[index]).collect();
             let responses = self.answer(doing, &together, done as u64)?;
             for (&index, response) in batch.iter().zip(responses) {
+                if let Response::Generation { finish_reason: FinishReason::Cancelled, .. } =
+                    response
+                {
+                    return Err(EvalError::Interrupted);
+                }
                 self.answers.keep(keys[index], response)?;
             }
             done += count;
@@ -181,7 +187,7 @@ impl Asker<'_> {
         let answered = match requests {
             [Request::Continuation { .. }, ..] => self.continuations(requests, before),
             [Request::Text { .. }, ..] => self.texts(requests, before),
-            _ => self.generations(requests)?,
+            _ => self.generations(requests, before),
         };
         let answered = match answered {
             Err(error) if is_refusal(&error) && requests.len() > 1 => {
@@ -260,37 +266,36 @@ impl Asker<'_> {
         Ok(scores.into_iter().map(response).collect())
     }
 
-    /// Texts generated one after another, up to the first that the model does not give.
-    fn generations(
-        &self,
-        requests: &[&Request],
-    ) -> Result<Result<Vec<Response>, ModelError>, EvalError> {
-        let mut responses = Vec::with_capacity(requests.len());
-        for request in requests {
-            let Request::Generation { prompt, until, max_tokens, temperature } = request else {
-                continue;
-            };
-            let request = GenerateRequest {
-                prompt: prompt.clone(),
-                parse_special: self.parse_special,
-                truncate_prompt: true,
-                max_tokens: *max_tokens,
-                sampling: Sampling { temperature: *temperature, top_p: 1.0, ..Sampling::default() },
-                stop: until.clone(),
-                logprobs: None,
-            };
-            match self.watch.generate(self.model, &request)? {
-                Ok(generation) => responses.push(Response::Generation {
-                    text: generation.text,
-                    finish_reason: generation.finish_reason,
-                    prompt_tokens: generation.prompt_tokens,
-                    truncated_tokens: generation.truncated_tokens,
-                    tokens: generation.completion_tokens,
-                }),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        Ok(Ok(responses))
+    fn generations(&self, requests: &[&Request], before: u64) -> Result<Vec<Response>, ModelError> {
+        let requests: Vec<GenerateRequest> = requests
+            .iter()
+            .filter_map(|request| match request {
+                Request::Generation { prompt, until, max_tokens, temperature } => {
+                    let temperature = *temperature;
+                    Some(GenerateRequest {
+                        prompt: prompt.clone(),
+                        parse_special: self.parse_special,
+                        truncate_prompt: true,
+                        max_tokens: *max_tokens,
+                        sampling: Sampling { temperature, top_p: 1.0, ..Sampling::default() },
+                        stop: until.clone(),
+                        logprobs: None,
+                    })
+                }
+                _ => None,
+            })
+            .collect();
+        let advance = &mut |done: usize| self.watch.progress.advance(before + done as u64);
+        let stop = self.watch.stop;
+        let generations = self.model.generate_many(&requests, &|| stop.is_set(), advance)?;
+        let response = |generation: Generation| Response::Generation {
+            text: generation.text,
+            finish_reason: generation.finish_reason,
+            prompt_tokens: generation.prompt_tokens,
+            truncated_tokens: generation.truncated_tokens,
+            tokens: generation.completion_tokens,
+        };
+        Ok(generations.into_iter().map(response).collect())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use milpa_base::{
+    EndpointRecord,
     page::{self, Width},
     plot::{Bar, BarPlot, escape},
     units::{duration, si},
@@ -74,11 +75,16 @@ impl HarnessReport {
             .model
             .parameters
             .map_or(String::new(), |n| format!("{} parameters, ", si(n as f64)));
+        let context = match self.model.context_length {
+            0 => "unknown".to_owned(),
+            length => length.to_string(),
+        };
+        let hash = if hash.is_empty() { "not told".to_owned() } else { hash };
+        notes.extend(self.endpoint.iter().map(EndpointRecord::to_line));
         notes.push(format!(
-            "model {} ({parameters}context {}, hash {hash}); examples drawn with seed {}; prompts {}; \
+            "model {} ({parameters}context {context}, hash {hash}); examples drawn with seed {}; prompts {}; \
              milpa {}",
             self.model.name,
-            self.model.context_length,
             self.fewshot_seed,
             if self.chat_template { "by the chat template" } else { "in plain text" },
             self.milpa_version

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use milpa_base::{Digest, FinishReason, ModelInfo, TextModel};
+use milpa_base::{Digest, EndpointRecord, FinishReason, ModelInfo, TextModel};
 use serde::{Deserialize, Serialize};
 
 use super::{InstructionPrompt, PromptSet, Verdict};
@@ -92,6 +92,9 @@ pub struct InstructionReport {
     pub responses_hash: Option<Digest>,
     /// The model, if it was asked now.
     pub model: Option<ModelInfo>,
+    /// What an endpoint was asked, where the model is elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointRecord>,
     /// Whether prompts went through its chat template.
     pub chat_template: bool,
     /// Prompts that could be used.
@@ -146,6 +149,7 @@ pub fn score(
         data_hash: set.data_hash,
         responses_hash: None,
         model: None,
+        endpoint: None,
         chat_template: false,
         prompts: set.prompts.len() as u64,
         scored: logs.len() as u64,
@@ -281,6 +285,7 @@ impl InstructionReport {
         if let Some(model) = &self.model {
             let how = if self.chat_template { "by the chat template" } else { "in plain text" };
             notes.push(format!("model {}, prompts {how}", model.name));
+            notes.extend(self.endpoint.iter().map(EndpointRecord::to_line));
         }
         notes
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::EndpointArguments;
+
 /// Votes and how to read them.
 #[derive(Debug, Args)]
 #[command(
@@ -125,9 +127,9 @@ pub struct PowerArguments {
 /// Who judges, and with which prompt.
 #[derive(Debug, Args)]
 pub struct JudgeArguments {
-    /// The judge: a bundle, a checkpoint or a .gguf file
-    #[arg(long, value_name = "MODEL")]
-    pub judge: PathBuf,
+    /// The judge: a bundle, a checkpoint or a .gguf file; with --endpoint a name there
+    #[arg(long, value_name = "MODEL", required_unless_present = "endpoint")]
+    pub judge: Option<PathBuf>,
     /// Folder of an adapter (LoRA) to open with the judge
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
@@ -152,6 +154,9 @@ pub struct JudgeArguments {
     /// Folder for judgments.jsonl and the summary; judgments that lie there are not asked again
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// A judge elsewhere
+    #[command(flatten)]
+    pub endpoint: EndpointArguments,
 }
 
 /// Judge commands.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use milpa_base::{TextModel, artifact::write_file_atomic};
+use milpa_base::artifact::write_file_atomic;
 use milpa_eval::{
     EvalConfig, TaskSpec, Watch,
     harness::{
@@ -13,17 +13,18 @@ use milpa_eval::{
         task_file::LoadedTask,
     },
 };
-use milpa_model::LocalModel;
-use milpa_tokens::{Message, RenderOptions};
+use milpa_tokens::Message;
 
 use crate::{
     cli::HarnessArguments,
-    commands::chat::{self, ModelPaths},
+    commands::model::{ModelFlags, OpenedModel},
     context::Context,
 };
 
 /// Answers of the model, by the hash of what it was asked.
 const ANSWERS_FILE: &str = "answers.jsonl";
+/// Answers of an endpoint, by the hash of what it was sent.
+pub const ENDPOINT_FILE: &str = "endpoint.jsonl";
 /// One line for each question.
 const LOG_FILE: &str = "questions.jsonl";
 
@@ -34,14 +35,30 @@ pub fn run(context: &Context, arguments: &HarnessArguments) -> Result<()> {
         "--data names one file, but {} tasks were given; name the folder of their files",
         arguments.tasks.len()
     );
-    let adapter = arguments.adapter.as_deref();
-    let model = chat::open(context, ModelPaths { model: &arguments.model, adapter })?;
-    let template = model.chat_template();
+    fs::create_dir_all(&arguments.out)
+        .with_context(|| format!("cannot make the folder {}", arguments.out.display()))?;
+    let flags = ModelFlags {
+        model: arguments.model.as_deref(),
+        adapter: arguments.adapter.as_deref(),
+        endpoint: &arguments.endpoint,
+        answers: &arguments.out.join(ENDPOINT_FILE),
+    };
+    let model = OpenedModel::open(context, flags)?;
+    let report = model.told(context, score(context, arguments, &model))?;
+    context.show(&report, || report.to_string())
+}
+
+/// Asks and scores the tasks, and writes the report.
+fn score(
+    context: &Context,
+    arguments: &HarnessArguments,
+    model: &OpenedModel,
+) -> Result<HarnessReport> {
     ensure!(
-        template.is_some() || !arguments.apply_chat_template,
+        model.converses() || !arguments.apply_chat_template,
         "the model has no chat template; leave --apply-chat-template out"
     );
-    let render = renderer(&model);
+    let render = |messages: &[Message], begin_answer| model.render(messages, begin_answer);
     let render: &ChatRenderer<'_> = &render;
     let options = PromptOptions {
         num_fewshot: arguments.num_fewshot,
@@ -54,12 +71,10 @@ pub fn run(context: &Context, arguments: &HarnessArguments) -> Result<()> {
     // All tasks are read before the model is asked anything.
     let tasks: Vec<PreparedTask> =
         arguments.tasks.iter().map(|task| prepare(task, &options)).collect::<Result<_>>()?;
-    fs::create_dir_all(&arguments.out)
-        .with_context(|| format!("cannot make the folder {}", arguments.out.display()))?;
     let mut answers = Answers::open(&arguments.out.join(ANSWERS_FILE))?;
     let replicates = EvalConfig::default().bootstrap_replicates;
     let mut harness = HarnessRun {
-        model: &model,
+        model: model.model(),
         answers: &mut answers,
         chat: arguments.apply_chat_template,
         log_texts: arguments.log_texts,
@@ -76,7 +91,8 @@ pub fn run(context: &Context, arguments: &HarnessArguments) -> Result<()> {
         format: HARNESS_FORMAT,
         milpa_version: env!("CARGO_PKG_VERSION").to_owned(),
         command_line: context.command_line(),
-        model: model.info().clone(),
+        model: model.model().info().clone(),
+        endpoint: model.model().endpoint(),
         fewshot_seed: arguments.fewshot_seed,
         chat_template: arguments.apply_chat_template,
         bootstrap_replicates: replicates,
@@ -88,17 +104,7 @@ pub fn run(context: &Context, arguments: &HarnessArguments) -> Result<()> {
     write_file_atomic(&arguments.out.join("report.md"), report.to_markdown().as_bytes())?;
     write_file_atomic(&arguments.out.join("report.html"), report.to_html().as_bytes())?;
     write_file_atomic(&arguments.out.join(LOG_FILE), &lines(&logs)?)?;
-    context.show(&report, || report.to_string())
-}
-
-/// Renders messages with the model's chat template.
-pub fn renderer(model: &LocalModel) -> impl Fn(&[Message], bool) -> Result<String, String> + '_ {
-    |messages, begin_answer| {
-        let template = model.chat_template().ok_or("the model has no chat template")?;
-        let mut options = RenderOptions::for_training(model.tokenizer());
-        options.add_generation_prompt = begin_answer;
-        template.render(messages, &options).map_err(|error| error.to_string())
-    }
+    Ok(report)
 }
 
 fn prepare(task: &std::path::Path, options: &PromptOptions<'_>) -> Result<PreparedTask> {

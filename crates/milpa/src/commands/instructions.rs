@@ -1,19 +1,22 @@
 //! `milpa eval instructions`: responses, given or asked for now, held against their instructions.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use milpa_base::{TextModel, artifact::write_file_atomic};
+use milpa_base::artifact::write_file_atomic;
 use milpa_eval::{
     Watch,
     harness::{ask::Answers, requests::ChatRenderer},
     instructions::{self, InstructionLog, PromptSet},
 };
-use milpa_tokens::{Message, RenderOptions};
+use milpa_tokens::Message;
 
 use crate::{
     cli::InstructionArguments,
-    commands::chat::{self, ModelPaths},
+    commands::{
+        harness::ENDPOINT_FILE,
+        model::{ModelFlags, OpenedModel},
+    },
     context::Context,
 };
 
@@ -59,30 +62,38 @@ fn respond(
     arguments: &InstructionArguments,
     set: &PromptSet,
 ) -> Result<(instructions::InstructionReport, Vec<InstructionLog>)> {
-    let (path, out) = arguments
-        .model
-        .as_deref()
-        .zip(arguments.out.as_deref())
-        .context("name --responses, or --model with --out")?;
-    let adapter = arguments.adapter.as_deref();
-    let model = chat::open(context, ModelPaths { model: path, adapter })?;
-    let template = model.chat_template();
-    let render = |messages: &[Message], begin_answer: bool| {
-        let template = template.ok_or("the model has no chat template")?;
-        let mut options = RenderOptions::for_training(model.tokenizer());
-        options.add_generation_prompt = begin_answer;
-        template.render(messages, &options).map_err(|error| error.to_string())
+    let out = arguments.out.as_deref().context("name --responses, or a model with --out")?;
+    let flags = ModelFlags {
+        model: arguments.model.as_deref(),
+        adapter: arguments.adapter.as_deref(),
+        endpoint: &arguments.endpoint,
+        answers: &out.join(ENDPOINT_FILE),
     };
+    let opened = OpenedModel::open(context, flags)?;
+    opened.told(context, respond_with(context, arguments, set, &opened, out))
+}
+
+/// Asks the model that was opened.
+fn respond_with(
+    context: &Context,
+    arguments: &InstructionArguments,
+    set: &PromptSet,
+    opened: &OpenedModel,
+    out: &Path,
+) -> Result<(instructions::InstructionReport, Vec<InstructionLog>)> {
+    let (model, converses) = (opened.model(), opened.converses());
+    let render = |messages: &[Message], begin_answer| opened.render(messages, begin_answer);
     let render: &ChatRenderer<'_> = &render;
-    let chat = template.is_some().then_some(render);
+    let chat = converses.then_some(render);
     let mut answers = Answers::open(&out.join("answers.jsonl"))?;
     let watch = Watch { progress: &context.progress, stop: &context.stop };
     let (texts, cut) =
-        instructions::ask(set, &model, chat, arguments.max_tokens, &mut answers, watch)?;
+        instructions::ask(set, model, chat, arguments.max_tokens, &mut answers, watch)?;
     let texts: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
     let (mut report, logs) = instructions::score(set, &texts)?;
     report.model = Some(model.info().clone());
-    report.chat_template = template.is_some();
+    report.endpoint = model.endpoint();
+    report.chat_template = converses;
     if cut > 0 {
         let most = arguments.max_tokens;
         context.progress.say(&format!("{cut} responses were cut at {most} tokens (--max-tokens)"));

@@ -5,14 +5,15 @@ use milpa_base::artifact::write_file_atomic;
 use milpa_eval::{
     Watch,
     harness::requests::ChatRenderer,
-    look::{LookOptions, LookPrompts, Looked, look as answers},
+    look::{Look, LookOptions, LookPrompts, Looked, look as answers},
 };
+use milpa_tokens::Message;
 
 use crate::{
     cli::LookArguments,
     commands::{
-        chat::{self, ModelPaths},
-        harness::renderer,
+        harness::ENDPOINT_FILE,
+        model::{ModelFlags, OpenedModel},
     },
     context::Context,
 };
@@ -23,33 +24,28 @@ pub fn look(context: &Context, arguments: &LookArguments) -> Result<()> {
         Some(path) => LookPrompts::load(path)?,
         None => LookPrompts::builtin(),
     };
-    let paths = std::iter::once(&arguments.model).chain(&arguments.beside);
-    let models = paths
-        .map(|model| {
-            let mut opened = chat::open(context, ModelPaths { model, adapter: None })?;
-            // Two checkpoints of one run have one name: the path tells them apart.
-            if !arguments.beside.is_empty() {
-                opened.rename(&model.display().to_string());
-            }
-            Ok(opened)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let renderers: Vec<_> = models.iter().map(renderer).collect();
-    let looked: Vec<Looked<'_>> = models
-        .iter()
-        .zip(&renderers)
-        .map(|(model, render)| {
-            let render: &ChatRenderer<'_> = render;
-            Looked { model, chat: model.chat_template().is_some().then_some(render) }
-        })
-        .collect();
-    let options = LookOptions {
-        max_tokens: arguments.max_tokens as usize,
-        temperature: arguments.temperature,
-        seed: arguments.seed,
+    let answers = arguments.out.with_extension(ENDPOINT_FILE);
+    let flags = ModelFlags {
+        model: arguments.model.as_deref(),
+        adapter: None,
+        endpoint: &arguments.endpoint,
+        answers: &answers,
     };
-    let watch = Watch { progress: &context.progress, stop: &context.stop };
-    let look = answers(&looked, &prompts, options, &context.command_line(), watch)?;
+    let first = OpenedModel::open(context, flags)?;
+    let mut models = vec![first];
+    for path in &arguments.beside {
+        models.push(OpenedModel::here(context, path, None)?);
+    }
+    if !arguments.beside.is_empty() {
+        // Two checkpoints of one run have one name: the path tells them apart.
+        for (model, path) in models.iter_mut().zip(arguments.model.iter().chain(&arguments.beside))
+        {
+            if let OpenedModel::Here(_) = model {
+                model.rename(&path.display().to_string());
+            }
+        }
+    }
+    let look = models[0].told(context, ask(context, arguments, &prompts, &models))?;
     write_file_atomic(&arguments.out, look.to_html().as_bytes())?;
     context.show(&look, || {
         let mut text = format!("{} prompts, {} models\n", look.answers.len(), look.models.len());
@@ -59,4 +55,32 @@ pub fn look(context: &Context, arguments: &LookArguments) -> Result<()> {
         }
         format!("{text}page {}", arguments.out.display())
     })
+}
+
+/// Has all models answer.
+fn ask(
+    context: &Context,
+    arguments: &LookArguments,
+    prompts: &LookPrompts,
+    models: &[OpenedModel],
+) -> Result<Look> {
+    let renderers: Vec<_> = models
+        .iter()
+        .map(|model| move |messages: &[Message], begin_answer| model.render(messages, begin_answer))
+        .collect();
+    let looked: Vec<Looked<'_>> = models
+        .iter()
+        .zip(&renderers)
+        .map(|(model, render)| {
+            let render: &ChatRenderer<'_> = render;
+            Looked { model: model.model(), chat: model.converses().then_some(render) }
+        })
+        .collect();
+    let options = LookOptions {
+        max_tokens: arguments.max_tokens as usize,
+        temperature: arguments.temperature,
+        seed: arguments.seed,
+    };
+    let watch = Watch { progress: &context.progress, stop: &context.stop };
+    Ok(answers(&looked, prompts, options, &context.command_line(), watch)?)
 }

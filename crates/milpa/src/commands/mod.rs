@@ -10,6 +10,7 @@ pub mod explain;
 pub mod harness;
 pub mod instructions;
 pub mod look;
+pub mod model;
 pub mod package;
 pub mod plan;
 pub mod serve;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs::OpenOptions, io::Write, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use milpa_base::{Seed, TextModel, write_file_atomic};
+use milpa_base::{Seed, write_file_atomic};
 use milpa_eval::{
     EvalError,
     judge::{
@@ -17,13 +17,14 @@ use milpa_eval::{
     multiple_choice::Resampling,
     statistics::agreement::{Agreement, Distance},
 };
-use milpa_model::LocalModel;
-use milpa_tokens::{ChatTemplate, Message, RenderOptions};
 use serde::Serialize;
 
 use crate::{
     cli::{JudgeArguments, JudgeCommand},
-    commands::chat::{self, ModelPaths},
+    commands::{
+        harness::ENDPOINT_FILE,
+        model::{ModelFlags, OpenedModel},
+    },
     context::Context,
 };
 
@@ -45,7 +46,7 @@ pub fn judge(context: &Context, command: JudgeCommand) -> Result<()> {
 
 /// What every session with a judge begins with.
 struct Session {
-    model: LocalModel,
+    model: OpenedModel,
     prompt: JudgePrompt,
     questions: Vec<Question>,
 }
@@ -58,8 +59,15 @@ impl Session {
             context.progress.say(&format!("questions left out: {skips}"));
         }
         questions.truncate(arguments.limit.unwrap_or(usize::MAX));
-        let paths = ModelPaths { model: &arguments.judge, adapter: arguments.adapter.as_deref() };
-        Ok(Self { model: chat::open(context, paths)?, prompt, questions })
+        let out = &arguments.out;
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+        let flags = ModelFlags {
+            model: arguments.judge.as_deref(),
+            adapter: arguments.adapter.as_deref(),
+            endpoint: &arguments.endpoint,
+            answers: &out.join(ENDPOINT_FILE),
+        };
+        Ok(Self { model: OpenedModel::open(context, flags)?, prompt, questions })
     }
 
     /// Judges with `work`, keeping each judgment in the folder as soon as it is there.
@@ -70,7 +78,6 @@ impl Session {
         mut work: impl FnMut(&Judge<'_>, &Question, &mut Log<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let out = &arguments.out;
-        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
         let path = out.join("judgments.jsonl");
         let done = if path.exists() { read_judgments(&path)? } else { BTreeMap::new() };
         // A line that was cut off is written over: what is whole is kept.
@@ -86,10 +93,9 @@ impl Session {
             })
         };
         let mut log = Log { done, keep: &mut keep };
-        let template = self.model.chat_template().cloned();
-        let dialogue = |system: &str, user: &str| self.dialogue(template.as_ref(), system, user);
+        let dialogue = |system: &str, user: &str| self.model.dialogue(system, user);
         let judge = Judge {
-            model: &self.model,
+            model: self.model.model(),
             prompt: &self.prompt,
             dialogue: &dialogue,
             max_tokens: arguments.max_tokens,
@@ -98,41 +104,14 @@ impl Session {
         let watch = super::watch(context);
         watch.progress.begin("judging", Some(self.questions.len() as u64), "questions");
         let mut results = Vec::with_capacity(self.questions.len());
-        for question in &self.questions {
+        let judged = self.questions.iter().try_for_each(|question| {
             results.push(work(&judge, question, &mut log)?);
             watch.progress.advance(results.len() as u64);
-        }
-        watch.progress.end();
-        Ok(results)
-    }
-
-    /// The judge's chat template, or system and question with a blank line between.
-    fn dialogue(
-        &self,
-        template: Option<&ChatTemplate>,
-        system: &str,
-        user: &str,
-    ) -> Result<(String, bool), String> {
-        let plain = || [system, user].map(str::trim).join("\n\n").trim().to_owned();
-        let Some(template) = template.filter(|found| **found != ChatTemplate::continuation())
-        else {
-            return Ok((plain(), false));
-        };
-        let message = |role: &str, content: &str| Message {
-            role: role.to_owned(),
-            content: content.to_owned(),
-        };
-        let mut messages = Vec::new();
-        if !system.is_empty() {
-            messages.push(message("system", system));
-        }
-        messages.push(message("user", user));
-        let options = RenderOptions::for_reply(self.model.tokenizer());
-        let rendered = template.render(&messages, &options).or_else(|_| {
-            // Some templates know no system role.
-            template.render(&[message("user", &plain())], &options)
+            Ok(())
         });
-        rendered.map(|text| (text, true)).map_err(|error| error.to_string())
+        watch.progress.end();
+        self.model.told(context, judged)?;
+        Ok(results)
     }
 }
 
@@ -144,6 +123,8 @@ fn line(judgment: &Judgment) -> Result<String> {
 #[derive(Serialize)]
 struct Judged<T> {
     judge: milpa_base::ModelInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<milpa_base::EndpointRecord>,
     prompt: String,
     prompt_hash: milpa_base::Digest,
     command_line: String,
@@ -158,7 +139,8 @@ fn finish<T: Serialize + std::fmt::Display>(
     summary: T,
 ) -> Result<()> {
     let judged = Judged {
-        judge: session.model.info().clone(),
+        judge: session.model.model().info().clone(),
+        endpoint: session.model.model().endpoint(),
         prompt: session.prompt.name.clone(),
         prompt_hash: session.prompt.hash,
         command_line: context.command_line(),
