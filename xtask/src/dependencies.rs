@@ -37,6 +37,7 @@ const KNOWN_DUPLICATES: &[(&str, &str)] = &[
     ("hashbrown", "indexmap and parquet are one release apart"),
     ("r-efi", "follows getrandom; UEFI targets only"),
     ("syn", "serde_derive moved to 3, others follow"),
+    ("windows-sys", "ring is behind; Windows targets only"),
 ];
 
 /// Checks all three.

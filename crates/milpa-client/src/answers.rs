@@ -27,8 +27,14 @@ pub(crate) struct Answers(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    known: HashMap<Digest, Answer>,
+    known: HashMap<Digest, Known>,
     file: Option<(PathBuf, File)>,
+}
+
+struct Known {
+    answer: Answer,
+    /// Whether an earlier run received it.
+    is_old: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,8 +61,13 @@ impl Answers {
         Ok(Self(Mutex::new(inner)))
     }
 
-    pub(crate) fn get(&self, key: &Digest) -> Option<Answer> {
-        self.lock().known.get(key).cloned()
+    /// A remembered answer, and whether an earlier run received it.
+    pub(crate) fn get(&self, key: &Digest) -> Option<(Answer, bool)> {
+        self.lock().known.get(key).map(|known| (known.answer.clone(), known.is_old))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().known.is_empty()
     }
 
     pub(crate) fn keep(&self, key: Digest, answer: Answer) -> Result<Answer, ClientError> {
@@ -68,7 +79,7 @@ impl Answers {
             file.write_all(&line)
                 .map_err(|source| ClientError::Answers { path: path.clone(), source })?;
         }
-        inner.known.insert(key, entry.answer.clone());
+        inner.known.insert(key, Known { answer: entry.answer.clone(), is_old: false });
         Ok(entry.answer)
     }
 
@@ -78,7 +89,7 @@ impl Answers {
 }
 
 /// Reads whole lines into `known`; gives the bytes that they take.
-fn read(path: &Path, known: &mut HashMap<Digest, Answer>) -> io::Result<u64> {
+fn read(path: &Path, known: &mut HashMap<Digest, Known>) -> io::Result<u64> {
     let bytes = std::fs::metadata(path)?.len();
     let mut reader = LineReader::open(path, MAX_LINE_BYTES)?;
     let (mut whole, mut is_ours) = (0, bytes == 0);
@@ -93,7 +104,7 @@ fn read(path: &Path, known: &mut HashMap<Digest, Answer>) -> io::Result<u64> {
             break;
         }
         whole = end;
-        known.insert(entry.key, entry.answer);
+        known.insert(entry.key, Known { answer: entry.answer, is_old: true });
     }
     if !is_ours {
         return Err(io::Error::other("it holds no answers of an endpoint; name another folder"));

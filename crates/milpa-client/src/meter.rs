@@ -81,32 +81,45 @@ impl Meter {
         self.record.clone()
     }
 
-    /// Admits an attempt that may use `most`, and says when it may be sent. The error says which
-    /// part of the budget it would pass.
-    pub(crate) fn admit(&mut self, most: Usage, is_repeated: bool) -> Result<Instant, String> {
+    /// Admits an attempt that may use `most`, and says when it may be sent; `None` where it has to
+    /// be seen first what the requests under way use. The error says which part of the budget the
+    /// attempt would pass.
+    pub(crate) fn admit(
+        &mut self,
+        most: Usage,
+        is_repeated: bool,
+    ) -> Result<Option<Instant>, String> {
         let Budget { max_requests, max_tokens, max_cost } = &self.budget;
         if let Some(limit) = max_requests.filter(|&limit| self.attempts >= limit) {
             return Err(format!("{limit} requests were sent (--max-requests)"));
         }
         let used = self.record.prompt_tokens + self.record.completion_tokens;
-        let tokens = used + self.reserved.tokens() + most.tokens();
-        if let Some(limit) = max_tokens.filter(|&limit| tokens > limit) {
-            return Err(format!(
-                "{used} tokens were used and the next request may use {}, of {limit} (--max-tokens-total)",
-                most.tokens()
-            ));
+        if let Some(limit) = max_tokens {
+            if used + most.tokens() > *limit {
+                return Err(format!(
+                    "{used} tokens were used and the next request may use {}, of {limit} \
+                     (--max-tokens-total)",
+                    most.tokens()
+                ));
+            }
+            if used + self.reserved.tokens() + most.tokens() > *limit {
+                return Ok(None);
+            }
         }
         if let (Some(limit), Some((price, currency))) = (max_cost, &self.price) {
             let spent = self.record.cost.as_ref().map_or(0.0, |cost| cost.amount);
+            let next = price.of(most.prompt_tokens, most.completion_tokens);
+            if spent + next > *limit {
+                return Err(format!(
+                    "{spent:.4} {currency} were spent and the next request may cost {next:.4}, of \
+                     {limit} (--max-cost)"
+                ));
+            }
             let under_way = self.under_way as f64 * price.per_request
                 + ModelPrice { per_request: 0.0, ..*price }
                     .of(self.reserved.prompt_tokens, self.reserved.completion_tokens);
-            let next = price.of(most.prompt_tokens, most.completion_tokens);
             if spent + under_way + next > *limit {
-                return Err(format!(
-                    "{spent:.4} {currency} were spent and the next request may cost {next:.4}, of {limit} \
-                     (--max-cost)"
-                ));
+                return Ok(None);
             }
         }
         self.attempts += 1;
@@ -118,7 +131,7 @@ impl Meter {
         self.next_request = at + self.between_requests;
         let for_tokens = (most.tokens() as f64 * self.seconds_per_token).min(3600.0);
         self.next_tokens = at + Duration::from_secs_f64(for_tokens);
-        Ok(at)
+        Ok(Some(at))
     }
 
     /// Gives back what an attempt had reserved; an answer is counted.
@@ -130,8 +143,12 @@ impl Meter {
         self.record.requests += 1;
         let told = answer.prompt_tokens.zip(answer.completion_tokens);
         self.record.estimated += u64::from(told.is_none());
-        let (prompt, completion) =
-            told.unwrap_or((reserved.prompt_tokens, answer.text.len() as u64 / 3 + 1));
+        // A scored prompt has no text after it but what had to be asked for.
+        let written = match answer.logprobs {
+            Some(_) => reserved.completion_tokens,
+            None => answer.text.len() as u64 / 3 + 1,
+        };
+        let (prompt, completion) = told.unwrap_or((reserved.prompt_tokens, written));
         self.record.prompt_tokens += prompt;
         self.record.completion_tokens += completion;
         if let (Some(cost), Some((price, _))) = (&mut self.record.cost, &self.price) {
@@ -215,20 +232,24 @@ mod tests {
     fn what_is_under_way_counts_against_the_budget() {
         // A request may cost 1.0 and costs 0.3.
         let mut by_cost = meter(|config| config.budget.max_cost = Some(2.0));
-        by_cost.admit(MOST, false).unwrap();
-        by_cost.admit(MOST, false).unwrap();
-        assert!(by_cost.admit(MOST, false).unwrap_err().contains("--max-cost"));
+        assert!(by_cost.admit(MOST, false).unwrap().is_some());
+        assert!(by_cost.admit(MOST, false).unwrap().is_some());
+        assert!(by_cost.admit(MOST, false).unwrap().is_none(), "two are under way");
         by_cost.settle(MOST, Some(&answer(20, 10)));
         by_cost.settle(MOST, Some(&answer(20, 10)));
         assert!((by_cost.record().cost.unwrap().amount - 0.6).abs() < 1e-9);
-        by_cost.admit(MOST, false).unwrap();
+        assert!(by_cost.admit(MOST, false).unwrap().is_some());
+        by_cost.settle(MOST, Some(&answer(60, 40)));
+        assert!(by_cost.admit(MOST, false).unwrap_err().contains("--max-cost"));
         let mut by_tokens = meter(|config| config.budget.max_tokens = Some(150));
-        by_tokens.admit(MOST, false).unwrap();
-        assert!(by_tokens.admit(MOST, false).is_err());
+        assert!(by_tokens.admit(MOST, false).unwrap().is_some());
+        assert!(by_tokens.admit(MOST, false).unwrap().is_none());
         by_tokens.settle(MOST, None);
-        by_tokens.admit(MOST, false).unwrap();
+        assert!(by_tokens.admit(MOST, false).unwrap().is_some());
+        by_tokens.settle(MOST, Some(&answer(60, 40)));
+        assert!(by_tokens.admit(MOST, false).unwrap_err().contains("--max-tokens-total"));
         let mut by_requests = meter(|config| config.budget.max_requests = Some(1));
-        by_requests.admit(MOST, false).unwrap();
+        assert!(by_requests.admit(MOST, false).unwrap().is_some());
         assert!(by_requests.admit(MOST, true).unwrap_err().contains("--max-requests"));
     }
 
@@ -239,10 +260,10 @@ mod tests {
             config.tokens_per_minute = Some(600.0);
         });
         // A hundred tokens take ten seconds at this rate, longer than the second of a request.
-        let first = meter.admit(MOST, false).unwrap();
-        let second = meter.admit(MOST, false).unwrap();
+        let first = meter.admit(MOST, false).unwrap().unwrap();
+        let second = meter.admit(MOST, false).unwrap().unwrap();
         assert_eq!((second - first).as_millis(), 10_000);
         meter.pause(Duration::from_secs(100));
-        assert!(meter.admit(MOST, false).unwrap() - first >= Duration::from_secs(99));
+        assert!(meter.admit(MOST, false).unwrap().unwrap() - first >= Duration::from_secs(99));
     }
 }

@@ -32,6 +32,8 @@ use crate::{
 
 /// Texts whose tokens are remembered.
 const MOST_TEXTS: usize = 4096;
+/// Attempts at the first contact: a person waits, and may have mistyped the address.
+const FIRST_ATTEMPTS: u32 = 2;
 /// Names of models shown when none was chosen.
 const NAMES_SHOWN: usize = 8;
 
@@ -62,7 +64,7 @@ impl RemoteModel {
         let url = config.url.clone();
         let mut sender = Sender::new(config)?;
         let mut remarks = Vec::new();
-        let listed = match sender.ask_free(&url.join("models"), None) {
+        let listed = match sender.ask_free(&url.join("models"), None, FIRST_ATTEMPTS) {
             Ok(list) => list.get("data").and_then(Value::as_array).cloned().unwrap_or_default(),
             // Some endpoints list nothing; the first question will tell more.
             Err(Unanswered::Missing(_) | Unanswered::Refused { .. }) => Vec::new(),
@@ -214,12 +216,12 @@ impl RemoteModel {
             Err(error) => return Err(error.into()),
         };
         // What follows the prompt, if the endpoint had to write it, is not the prompt's.
-        let Answer { logprobs: Some(mut logprobs), text, .. } = answer else {
+        let Answer { logprobs: Some(mut logprobs), .. } = answer else {
             return self.unavailable(NO_SCORES);
         };
         let new = usize::from(logprobs.values.len() > count && self.sender.quirks().one_token_more);
         let own = logprobs.values.len() - new;
-        let is_echo = if is_tokens { own == count } else { text.starts_with(&prompt) && own > 0 };
+        let is_echo = if is_tokens { own == count } else { own > 0 };
         if !is_echo {
             return self.unavailable(NO_SCORES);
         }
@@ -527,7 +529,8 @@ impl TextEncoder for EndpointEncoder {
         }
         let config = self.sender.config();
         let body = json!({"model": config.model, "prompt": text, "add_special_tokens": false});
-        let answer = self.sender.ask_free(&config.url.beside("tokenize"), Some(&body))?;
+        let answer =
+            self.sender.ask_free(&config.url.beside("tokenize"), Some(&body), config.attempts)?;
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         let tokens: Option<Vec<u32>> = answer
             .get("tokens")

@@ -134,10 +134,12 @@ impl Sender {
     pub(crate) fn ask(&self, ask: &Ask) -> Result<Answer, Unanswered> {
         let key = ask.key(self.config.url.as_str(), self.model());
         let sampling = ask.generation.as_ref().map(|generation| generation.sampling);
-        if let Some(answer) = self.answers.get(&key) {
-            let mut meter = self.meter();
-            meter.remember();
-            meter.note(&answer, sampling);
+        if let Some((answer, is_old)) = self.answers.get(&key) {
+            if is_old {
+                let mut meter = self.meter();
+                meter.remember();
+                meter.note(&answer, sampling);
+            }
             return Ok(answer);
         }
         let url = self.config.url.join(ask.path());
@@ -152,8 +154,7 @@ impl Sender {
                 prompt_tokens: ask.prompt_estimate(),
                 completion_tokens: ask.completion_estimate(quirks),
             };
-            let admitted = self.meter().admit(most, attempt > 0);
-            let at = admitted.map_err(|reason| self.over_budget(&reason))?;
+            let at = self.admit(most, attempt > 0)?;
             let sent = self
                 .wait_until(at)
                 .map(|()| self.attempt(&url, Some(&ask.body(self.model(), quirks))));
@@ -179,7 +180,7 @@ impl Sender {
                     let _ = status;
                 }
                 Attempt::Never(unanswered) => {
-                    if let Unanswered::Refused { status, .. } = &unanswered {
+                    if let Unanswered::Refused { status: status @ 300.., .. } = &unanswered {
                         self.problem(&format!("refused ({status})"));
                     }
                     return Err(unanswered);
@@ -192,13 +193,29 @@ impl Sender {
                 Attempt::Reply(_) => unreachable!("replies were read above"),
             }
         }
-        Err(self.gave_up(&last))
+        Err(self.gave_up(attempt, &last))
+    }
+
+    /// Waits until the budget is known to bear an attempt; says when it may be sent.
+    fn admit(&self, most: Usage, is_repeated: bool) -> Result<Instant, Unanswered> {
+        loop {
+            let admitted = self.meter().admit(most, is_repeated);
+            match admitted.map_err(|reason| self.over_budget(&reason))? {
+                Some(at) => return Ok(at),
+                None => self.wait_until(Instant::now() + STOP_HEARD)?,
+            }
+        }
     }
 
     /// Gets or posts what costs nothing: the list of models, the tokens of a text.
-    pub(crate) fn ask_free(&self, url: &str, body: Option<&Value>) -> Result<Value, Unanswered> {
+    pub(crate) fn ask_free(
+        &self,
+        url: &str,
+        body: Option<&Value>,
+        attempts: u32,
+    ) -> Result<Value, Unanswered> {
         let (mut last, mut wish) = (String::new(), None);
-        for attempt in 0..self.config.attempts {
+        for attempt in 0..attempts {
             if attempt > 0 {
                 self.back_off(attempt, Digest([0; 32]), wish)?;
             }
@@ -216,7 +233,7 @@ impl Sender {
                 }
             }
         }
-        Err(self.gave_up(&last))
+        Err(self.gave_up(attempts, &last))
     }
 
     /// Sends once.
@@ -245,7 +262,8 @@ impl Sender {
             }
             Err(HttpFailure::Certificate) => {
                 return never(format!(
-                    "{url} has no certificate that is trusted here; name its authority with --ca-file"
+                    "{url} shows no certificate that is trusted here, or does not speak https; name its \
+                     authority with --ca-file, or check the address"
                 ));
             }
             Err(HttpFailure::Other) => return never(format!("{url} cannot be asked")),
@@ -315,7 +333,11 @@ impl Sender {
     /// question can be put again.
     fn learns(&self, ask: &Ask, quirks: Quirks, message: &str) -> bool {
         let scores = ask.generation.is_none();
-        if scores && !quirks.one_token_more && message.contains("max_tokens") {
+        // Not a prompt that is too long, of which max_tokens is told as well.
+        let wants_more = ["at least", "greater", "positive", "minimum", "between", ">"];
+        let wants_one =
+            message.contains("max_tokens") && wants_more.iter().any(|word| message.contains(word));
+        if scores && !quirks.one_token_more && wants_one {
             self.one_token_more.store(true, SeqCst);
             return true;
         }
@@ -355,11 +377,11 @@ impl Sender {
     /// What to do next where answers were kept.
     fn kept(&self) -> String {
         match &self.config.answers {
-            Some(path) => format!(
+            Some(path) if !self.answers.is_empty() => format!(
                 "; finished answers are kept in {}: the same command asks only the rest",
                 path.display()
             ),
-            None => String::new(),
+            _ => String::new(),
         }
     }
 
@@ -367,10 +389,10 @@ impl Sender {
         Unanswered::Failed(format!("the budget is used up: {reason}{}", self.kept()))
     }
 
-    fn gave_up(&self, last: &str) -> Unanswered {
-        let attempts = self.config.attempts;
+    fn gave_up(&self, attempts: u32, last: &str) -> Unanswered {
+        let plural = if attempts == 1 { "" } else { "s" };
         Unanswered::Failed(format!(
-            "no answer in {attempts} attempts; the last one: {last}{}",
+            "no answer in {attempts} attempt{plural}; the last one: {last}{}",
             self.kept()
         ))
     }

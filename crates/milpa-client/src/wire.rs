@@ -134,7 +134,7 @@ fn as_written(value: f32) -> Value {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Answer {
-    /// The text; of a scored prompt, the prompt.
+    /// The generated text; none where a prompt was scored.
     pub(crate) text: String,
     /// As the endpoint says it.
     pub(crate) finish_reason: String,
@@ -189,10 +189,18 @@ pub(crate) fn read_answer(body: &Value, ask: &Ask) -> Result<Answer, String> {
         body.get(name).and_then(Value::as_str).map(|text| text.chars().take(200).collect())
     };
     let used = |name: &str| body.get("usage").and_then(|usage| usage.get(name)?.as_u64());
-    let logprobs = match ask.generation {
-        None => choice.get("logprobs").map(read_logprobs).transpose()?.flatten(),
-        Some(_) => None,
-    };
+    let (mut text, mut logprobs) = (text, None);
+    if ask.generation.is_none() {
+        // Log-probabilities that are not of the prompt say nothing of it.
+        let is_echo = match &ask.input {
+            Input::Text(prompt) => text.starts_with(prompt),
+            _ => true,
+        };
+        if is_echo {
+            logprobs = choice.get("logprobs").map(read_logprobs).transpose()?.flatten();
+        }
+        text = String::new();
+    }
     let finish_reason = choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default();
     Ok(Answer {
         text,

@@ -162,7 +162,6 @@ fn odd_answers_are_counted() {
         ("answered under another model's name", 1),
         ("empty answer", 1),
         ("ended by content_filter", 1),
-        ("refused (200)", 1),
     ];
     let found = problems(&model);
     let found: Vec<_> = found.iter().map(|(name, count)| (name.as_str(), *count)).collect();

@@ -23,7 +23,7 @@ use milpa_base::{
 use serde::{Deserialize, Serialize};
 
 pub use prompt::{JudgeKind, JudgePrompt, builtin_prompts, read_prompts};
-pub use run::{Dialogue, Judge, Judgment, Log, Verdict, read_verdict};
+pub use run::{Asked, Dialogue, Judge, Judgment, Log, Verdict, read_verdict};
 pub use verdict::{Preference, parse_criterion, parse_preference, parse_rating};
 
 use crate::{

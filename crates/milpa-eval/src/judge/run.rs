@@ -73,6 +73,15 @@ pub struct Judgment {
     pub text: String,
 }
 
+/// What a judge is asked for one judgment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// BLAKE3 of judge, prompt and the text sent: the key of the judgment.
+    pub key: Digest,
+    /// The request.
+    pub request: GenerateRequest,
+}
+
 /// Where judgments come from and go.
 pub struct Log<'a> {
     /// Judgments that are there already, by key.
@@ -170,15 +179,74 @@ impl Judge<'_> {
         })
     }
 
-    fn ask(
+    /// Asks for judgments that are not there yet, several at a time where the judge takes that, and
+    /// leaves it to the judge to remember them: a judge elsewhere does.
+    pub fn ask_ahead(
+        &self,
+        requests: &[Asked],
+        log: &Log<'_>,
+        watch: Watch<'_>,
+    ) -> Result<(), EvalError> {
+        let together = self.model.generates_together();
+        let new: Vec<&Asked> =
+            requests.iter().filter(|asked| !log.done.contains_key(&asked.key)).collect();
+        if together <= 1 || new.is_empty() {
+            return Ok(());
+        }
+        watch.progress.begin("asking the judge", Some(new.len() as u64), "requests");
+        let (mut done, stop) = (0, watch.stop);
+        for batch in new.chunks(together) {
+            let requests: Vec<GenerateRequest> =
+                batch.iter().map(|asked| asked.request.clone()).collect();
+            let mut advance = |n: usize| watch.progress.advance((done + n) as u64);
+            self.model
+                .generate_many(&requests, &|| stop.is_set(), &mut advance)
+                .map_err(|source| EvalError::Model { doing: "judgments".to_owned(), source })?;
+            done += batch.len();
+            if stop.is_set() {
+                return Err(EvalError::Interrupted);
+            }
+        }
+        watch.progress.end();
+        Ok(())
+    }
+
+    /// What is asked to judge a pair of answers, in both orders.
+    pub fn pair_requests(
+        &self,
+        question: &Question,
+        a: &[String],
+        b: &[String],
+    ) -> Result<Vec<Asked>, EvalError> {
+        [(a, b), (b, a)]
+            .iter()
+            .map(|(first, second)| {
+                self.asked(question, &[("answer_a", first), ("answer_b", second)], None)
+            })
+            .collect()
+    }
+
+    /// What is asked to grade an answer, or to hold it against the question's criteria, as the
+    /// prompt is for.
+    pub fn answer_requests(
+        &self,
+        question: &Question,
+        answer: &[String],
+    ) -> Result<Vec<Asked>, EvalError> {
+        if self.prompt.kind != JudgeKind::Criterion {
+            return Ok(vec![self.asked(question, &[("answer", answer)], None)?]);
+        }
+        (0..question.criteria.len())
+            .map(|index| self.asked(question, &[("answer", answer)], Some(index)))
+            .collect()
+    }
+
+    fn asked(
         &self,
         question: &Question,
         answers: &[(&str, &[String])],
         criterion: Option<usize>,
-        swapped: bool,
-        log: &mut Log<'_>,
-        watch: Watch<'_>,
-    ) -> Result<Judgment, EvalError> {
+    ) -> Result<Asked, EvalError> {
         let user = self.user_turn(question, answers, criterion)?;
         let (prompt, parse_special) =
             (self.dialogue)(&self.prompt.system, &user).map_err(EvalError::Judge)?;
@@ -193,9 +261,6 @@ impl Judge<'_> {
             &prompt,
         ];
         let key = hash_bytes(asked.map(String::as_str).join("\0").as_bytes());
-        if let Some(known) = log.done.get(&key) {
-            return Ok(Judgment { id: question.id.clone(), swapped, criterion, ..known.clone() });
-        }
         let request = GenerateRequest {
             prompt,
             parse_special,
@@ -205,6 +270,22 @@ impl Judge<'_> {
             stop: Vec::new(),
             logprobs: None,
         };
+        Ok(Asked { key, request })
+    }
+
+    fn ask(
+        &self,
+        question: &Question,
+        answers: &[(&str, &[String])],
+        criterion: Option<usize>,
+        swapped: bool,
+        log: &mut Log<'_>,
+        watch: Watch<'_>,
+    ) -> Result<Judgment, EvalError> {
+        let Asked { key, request } = self.asked(question, answers, criterion)?;
+        if let Some(known) = log.done.get(&key) {
+            return Ok(Judgment { id: question.id.clone(), swapped, criterion, ..known.clone() });
+        }
         let generation = watch.generate(self.model, &request)?.map_err(|source| {
             EvalError::Model { doing: format!("the judgment of question {}", question.id), source }
         })?;
@@ -213,7 +294,7 @@ impl Judge<'_> {
             id: question.id.clone(),
             swapped,
             criterion,
-            judge: info.name.clone(),
+            judge: self.model.info().name.clone(),
             prompt: self.prompt.name.clone(),
             prompt_hash: self.prompt.hash,
             verdict: read_verdict(self.prompt.kind, &generation.text),

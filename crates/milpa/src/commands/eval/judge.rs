@@ -7,7 +7,7 @@ use milpa_base::{Seed, write_file_atomic};
 use milpa_eval::{
     EvalError,
     judge::{
-        Judge, JudgeKind, JudgePrompt, Judgment, Log, builtin_prompts,
+        Asked, Judge, JudgeKind, JudgePrompt, Judgment, Log, builtin_prompts,
         correction::corrected_share,
         exchange::{Question, read_answers, read_questions},
         labels::{calibrate, measure_agreement, read_labels},
@@ -70,11 +70,13 @@ impl Session {
         Ok(Self { model: OpenedModel::open(context, flags)?, prompt, questions })
     }
 
-    /// Judges with `work`, keeping each judgment in the folder as soon as it is there.
+    /// Judges with `work`, keeping each judgment in the folder as soon as it is there; `requests`
+    /// says what it will ask, so that a judge elsewhere is asked several things at a time.
     fn judge<T>(
         &self,
         context: &Context,
         arguments: &JudgeArguments,
+        requests: impl Fn(&Judge<'_>, &Question) -> Result<Vec<Asked>, EvalError>,
         mut work: impl FnMut(&Judge<'_>, &Question, &mut Log<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let out = &arguments.out;
@@ -102,6 +104,11 @@ impl Session {
             seed: arguments.seed,
         };
         let watch = super::watch(context);
+        let all = self.questions.iter().map(|question| requests(&judge, question));
+        let all = all.collect::<Result<Vec<_>, _>>()?.concat();
+        if let Err(error) = judge.ask_ahead(&all, &log, watch) {
+            return self.model.told(context, Err(error.into()));
+        }
         watch.progress.begin("judging", Some(self.questions.len() as u64), "questions");
         let mut results = Vec::with_capacity(self.questions.len());
         let judged = self.questions.iter().try_for_each(|question| {
@@ -184,7 +191,10 @@ fn pairs(context: &Context, arguments: &JudgeArguments, a: &Path, b: &Path) -> R
         context.progress.say(&format!("{without} questions have no answer of both, left out"));
     }
     let watch = super::watch(context);
-    let judged = session.judge(context, arguments, |judge, question, log| {
+    let requests = |judge: &Judge<'_>, question: &Question| {
+        judge.pair_requests(question, &of_a[&question.id], &of_b[&question.id])
+    };
+    let judged = session.judge(context, arguments, requests, |judge, question, log| {
         Ok(judge.pair(question, &of_a[&question.id], &of_b[&question.id], log, watch)?)
     })?;
     let length = |turns: &[String]| turns.iter().map(|turn| turn.chars().count()).sum::<usize>();
@@ -223,7 +233,10 @@ fn grade(
         context.progress.say(&format!("{without} questions cannot be judged, left out"));
     }
     let watch = super::watch(context);
-    let grades = session.judge(context, arguments, |judge, question, log| {
+    let requests = |judge: &Judge<'_>, question: &Question| {
+        judge.answer_requests(question, &answers[&question.id])
+    };
+    let grades = session.judge(context, arguments, requests, |judge, question, log| {
         let answer = &answers[&question.id];
         if rubric {
             let judgments = judge.rubric(question, answer, log, watch)?;
