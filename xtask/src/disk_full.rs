@@ -212,12 +212,12 @@ fn contents(folder: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 /// A tmpfs of a size that can be changed.
-struct Disk {
+pub(crate) struct Disk {
     path: PathBuf,
 }
 
 impl Disk {
-    fn mount(path: &Path) -> Result<Self> {
+    pub(crate) fn mount(path: &Path) -> Result<Self> {
         fs::create_dir_all(path)?;
         let options = format!("size={FIRST_MIB}m");
         crate::run(
@@ -231,7 +231,12 @@ impl Disk {
         Ok(Self { path: path.canonicalize()? })
     }
 
-    fn resize(&self, mib: u64) -> Result<()> {
+    /// Where it stands.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn resize(&self, mib: u64) -> Result<()> {
         let options = format!("remount,size={mib}m");
         crate::run(Command::new("mount").args(["-o", &options]).arg(&self.path))
     }

@@ -1,6 +1,6 @@
 //! Project chores that are no part of the tool:
 //! `cargo xtask check · golden · gguf · sanitize · fuzz · kernels · slurm · disk-full · giants ·
-//! bench`.
+//! faults · bench`.
 //!
 //! Each chore prints what it runs, so that it can be repeated by hand.
 
@@ -11,6 +11,7 @@ mod bench_corpus;
 mod bench_plan;
 mod dependencies;
 mod disk_full;
+mod faults;
 mod fuzz;
 mod giants;
 mod golden;
@@ -49,6 +50,9 @@ cargo xtask COMMAND
                         one on a large disk (needs root, or unshare --map-root-user --mount); recorded
   giants                documents of 1 GB in all formats, and a gzip bomb: what is read of them, and
                         the memory it takes; needs 3 GB of disk; recorded
+  faults train [--kills N] [--save]
+                        training that is killed, stopped, hung, whose disk fills or is lost, whose checkpoints
+                        are damaged and whose clock jumps: it must end in the same bytes; --save records
   bench                 kernels and training steps on this machine, recorded under benches/
   bench profile         where the time of training steps and forward passes goes, by kernel; recorded
   bench train --peers DIR [--python PATH] [--rounds N] [--only NAME] [--dtype f32|bf16]
@@ -78,6 +82,9 @@ fn main() -> ExitCode {
         ["slurm", data] => slurm::slurm(Path::new(data)),
         ["disk-full", data] => disk_full::disk_full(Path::new(data)),
         ["giants"] => giants::giants(),
+        ["faults", "train", rest @ ..] => {
+            faults::parse(rest).and_then(|(kills, save)| faults::train(kills, save))
+        }
         ["bench"] => bench::kernels(),
         ["bench", "profile"] => bench::profile(),
         ["bench", "train", rest @ ..] => {

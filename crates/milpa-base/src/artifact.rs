@@ -181,10 +181,16 @@ impl ArtifactWriter {
         };
         let text =
             toml::to_string(&manifest).map_err(|error| ArtifactError::Config(error.to_string()))?;
+        self.place(&text)?;
+        Ok(manifest)
+    }
+
+    /// Writes the manifest and gives the folder its name.
+    fn place(&mut self, manifest: &str) -> Result<(), ArtifactError> {
         let path = self.partial.join(MANIFEST_FILE);
         let write = || -> io::Result<()> {
             let mut file = File::create(&path)?;
-            file.write_all(text.as_bytes())?;
+            file.write_all(manifest.as_bytes())?;
             file.sync_all()
         };
         write().map_err(|source| io_error(&path, source))?;
@@ -201,8 +207,7 @@ impl ArtifactWriter {
         if let Some(parent) = self.target.parent() {
             sync_dir(parent);
         }
-        remove_dir(&old)?;
-        Ok(manifest)
+        remove_dir(&old)
     }
 }
 
@@ -231,6 +236,47 @@ pub fn open_artifact(
     }
     manifest.verify(dir, verify)?;
     Ok((manifest, digest))
+}
+
+/// Copies the artifact in `from` to `to`, perhaps on another disk: byte for byte, whole or not at
+/// all. What was copied is read again and held against the manifest.
+///
+/// # Errors
+/// An artifact that is damaged here or became so on the way, a disk that is full, a folder of
+/// something else at `to`.
+pub fn copy_artifact(from: &Path, to: &Path) -> Result<(), CopyError> {
+    let manifest = Manifest::read_with_digest(from)?.0;
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent).map_err(|source| io_error(parent, source))?;
+    }
+    let mut writer = ArtifactWriter::begin(to, manifest.kind)?;
+    for file in &manifest.files {
+        let path = writer.partial.join(&file.path);
+        let copy = || -> io::Result<()> {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::copy(from.join(&file.path), &path)?;
+            File::open(&path)?.sync_all()
+        };
+        copy().map_err(|source| io_error(&path, source))?;
+    }
+    manifest.verify(&writer.partial, Verify::Contents)?;
+    let path = from.join(MANIFEST_FILE);
+    let text = fs::read_to_string(&path).map_err(|source| io_error(&path, source))?;
+    writer.place(&text)?;
+    Ok(())
+}
+
+/// Why an artifact was not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The copy cannot be written.
+    #[error(transparent)]
+    Write(#[from] ArtifactError),
+    /// The artifact or its copy is not what its manifest says.
+    #[error(transparent)]
+    Damaged(#[from] ManifestError),
 }
 
 /// Writes a single file whole or not at all (a sibling, synced, then renamed).
@@ -337,6 +383,21 @@ fn io_error(path: &Path, source: io::Error) -> ArtifactError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_is_whole_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("other/disk/a"));
+        let manifest = write_one(&from, "x");
+        copy_artifact(&from, &to).unwrap();
+        let (copied, _) = open_artifact(&to, Kind::Tokenizer, Verify::Contents).unwrap();
+        assert_eq!(copied, manifest);
+        fs::write(from.join("sub/a.txt"), "y").unwrap();
+        let again = dir.path().join("again");
+        assert!(matches!(copy_artifact(&from, &again), Err(CopyError::Damaged(_))));
+        assert!(!again.exists());
+        assert_eq!(fs::read_to_string(to.join("sub/a.txt")).unwrap(), "x");
+    }
 
     fn write_one(dir: &Path, text: &str) -> Manifest {
         let writer = ArtifactWriter::begin(dir, Kind::Tokenizer).unwrap();

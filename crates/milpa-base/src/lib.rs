@@ -24,7 +24,10 @@ pub mod text_model;
 pub mod text_record;
 pub mod units;
 
-pub use artifact::{ArtifactError, ArtifactWriter, RunLock, open_artifact, write_file_atomic};
+pub use artifact::{
+    ArtifactError, ArtifactWriter, CopyError, RunLock, copy_artifact, open_artifact,
+    write_file_atomic,
+};
 pub use config::{ConfigError, load_toml, parse_toml};
 pub use encoding::TextEncoder;
 pub use endpoint::EndpointRecord;

@@ -238,6 +238,33 @@ impl ParameterStore {
         parameter.trainable = trainable && parameter.data.blocks().is_none();
     }
 
+    /// A copy of all values as they are now, without gradients: what is written to disk while
+    /// training goes on. Quantised parameters never change and are shared.
+    pub fn snapshot(&self) -> Self {
+        let mut copy = Self::new(self.device.clone());
+        for parameter in &self.parameters {
+            let data = match parameter.data.blocks() {
+                Some(_) => Arc::clone(&parameter.data),
+                None => {
+                    let (length, dtype) = (parameter.data.len(), parameter.data.dtype());
+                    let mut data = self.device.allocate_as(length, dtype);
+                    self.device.copy(&parameter.data, &mut data);
+                    Arc::new(data)
+                }
+            };
+            copy.names.insert(parameter.name.clone(), ParameterId(copy.parameters.len()));
+            copy.parameters.push(Parameter {
+                name: parameter.name.clone(),
+                data,
+                rounded: Rounded::default(),
+                grad: None,
+                has_grad: false,
+                ..*parameter
+            });
+        }
+        copy
+    }
+
     /// Reads the values.
     pub fn read(&self, id: ParameterId) -> Vec<f32> {
         self.download(&self.parameters[id.0].data)

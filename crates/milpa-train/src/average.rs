@@ -55,16 +55,17 @@ impl Average {
         }
     }
 
-    /// Writes the average as safetensors, by the parameters' names.
-    pub(crate) fn write(&self, path: &Path, parameters: &ParameterStore) -> Result<(), TrainError> {
-        let mut file = TensorFile::new(&self.device);
+    /// A copy of the average by the parameters' names, to be written as safetensors.
+    pub(crate) fn snapshot(&self, parameters: &ParameterStore) -> TensorFile {
+        let mut file = TensorFile::default();
         for (parameter, buffer) in parameters.iter().zip(&self.buffers) {
-            file.add(parameter.name().to_owned(), parameter.shape().lengths(), buffer);
+            let name = parameter.name().to_owned();
+            file.add(&self.device, name, parameter.shape().lengths(), buffer);
         }
-        file.write(path)
+        file
     }
 
-    /// Reads what [`Average::write`] wrote for the same parameters.
+    /// Reads what [`Average::snapshot`] held for the same parameters.
     pub(crate) fn read(
         config: AverageConfig,
         path: &Path,

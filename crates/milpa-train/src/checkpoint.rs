@@ -4,12 +4,17 @@
 //! talked to or exported as it stands.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use milpa_base::{
-    ArtifactWriter, Digest, Kind, Progress, artifact::Record, manifest::Verify, open_artifact,
+    ArtifactWriter, Digest, Kind, Progress,
+    artifact::Record,
+    copy_artifact,
+    manifest::{MANIFEST_FILE, Verify},
+    open_artifact,
 };
 use milpa_model::{Device, ModelConfig, ParameterStore, read_hf_weights, write_hf_model};
 use milpa_tokens::{ChatTemplate, LoaderState, Tokenizer};
@@ -17,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     average::Average, config::TrainConfig, error::TrainError, optimizer::OptimizerState,
-    stability::StabilityState,
+    stability::StabilityState, tensor_file::TensorFile,
 };
 
 /// File with the step and the position in the data.
@@ -46,47 +51,56 @@ pub struct State {
     pub stability: Option<StabilityState>,
 }
 
-/// What a checkpoint is made of.
-pub(crate) struct Parts<'a> {
+/// What a checkpoint is made of: copies, which training does not change any more.
+pub(crate) struct Snapshot<'a> {
     pub(crate) model: &'a ModelConfig,
-    pub(crate) parameters: &'a ParameterStore,
-    pub(crate) optimizer: &'a OptimizerState,
-    pub(crate) average: Option<&'a Average>,
     pub(crate) tokenizer: &'a Tokenizer,
-    pub(crate) state: &'a State,
+    pub(crate) parameters: ParameterStore,
+    pub(crate) optimizer: TensorFile,
+    pub(crate) average: Option<TensorFile>,
+    pub(crate) state: State,
 }
 
 /// Writes a checkpoint to `dir`, whole or not at all.
-pub(crate) fn write(dir: &Path, parts: &Parts<'_>, record: &Record) -> Result<Digest, TrainError> {
-    let writer = begin(dir, parts, parts.parameters)?;
-    parts.optimizer.write(&writer.dir().join(OPTIMIZER_FILE), parts.parameters)?;
-    if let Some(average) = parts.average {
-        average.write(&writer.dir().join(AVERAGE_FILE), parts.parameters)?;
+pub(crate) fn write(
+    dir: &Path,
+    snapshot: &Snapshot<'_>,
+    record: &Record,
+) -> Result<Digest, TrainError> {
+    let writer = begin(dir, snapshot, &snapshot.parameters)?;
+    snapshot.optimizer.write(&writer.dir().join(OPTIMIZER_FILE))?;
+    if let Some(average) = &snapshot.average {
+        average.write(&writer.dir().join(AVERAGE_FILE))?;
     }
-    let state = serde_json::to_vec_pretty(parts.state).expect("a state has only plain fields");
+    let state = serde_json::to_vec_pretty(&snapshot.state).expect("a state has only plain fields");
     writer.write(STATE_FILE, &state)?;
-    finish(dir, writer, parts, record)
+    finish(dir, writer, snapshot, record)
 }
 
 /// Writes the averaged weights to `dir` as a checkpoint to be used, not resumed.
 pub(crate) fn write_averaged(
     dir: &Path,
-    average: &Average,
-    parts: &Parts<'_>,
+    averaged: &ParameterStore,
+    snapshot: &Snapshot<'_>,
     record: &Record,
 ) -> Result<Digest, TrainError> {
-    let averaged = average.parameters(parts.model, parts.parameters)?;
-    finish(dir, begin(dir, parts, &averaged)?, parts, record)
+    finish(dir, begin(dir, snapshot, averaged)?, snapshot, record)
 }
 
 /// Begins a folder with the Hugging Face files.
 fn begin(
     dir: &Path,
-    parts: &Parts<'_>,
+    snapshot: &Snapshot<'_>,
     parameters: &ParameterStore,
 ) -> Result<ArtifactWriter, TrainError> {
-    let (writer, tokenizer) = (ArtifactWriter::begin(dir, Kind::Checkpoint)?, parts.tokenizer);
-    write_hf_model(writer.dir(), parts.model, parameters, tokenizer.eos_id(), tokenizer.bos_id())?;
+    let (writer, tokenizer) = (ArtifactWriter::begin(dir, Kind::Checkpoint)?, snapshot.tokenizer);
+    write_hf_model(
+        writer.dir(),
+        snapshot.model,
+        parameters,
+        tokenizer.eos_id(),
+        tokenizer.bos_id(),
+    )?;
     tokenizer.write_files(writer.dir(), &ChatTemplate::continuation())?;
     Ok(writer)
 }
@@ -95,16 +109,26 @@ fn begin(
 fn finish(
     dir: &Path,
     writer: ArtifactWriter,
-    parts: &Parts<'_>,
+    snapshot: &Snapshot<'_>,
     record: &Record,
 ) -> Result<Digest, TrainError> {
     let mut record = record.clone();
-    record.counts.insert("steps".to_owned(), parts.state.step);
-    record.counts.insert("tokens".to_owned(), parts.state.tokens);
-    record.counts.insert("parameters".to_owned(), parts.parameters.elements() as u64);
+    record.counts.insert("steps".to_owned(), snapshot.state.step);
+    record.counts.insert("tokens".to_owned(), snapshot.state.tokens);
+    record.counts.insert("parameters".to_owned(), snapshot.parameters.elements() as u64);
     writer.finish(record)?;
     let (_, digest) = open_artifact(dir, Kind::Checkpoint, Verify::Lengths)?;
     Ok(digest)
+}
+
+/// Makes the folder above; takes away what is left of a damaged checkpoint of the same step.
+pub(crate) fn make_room(dir: &Path) -> Result<(), TrainError> {
+    let parent = dir.parent().expect("a checkpoint stands in a folder");
+    let made = fs::create_dir_all(parent).and_then(|()| {
+        let is_damaged = dir.exists() && !dir.join(MANIFEST_FILE).exists();
+        if is_damaged { fs::remove_dir_all(dir) } else { Ok(()) }
+    });
+    made.map_err(|source| TrainError::Io { path: dir.to_owned(), source })
 }
 
 /// The folder of the checkpoint after `step`.
@@ -128,24 +152,47 @@ pub(crate) fn list(out: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
-/// Finds the newest whole checkpoint of the run with this key; damaged ones are named and passed
-/// over.
-pub(crate) fn newest(out: &Path, key: Digest, progress: &dyn Progress) -> Option<(u64, PathBuf)> {
-    list(out).into_iter().find(|(_, path)| {
-        match open_artifact(path, Kind::Checkpoint, Verify::Contents) {
-            Ok((manifest, _)) => manifest.key == key,
-            Err(error) => {
-                progress.line(&format!("{error}; looking for an older checkpoint"));
-                false
-            }
-        }
-    })
+/// The step of the newest checkpoint in a training folder, whole or not.
+pub fn newest_step(out: &Path) -> Option<u64> {
+    list(out).first().map(|(step, _)| *step)
 }
 
-/// Removes all but the newest `keep` checkpoints. Which ones stay depends on steps alone, so that
-/// a resumed run ends with the same folders.
-pub(crate) fn prune(out: &Path, keep: usize) -> Result<(), TrainError> {
-    for (_, path) in list(out).into_iter().skip(keep) {
+/// Finds the newest whole checkpoint of the run with this key; damaged ones are named and passed
+/// over. One that only the mirror holds whole is copied back first.
+pub(crate) fn newest(
+    out: &Path,
+    mirror: Option<&Path>,
+    key: Digest,
+    progress: &dyn Progress,
+) -> Result<Option<(u64, PathBuf)>, TrainError> {
+    let mut candidates = list(out);
+    let local = candidates.len();
+    candidates.extend(mirror.into_iter().flat_map(list));
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    // Of two copies the nearer one.
+    order.sort_by_key(|&at| (std::cmp::Reverse(candidates[at].0), at));
+    for at in order {
+        let (step, path) = &candidates[at];
+        match open_artifact(path, Kind::Checkpoint, Verify::Contents) {
+            Ok((manifest, _)) if manifest.key != key => {}
+            Ok(_) if at < local => return Ok(Some((*step, path.clone()))),
+            Ok(_) => {
+                progress.line(&format!("copying the checkpoint {} back", path.display()));
+                let dir = folder(out, *step);
+                make_room(&dir)?;
+                copy_artifact(path, &dir)?;
+                return Ok(Some((*step, dir)));
+            }
+            Err(error) => progress.line(&format!("{error}; looking for an older checkpoint")),
+        }
+    }
+    Ok(None)
+}
+
+/// Removes the checkpoints at steps that are not kept. Which ones stay depends on what was trained
+/// alone, so that a resumed run ends with the same folders.
+pub(crate) fn prune(out: &Path, keep: &BTreeSet<u64>) -> Result<(), TrainError> {
+    for (_, path) in list(out).into_iter().filter(|(step, _)| !keep.contains(step)) {
         fs::remove_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
     }
     Ok(())

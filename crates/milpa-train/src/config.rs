@@ -6,7 +6,9 @@ use milpa_base::{Mixture, Steps};
 use milpa_tensor::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::{average::AverageConfig, schedule::Schedule, stability::StabilityConfig};
+use crate::{
+    average::AverageConfig, retention::plateau_end, schedule::Schedule, stability::StabilityConfig,
+};
 
 /// The `[train]` table of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,9 +48,19 @@ pub struct TrainConfig {
     pub average: Option<AverageConfig>,
     /// A checkpoint after every so many steps.
     pub checkpoint_every: Steps,
-    /// How many checkpoints stay beside the final one.
+    /// How many checkpoints stay beside the final one: the last so many.
     #[serde(default = "two")]
     pub keep_checkpoints: usize,
+    /// Checkpoints at multiples of so many steps stay as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<Steps>,
+    /// The checkpoint with the lowest mean bits per byte of the validation split stays as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_best: bool,
+    /// The last checkpoint before the learning rate leaves its plateau stays as well: a longer run
+    /// or another decay can begin there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_plateau: bool,
     /// Validation loss after every so many steps.
     pub validate_every: Steps,
     /// Sequences of the validation split that each such measurement reads.
@@ -248,6 +260,35 @@ impl TrainConfig {
                 .map_err(|problem| ("train.stability", problem))?;
         }
         self.schedule.over(self.steps).map_err(|problem| ("train.schedule", problem))?;
+        let every = self.checkpoint_every.0;
+        if let Some(Steps(keep)) = self.keep_every
+            && (keep == 0 || !keep.is_multiple_of(every))
+        {
+            return Err((
+                "train.keep_every",
+                format!("it is {keep}, but it has to be a multiple of checkpoint_every, {every}"),
+            ));
+        }
+        if self.keep_best && !every.is_multiple_of(self.validate_every.0) {
+            return Err((
+                "train.keep_best",
+                format!(
+                    "it needs a validation at each checkpoint: let validate_every, which is {}, \
+                     divide checkpoint_every, which is {every}",
+                    self.validate_every.0
+                ),
+            ));
+        }
+        if self.keep_plateau {
+            let curve = self.schedule.over(self.steps).map_err(|p| ("train.schedule", p))?;
+            if plateau_end(&curve, self.steps).is_none() {
+                return Err((
+                    "train.keep_plateau",
+                    "this schedule never stays at one learning rate; take warmup_stable_decay"
+                        .into(),
+                ));
+            }
+        }
         let (rates, shares) = match self.optimizer {
             Optimizer::AdamW { learning_rate, beta1, beta2, weight_decay, .. } => {
                 ([learning_rate, learning_rate], [beta1, beta2, weight_decay])

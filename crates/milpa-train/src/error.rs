@@ -25,6 +25,9 @@ pub enum TrainError {
     /// A checkpoint is missing or damaged.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// A checkpoint cannot be copied.
+    #[error(transparent)]
+    Copy(#[from] milpa_base::CopyError),
     /// The model cannot be computed.
     #[error(transparent)]
     Model(#[from] DecoderError),

@@ -13,13 +13,16 @@ mod error;
 mod metrics;
 mod non_finite;
 mod optimizer;
+mod retention;
+mod saver;
 mod schedule;
 mod stability;
 mod tensor_file;
 mod trainer;
+mod watchdog;
 
 pub use average::AverageConfig;
-pub use checkpoint::{STATE_FILE, State};
+pub use checkpoint::{STATE_FILE, State, newest_step};
 pub use config::{Optimizer, Precision, TrainConfig};
 pub use error::TrainError;
 pub use metrics::{METRICS_FILE, Metric, read_metrics};
@@ -28,3 +31,4 @@ pub use stability::{StabilityConfig, StabilityState};
 pub use trainer::{
     AVERAGED_CHECKPOINT, FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape,
 };
+pub use watchdog::{Activity, Hang, Pulse, ThreadState, Watchdog};

@@ -60,6 +60,13 @@ pub enum Metric {
         /// Batches of data passed over in all.
         batches_passed_over: u64,
     },
+    /// A checkpoint was begun.
+    Checkpoint {
+        /// After this step.
+        step: u64,
+        /// Seconds that training waited for it: for the one before, and for the copy of the state.
+        stalled_seconds: f64,
+    },
     /// A measurement on the validation split.
     Validation {
         /// After this step.
@@ -81,6 +88,7 @@ impl Metric {
         match self {
             Self::Step { step, .. }
             | Self::Rollback { step, .. }
+            | Self::Checkpoint { step, .. }
             | Self::Validation { step, .. } => *step,
         }
     }
@@ -165,7 +173,9 @@ pub(crate) fn loss_curve(metrics: &[Metric]) -> String {
     for metric in metrics {
         match metric {
             // A skipped step's loss would hide all others.
-            Metric::Rollback { .. } | Metric::Step { skipped: true, .. } => {}
+            Metric::Rollback { .. }
+            | Metric::Checkpoint { .. }
+            | Metric::Step { skipped: true, .. } => {}
             Metric::Step { step, loss, .. } => training.push((*step as f64, *loss)),
             Metric::Validation { step, loss, .. } => {
                 for (source, loss) in loss {

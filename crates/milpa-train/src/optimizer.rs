@@ -96,20 +96,20 @@ impl OptimizerState {
         Ok(())
     }
 
-    /// Writes the state as safetensors, `NAME.first`, `NAME.second` or `NAME.momentum`, in what it
-    /// is kept in.
-    pub(crate) fn write(&self, path: &Path, parameters: &ParameterStore) -> Result<(), TrainError> {
-        let mut file = TensorFile::new(&self.device);
+    /// A copy of the state, to be written as safetensors: `NAME.first`, `NAME.second` or
+    /// `NAME.momentum`, in what it is kept in.
+    pub(crate) fn snapshot(&self, parameters: &ParameterStore) -> TensorFile {
+        let mut file = TensorFile::default();
         for (parameter, state) in parameters.iter().zip(&self.states) {
             for (suffix, buffer) in state.parts() {
                 let name = format!("{}.{suffix}", parameter.name());
-                file.add(name, parameter.shape().lengths(), buffer);
+                file.add(&self.device, name, parameter.shape().lengths(), buffer);
             }
         }
-        file.write(path)
+        file
     }
 
-    /// Reads what [`OptimizerState::write`] wrote for the same parameters.
+    /// Reads what [`OptimizerState::snapshot`] held for the same parameters.
     pub(crate) fn read(
         optimizer: Optimizer,
         path: &Path,

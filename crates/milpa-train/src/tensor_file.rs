@@ -9,28 +9,33 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::error::TrainError;
 
-/// Collects buffers and writes them.
-pub(crate) struct TensorFile<'a> {
-    device: &'a Device,
+/// Copies of buffers in main memory, to be written while training goes on.
+#[derive(Default)]
+pub(crate) struct TensorFile {
     tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
 }
 
-impl<'a> TensorFile<'a> {
-    pub(crate) fn new(device: &'a Device) -> Self {
-        Self { device, tensors: BTreeMap::new() }
-    }
-
-    /// Adds a buffer in its own type.
-    pub(crate) fn add(&mut self, name: String, shape: &[usize], buffer: &Buffer) {
+impl TensorFile {
+    /// Copies a buffer in its own type.
+    pub(crate) fn add(&mut self, device: &Device, name: String, shape: &[usize], buffer: &Buffer) {
         let mut values = vec![0.0; buffer.len()];
-        self.device.download(buffer, &mut values);
+        device.download(buffer, &mut values);
         let (dtype, bytes) = match buffer.dtype() {
             // Widened bf16 values have zeros in their lower half.
             DType::BF16 => {
-                let upper = |value: &f32| ((value.to_bits() >> 16) as u16).to_le_bytes();
-                (Dtype::BF16, values.iter().flat_map(upper).collect())
+                let mut bytes = vec![0; 2 * values.len()];
+                for (two, value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(&values) {
+                    *two = ((value.to_bits() >> 16) as u16).to_le_bytes();
+                }
+                (Dtype::BF16, bytes)
             }
-            _ => (Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            _ => {
+                let mut bytes = vec![0; 4 * values.len()];
+                for (four, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&values) {
+                    *four = value.to_le_bytes();
+                }
+                (Dtype::F32, bytes)
+            }
         };
         self.tensors.insert(name, (dtype, shape.to_vec(), bytes));
     }

@@ -14,7 +14,7 @@ use std::{
 use milpa_base::{
     Digest, Kind, Progress, RunLock, Seed, StopFlag,
     artifact::Record,
-    hash_bytes,
+    copy_artifact, hash_bytes,
     manifest::Verify,
     open_artifact,
     units::{binary_bytes, duration},
@@ -30,14 +30,17 @@ use serde::Serialize;
 
 use crate::{
     average::Average,
-    checkpoint::{self, Parts, State},
+    checkpoint::{self, Snapshot, State},
     config::{Precision, TrainConfig},
     error::TrainError,
     metrics::{Metric, MetricsWriter, loss_curve, read_metrics},
     non_finite,
     optimizer::OptimizerState,
+    retention::Retention,
+    saver::Saver,
     schedule::Curve,
     stability::{StabilityState, Verdict},
+    watchdog::{Activity, Pulse},
 };
 
 /// Name of the final checkpoint in the training folder.
@@ -72,6 +75,14 @@ pub struct Job<'a> {
     /// Measures the peak again; asked when training comes so near to the one above that other
     /// work must have disturbed its measurement.
     pub measure_peak: &'a dyn Fn() -> f64,
+    /// A second folder that gets a verified copy of each checkpoint, on another disk for example;
+    /// a run that finds none of its own goes on from there.
+    pub mirror: Option<&'a Path>,
+    /// Told what training is doing, for a [`crate::Watchdog`].
+    pub pulse: &'a Pulse,
+    /// Called with the step (from 1) and the parameters once their gradients are there, before they
+    /// are judged: to look at them, or to damage them in a test.
+    pub on_gradients: Option<&'a dyn Fn(u64, &mut ParameterStore)>,
 }
 
 /// How a run ended.
@@ -91,6 +102,8 @@ pub struct Summary {
     pub validation_bits_per_byte: BTreeMap<String, f64>,
     /// Median tokens per second over the steps.
     pub median_tokens_per_second: f64,
+    /// Share of the time of steps in which training waited for checkpoints.
+    pub checkpoint_stall: f64,
     /// Passes over each source.
     pub epochs: BTreeMap<String, f64>,
 }
@@ -163,37 +176,11 @@ pub fn train(
         }
         _ => {}
     }
-    let mut run = Run::start_or_resume(job, &loader, out, key, progress)?;
-    run.validate_if_due(progress)?;
-    while run.step < job.config.steps.0 {
-        if stop.is_set() {
-            let checkpoint = run.save(&record)?;
-            let (step, steps) = (run.step, job.config.steps.0);
-            return Err(TrainError::Interrupted { step, steps, checkpoint });
-        }
-        let before = run.step;
-        run.take_step(progress)?;
-        if run.step < before {
-            continue;
-        }
-        run.validate_if_due(progress)?;
-        if run.step.is_multiple_of(job.config.checkpoint_every.0) && run.step < job.config.steps.0 {
-            run.save(&record)?;
-            checkpoint::prune(out, job.config.keep_checkpoints)?;
-        }
-    }
-    if let Some(average) = &run.average {
-        let dir = out.join(AVERAGED_CHECKPOINT);
-        checkpoint::write_averaged(&dir, average, &run.parts(&run.state()), &record)?;
-    }
-    let digest = checkpoint::write(&final_dir, &run.parts(&run.state()), &record)?;
-    // A stop may have saved a checkpoint off the schedule; what stays must not depend on it.
-    for (step, path) in checkpoint::list(out) {
-        if !step.is_multiple_of(job.config.checkpoint_every.0) {
-            fs::remove_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
-        }
-    }
-    checkpoint::prune(out, job.config.keep_checkpoints)?;
+    let digest = std::thread::scope(|scope| {
+        let saver = Saver::new(scope, out, job.mirror, &record);
+        let run = Run::start_or_resume(job, &loader, out, key, saver, progress)?;
+        run.to_end(&record, progress, stop)
+    })?;
     let curve = loss_curve(
         &read_metrics(out)
             .map_err(|source| TrainError::Io { path: out.join(crate::METRICS_FILE), source })?,
@@ -277,7 +264,7 @@ impl Learned {
 }
 
 /// A run under way.
-struct Run<'a> {
+struct Run<'scope, 'a> {
     job: &'a Job<'a>,
     loader: &'a Loader<'a>,
     out: &'a Path,
@@ -293,32 +280,46 @@ struct Run<'a> {
     first_step: u64,
     started: Instant,
     last_line: Option<Instant>,
-    last_checkpoint: Option<Instant>,
+    saver: Saver<'scope, 'a>,
+    retention: Retention,
     validated: Option<u64>,
     flops_per_token: f64,
     peak_flops_per_second: f64,
     peak_measurements_left: u32,
 }
 
-impl<'a> Run<'a> {
+impl<'scope, 'a> Run<'scope, 'a> {
     fn start_or_resume(
         job: &'a Job<'a>,
         loader: &'a Loader<'a>,
         out: &'a Path,
         key: Digest,
+        saver: Saver<'scope, 'a>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let resumed = checkpoint::newest(out, key, progress);
+        let resumed = checkpoint::newest(out, job.mirror, key, progress)?;
         let dir = resumed.map(|(step, dir)| {
             progress.line(&format!("resuming after step {step} from {}", dir.display()));
             dir
         });
         let Learned { parameters, optimizer, average, step, stability } =
             Learned::load(job, loader, dir.as_deref())?;
+        let curve = job.config.schedule.over(job.config.steps).map_err(TrainError::Schedule)?;
+        let metrics = MetricsWriter::open(out, step)?;
+        let mut retention = Retention::new(job.config, &curve);
+        let before = read_metrics(out)
+            .map_err(|source| TrainError::Io { path: out.join(crate::METRICS_FILE), source })?;
+        for metric in before {
+            if let Metric::Validation { step, bits_per_byte, .. } = metric {
+                retention.validated(step, &bits_per_byte);
+            }
+        }
         Ok(Self {
             decoder: Decoder::new(job.model, &parameters)?.autocast(job.config.precision.dtype()),
-            curve: job.config.schedule.over(job.config.steps).map_err(TrainError::Schedule)?,
-            metrics: MetricsWriter::open(out, step)?,
+            curve,
+            metrics,
+            retention,
+            saver,
             parameters,
             optimizer,
             average,
@@ -327,7 +328,6 @@ impl<'a> Run<'a> {
             first_step: step,
             started: Instant::now(),
             last_line: None,
-            last_checkpoint: None,
             validated: (step > 0).then_some(step),
             flops_per_token: model_shape(job.model)
                 .train_flops_per_token_causal(job.config.sequence_length as u64),
@@ -339,11 +339,65 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Trains to the end, or to a stop; the identity of the final checkpoint.
+    fn to_end(
+        mut self,
+        record: &Record,
+        progress: &dyn Progress,
+        stop: &StopFlag,
+    ) -> Result<Digest, TrainError> {
+        let (job, out) = (self.job, self.out);
+        let (steps, every) = (job.config.steps.0, job.config.checkpoint_every.0);
+        self.validate_if_due(progress)?;
+        while self.step < steps {
+            if stop.is_set() {
+                let checkpoint = self.save()?;
+                self.saver.wait()?;
+                return Err(TrainError::Interrupted { step: self.step, steps, checkpoint });
+            }
+            let before = self.step;
+            self.take_step(progress)?;
+            if self.step < before {
+                continue;
+            }
+            self.validate_if_due(progress)?;
+            if self.step.is_multiple_of(every) && self.step < steps {
+                self.save()?;
+            }
+            self.saver.poll()?;
+        }
+        self.saver.wait()?;
+        job.pulse.beat(self.step, Activity::Finishing);
+        let snapshot = self.snapshot();
+        if let Some(average) = &self.average {
+            let averaged = average.parameters(job.model, &self.parameters)?;
+            let dir = out.join(AVERAGED_CHECKPOINT);
+            checkpoint::write_averaged(&dir, &averaged, &snapshot, record)?;
+        }
+        let final_dir = out.join(FINAL_CHECKPOINT);
+        let digest = checkpoint::write(&final_dir, &snapshot, record)?;
+        if let Some(mirror) = job.mirror {
+            copy_artifact(&final_dir, &mirror.join(FINAL_CHECKPOINT))?;
+        }
+        // A stop may have saved a checkpoint off the schedule; what stays must not depend on it.
+        let mut keep = self.retention.keep(steps - 1);
+        keep.retain(|step| step.is_multiple_of(every));
+        for folder in [Some(out), job.mirror].into_iter().flatten() {
+            checkpoint::prune(folder, &keep)?;
+        }
+        Ok(digest)
+    }
+
     fn take_step(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
         let config = self.job.config;
         let began = Instant::now();
+        self.job.pulse.beat(self.step, Activity::Data);
         let batch = self.loader.batch(self.next_batch())?;
         let loss = self.accumulate_gradients(&batch)?;
+        if let Some(on_gradients) = self.job.on_gradients {
+            on_gradients(self.step + 1, &mut self.parameters);
+        }
+        self.job.pulse.beat(self.step, Activity::Update);
         let gradient_norm = self.parameters.grad_norm();
         let verdict = self.judge(loss, gradient_norm)?;
         // The gradients are cleared before the line about a skipped step is shown.
@@ -414,7 +468,7 @@ impl<'a> Run<'a> {
             self.last_line = Some(Instant::now());
             let done = (self.step - self.first_step) as f64;
             let left = (config.steps.0 - self.step) as f64;
-            let age = self.last_checkpoint.map_or_else(String::new, |saved| {
+            let age = self.saver.last().map_or_else(String::new, |saved| {
                 format!(", saved {} ago", duration(saved.elapsed().as_secs_f64()))
             });
             progress.line(&format!(
@@ -447,6 +501,8 @@ impl<'a> Run<'a> {
     /// and passes over all data read since. Where it goes depends on steps alone, so a run that is
     /// cut before its next checkpoint goes back again in the same way.
     fn roll_back(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
+        // What is still being written may be what it goes back to.
+        self.saver.wait()?;
         let from_step = self.step;
         let every = self.job.config.checkpoint_every.0;
         let target = (from_step - self.stability.skipped_in_a_row) / every * every;
@@ -471,6 +527,7 @@ impl<'a> Run<'a> {
         self.first_step = self.first_step.min(target);
         self.validated = Some(target);
         self.metrics.rewind(self.out, target)?;
+        self.retention.rewind(target);
         progress.line(&format!(
             "{} steps in a row were skipped: back to step {target}, passing over the data since",
             before.skipped_in_a_row
@@ -489,6 +546,7 @@ impl<'a> Run<'a> {
         let rows = self.job.config.micro_batch_size() * length;
         let mut loss = 0.0;
         for start in (0..batch.tokens_bt.len()).step_by(rows) {
+            self.job.pulse.beat(self.step, Activity::Gradients);
             let end = (start + rows).min(batch.tokens_bt.len());
             let tokens = TokenBatch::new(&batch.tokens_bt[start..end], length);
             let targets = LossRows {
@@ -518,6 +576,7 @@ impl<'a> Run<'a> {
             self.job.dataset.windows(Split::Validation, length, config.validation_sequences)?;
         let mut sums: BTreeMap<String, (f64, u64)> = BTreeMap::new();
         for window in 0..windows.len() {
+            self.job.pulse.beat(self.step, Activity::Validation);
             let batch = windows.batch(window..window + 1)?;
             let tokens = TokenBatch::new(&batch.tokens_bt, length);
             let scores = self.decoder.score_rows(&self.parameters, &tokens, &batch.targets_bt)?;
@@ -543,6 +602,7 @@ impl<'a> Run<'a> {
             self.step,
             shown.join(", ")
         ));
+        self.retention.validated(self.step, &bits_per_byte);
         self.metrics.write(&Metric::Validation { step: self.step, loss, bits_per_byte })
     }
 
@@ -565,23 +625,27 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn parts<'b>(&'b self, state: &'b State) -> Parts<'b> {
-        Parts {
+    fn snapshot(&self) -> Snapshot<'a> {
+        Snapshot {
             model: self.job.model,
-            parameters: &self.parameters,
-            optimizer: &self.optimizer,
-            average: self.average.as_ref(),
             tokenizer: self.job.tokenizer,
-            state,
+            parameters: self.parameters.snapshot(),
+            optimizer: self.optimizer.snapshot(&self.parameters),
+            average: self.average.as_ref().map(|average| average.snapshot(&self.parameters)),
+            state: self.state(),
         }
     }
 
-    fn save(&mut self, record: &Record) -> Result<PathBuf, TrainError> {
-        let dir = checkpoint::folder(self.out, self.step);
-        fs::create_dir_all(self.out.join("checkpoints"))
-            .map_err(|source| TrainError::Io { path: dir.clone(), source })?;
-        checkpoint::write(&dir, &self.parts(&self.state()), record)?;
-        self.last_checkpoint = Some(Instant::now());
+    /// Copies the state and begins to write it; says how long that held training up.
+    fn save(&mut self) -> Result<PathBuf, TrainError> {
+        let began = Instant::now();
+        self.job.pulse.beat(self.step, Activity::Checkpoint);
+        // The one before must be whole before there is a third copy of the state.
+        self.saver.wait()?;
+        let keep = self.retention.keep(self.step);
+        let dir = self.saver.begin(self.snapshot(), keep)?;
+        let stalled_seconds = began.elapsed().as_secs_f64();
+        self.metrics.write(&Metric::Checkpoint { step: self.step, stalled_seconds })?;
         Ok(dir)
     }
 }
@@ -599,14 +663,18 @@ fn summary(
     let mut losses = Vec::new();
     let mut rates = Vec::new();
     let mut validation = BTreeMap::new();
+    let step_tokens = (job.config.batch_size * job.config.sequence_length) as f64;
+    let (mut computed, mut stalled) = (0.0, 0.0);
     for metric in metrics {
         match metric {
             Metric::Step { loss, tokens_per_second, skipped, .. } => {
                 if !skipped {
                     losses.push(loss);
                 }
+                computed += step_tokens / tokens_per_second;
                 rates.push(tokens_per_second);
             }
+            Metric::Checkpoint { stalled_seconds, .. } => stalled += stalled_seconds,
             Metric::Rollback { .. } => {}
             Metric::Validation { bits_per_byte, .. } => validation = bits_per_byte,
         }
@@ -622,6 +690,7 @@ fn summary(
         final_loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
         validation_bits_per_byte: validation,
         median_tokens_per_second: rates.get(rates.len() / 2).copied().unwrap_or(0.0),
+        checkpoint_stall: if computed > 0.0 { stalled / (computed + stalled) } else { 0.0 },
         epochs: loader.epochs(job.config.steps.0 + passed_over),
     })
 }

@@ -80,6 +80,21 @@ pub struct Global {
     pub threads: Option<u16>,
 }
 
+/// How a run that takes weeks outlives faults.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Endurance {
+    /// Run in a process of its own, and start that again when it dies or hangs
+    #[arg(long)]
+    pub supervise: bool,
+    /// A second folder, on another disk, that gets a verified copy of each checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub mirror: Option<PathBuf>,
+    /// Seconds without any progress in training after which it counts as hung and ends with
+    /// exit code 75 [default: 30 times the longest pause so far, at least 120]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub hang_after: Option<u64>,
+}
+
 /// All commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -107,6 +122,9 @@ pub enum Command {
         /// Price of this machine for an hour, such as "0.50 USD", for the run's ledger
         #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
         price_per_hour: Option<String>,
+        /// How to outlive faults.
+        #[command(flatten)]
+        endurance: Endurance,
     },
     /// Say how to reproduce the numbers of a run
     Explain {
@@ -138,6 +156,9 @@ pub enum Command {
         /// Price of this machine for an hour, such as "0.50 USD", for the ledger
         #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
         price_per_hour: Option<String>,
+        /// How to outlive faults.
+        #[command(flatten)]
+        endurance: Endurance,
     },
     /// Measure a model
     #[command(subcommand)]

@@ -15,7 +15,11 @@ mod recipe;
 mod report;
 mod run;
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory, Parser};
 
@@ -43,10 +47,32 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let context = Context::new(&cli.global);
+    if let Some((folder, train)) = supervised(&command) {
+        let newest = || milpa_train::newest_step(&train);
+        return commands::supervise::supervise(&context, &folder, &newest)
+            .unwrap_or_else(|error| fail(&context, &error));
+    }
     match dispatch(&context, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => fail(&context, &error),
+    }
+}
+
+/// The folder of a command that is to be supervised, and that of its training.
+fn supervised(command: &Command) -> Option<(PathBuf, PathBuf)> {
+    match command {
+        Command::Run { recipe, out, endurance, .. } if endurance.supervise => {
+            // A recipe that cannot be read is the supervised command's to refuse.
+            let name = || recipe.file_name().map_or_else(|| "run".into(), PathBuf::from);
+            let out = out.clone().unwrap_or_else(|| Path::new("runs").join(name()));
+            let train = run::Folders { root: out.clone() }.train();
+            Some((out, train))
+        }
+        Command::Train { out, endurance, .. } if endurance.supervise => {
+            Some((out.clone(), out.clone()))
+        }
+        _ => None,
     }
 }
 
@@ -60,11 +86,12 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Demo { out } => demo::demo(context, &out),
         Command::Doctor => doctor::doctor(context),
         Command::Check { recipe } => commands::check::check(context, &recipe),
-        Command::Run { recipe, out, price_per_hour } => {
+        Command::Run { recipe, out, price_per_hour, endurance } => {
             let recipe = context.recipe(&recipe)?;
             let price = plan::hourly_price(price_per_hour.as_deref())?;
+            let conditions = train::Conditions { price, endurance };
             let out = out.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe.recipe.name));
-            run::run_and_report(context, &recipe, &out, &price)
+            run::run_and_report(context, &recipe, &out, &conditions)
         }
         Command::Explain { run } => explain::explain(context, &run),
         Command::Corpus(command) => match command {
@@ -103,10 +130,12 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             }
         },
         Command::Plan(command) => plan::plan(context, command),
-        Command::Train { recipe, tokenizer, tokens, out, price_per_hour } => {
+        Command::Train { recipe, tokenizer, tokens, out, price_per_hour, endurance } => {
             let price = plan::hourly_price(price_per_hour.as_deref())?;
             let recipe = context.recipe_of_artifacts(&recipe)?;
-            let summary = train::train_alone(context, &recipe, &tokenizer, &tokens, &out, &price)?;
+            let inputs = train::Inputs { tokenizer: &tokenizer, tokens: &tokens };
+            let conditions = train::Conditions { price, endurance };
+            let summary = train::train_alone(context, &recipe, inputs, &out, &conditions)?;
             context.show(&summary, || train::describe(&summary))
         }
         Command::Eval(command) => match *command {

@@ -18,9 +18,13 @@ use milpa_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    commands::{chat::ModelPaths, corpus, eval, package, tokens, train},
+    commands::{
+        chat::ModelPaths,
+        corpus, eval, package, tokens,
+        train::{self, Conditions},
+    },
     context::{Context, quote},
-    ledger::{HourlyPrice, Meter},
+    ledger::Meter,
     progress::short,
     recipe::Loaded,
     report,
@@ -106,7 +110,7 @@ struct Runner<'a> {
     recipe: &'a Loaded,
     folders: Folders,
     stamps: BTreeMap<String, Stamp>,
-    price: &'a HourlyPrice,
+    conditions: &'a Conditions,
     rebuilt: usize,
 }
 
@@ -115,9 +119,9 @@ pub fn run_and_report(
     context: &Context,
     recipe: &Loaded,
     out: &Path,
-    price: &HourlyPrice,
+    conditions: &Conditions,
 ) -> Result<()> {
-    let folders = run(context, recipe, out, price)?;
+    let folders = run(context, recipe, out, conditions)?;
     let report = eval::read_report(&folders.evaluation())?;
     context.show(&report, || {
         format!(
@@ -130,8 +134,14 @@ pub fn run_and_report(
     })
 }
 
-/// Brings all stages up to date; what each costs goes into the ledger, at a price if there is one.
-pub fn run(context: &Context, recipe: &Loaded, out: &Path, price: &HourlyPrice) -> Result<Folders> {
+/// Brings all stages up to date; what each costs goes into the ledger, at a price if
+/// there is one.
+pub fn run(
+    context: &Context,
+    recipe: &Loaded,
+    out: &Path,
+    conditions: &Conditions,
+) -> Result<Folders> {
     let missing = recipe.missing_files();
     if let Some((written, path)) = missing.first() {
         anyhow::bail!(
@@ -151,7 +161,7 @@ pub fn run(context: &Context, recipe: &Loaded, out: &Path, price: &HourlyPrice) 
         recipe,
         stamps: read_stamps(out),
         folders: folders.clone(),
-        price,
+        conditions,
         rebuilt: 0,
     };
     runner.run()?;
@@ -217,7 +227,7 @@ impl Runner<'_> {
             },
         )?;
         let train_dir = folders.train();
-        let price = self.price;
+        let conditions = self.conditions;
         let checkpoint = self.stage(
             "train",
             Kind::Checkpoint,
@@ -238,8 +248,8 @@ impl Runner<'_> {
                 ("seed".to_owned(), seed),
             ]),
             |context, recipe| {
-                train::train(context, recipe, &tokenizer_dir, &tokens_dir, &train_dir, price)
-                    .map(drop)
+                let inputs = train::Inputs { tokenizer: &tokenizer_dir, tokens: &tokens_dir };
+                train::train(context, recipe, inputs, &train_dir, conditions).map(drop)
             },
         )?;
         let mut inputs =
@@ -331,7 +341,7 @@ impl Runner<'_> {
         let started = Instant::now();
         let meter = Meter::start(name);
         let made = make(self.context, self.recipe).with_context(|| format!("stage {name}"));
-        meter.stop(self.context, &self.folders.root, made.is_ok(), self.price)?;
+        meter.stop(self.context, &self.folders.root, made.is_ok(), &self.conditions.price)?;
         made?;
         let (manifest, artifact) = open_artifact(dir, kind, Verify::Lengths)?;
         let seconds = started.elapsed().as_secs_f64();

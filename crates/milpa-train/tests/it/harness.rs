@@ -4,14 +4,15 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use milpa_base::{Progress, Seed, Silent, StopFlag, TextRecord};
-use milpa_model::{Device, ModelConfig};
+use milpa_model::{Device, ModelConfig, ParameterStore};
 use milpa_tokens::{
     Context, TokenDataset, Tokenizer, TokenizerConfig, TokensConfig, encode_shards, train_tokenizer,
 };
-use milpa_train::{Job, Metric, Summary, TrainConfig, TrainError, read_metrics};
+use milpa_train::{Job, Metric, Pulse, Summary, TrainConfig, TrainError, read_metrics};
 
 const TEXTS: [&str; 4] = [
     "En un lugar de la Mancha, de cuyo nombre no quiero acordarme, vivía un hidalgo.",
@@ -19,6 +20,14 @@ const TEXTS: [&str; 4] = [
     "Ñuqaykuqa wasiykupi kachkayku, p'isqukunata qhawaspa, sara tarpuspa.",
     "El maíz, el frijol y la calabaza crecen juntos en la milpa desde hace siglos.",
 ];
+
+/// What may stand beside a run without changing it.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    pub(crate) mirror: Option<&'a Path>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) on_gradients: Option<&'a dyn Fn(u64, &mut ParameterStore)>,
+}
 
 /// A folder with a tokenizer and token shards.
 pub(crate) struct Field {
@@ -84,6 +93,27 @@ impl Field {
         progress: &dyn Progress,
         stop: &StopFlag,
     ) -> Result<Summary, TrainError> {
+        self.train_with(name, config, &Beside::default(), progress, stop)
+    }
+
+    /// As [`Field::train`], with what may stand beside a run.
+    pub(crate) fn train_beside(
+        &self,
+        name: &str,
+        config: &TrainConfig,
+        beside: &Beside<'_>,
+    ) -> Result<Summary, TrainError> {
+        self.train_with(name, config, beside, &Silent, &StopFlag::default())
+    }
+
+    fn train_with(
+        &self,
+        name: &str,
+        config: &TrainConfig,
+        beside: &Beside<'_>,
+        progress: &dyn Progress,
+        stop: &StopFlag,
+    ) -> Result<Summary, TrainError> {
         config.validate().unwrap();
         let out = self.folder(name);
         fs::create_dir_all(&out).unwrap();
@@ -107,6 +137,9 @@ impl Field {
             device: Device::cpu(2),
             peak_flops_per_second: 1e12,
             measure_peak: &|| 1e12,
+            mirror: beside.mirror,
+            pulse: &beside.pulse,
+            on_gradients: beside.on_gradients,
         };
         milpa_train::train(&job, &out, progress, stop)
     }

@@ -13,6 +13,7 @@ use crate::{
     commands::{
         chat::{self, ModelPaths},
         eval,
+        train::Conditions,
     },
     context::{Context, quote},
     progress::short,
@@ -40,7 +41,7 @@ pub fn demo(context: &Context, out: &Path) -> Result<()> {
         out.display()
     ));
     let recipe = context.recipe(out)?;
-    let folders = run::run(context, &recipe, &out.join("run"), &None)?;
+    let folders = run::run(context, &recipe, &out.join("run"), &Conditions::default())?;
     let bundle = folders.bundle();
     if !context.json {
         for prompt in PROMPTS {

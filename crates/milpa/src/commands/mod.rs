@@ -14,5 +14,6 @@ pub mod model;
 pub mod package;
 pub mod plan;
 pub mod serve;
+pub mod supervise;
 pub mod tokens;
 pub mod train;

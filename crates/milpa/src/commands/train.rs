@@ -1,22 +1,31 @@
 //! `milpa train`, and the plan that comes before it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use milpa_base::{Bytes, ConfigError, Kind, Tokens, manifest::Verify, open_artifact, units::si};
+use milpa_base::{
+    Bytes, ConfigError, Kind, Tokens,
+    manifest::Verify,
+    open_artifact,
+    units::{duration, si},
+};
 use milpa_kernels::{Cpu, Isa, peak};
 use milpa_model::Device;
 use milpa_plan::{Machine, Plan, PlannedRun, plan};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
-use milpa_train::{Job, Precision, Summary, model_shape, train_shape};
+use milpa_train::{Job, Precision, Pulse, Summary, Watchdog, model_shape, train_shape};
 
 use crate::{
+    EXIT_INTERRUPTED,
+    cli::Endurance,
     commands::doctor,
     context::Context,
     ledger::{self, HourlyPrice, Meter},
     recipe::Loaded,
 };
 
+/// File in the training folder that says what a run that stood still was doing.
+const HANG_FILE: &str = "hang.json";
 /// Share of the peak that training a small model on a CPU reaches, for the time shown in advance
 /// where no run of one's own says; the true one is shown at each step.
 const GUESSED_UTILISATION: f64 = 0.6;
@@ -116,15 +125,33 @@ fn plan_on(
     Ok(plan)
 }
 
+/// What a run stands under without being changed by it.
+#[derive(Default)]
+pub struct Conditions {
+    /// What an hour of this machine costs.
+    pub price: HourlyPrice,
+    /// How to outlive faults.
+    pub endurance: Endurance,
+}
+
+/// The artifacts that training reads.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The tokenizer.
+    pub tokenizer: &'a Path,
+    /// The token shards.
+    pub tokens: &'a Path,
+}
+
 /// Trains the recipe's model, or goes on where a cut run stopped; keeps the plan beside it.
 pub fn train(
     context: &Context,
     recipe: &Loaded,
-    tokenizer: &Path,
-    tokens: &Path,
+    inputs: Inputs<'_>,
     out: &Path,
-    price: &HourlyPrice,
+    conditions: &Conditions,
 ) -> Result<Summary> {
+    let Inputs { tokenizer, tokens } = inputs;
     open_artifact(tokenizer, Kind::Tokenizer, Verify::Contents)?;
     let (manifest, _) = open_artifact(tokens, Kind::Tokens, Verify::Contents)?;
     let tokenizer = Tokenizer::open(tokenizer)?;
@@ -138,6 +165,7 @@ pub fn train(
     }
     let model = recipe.recipe.model.with_vocab_size(tokenizer.vocab_size())?;
     let device = Device::cpu(context.threads);
+    let pulse = Arc::new(Pulse::default());
     let job = Job {
         config: &recipe.recipe.train,
         model: &model,
@@ -148,33 +176,56 @@ pub fn train(
         device,
         peak_flops_per_second: peak,
         measure_peak: &|| measure_peak(context).of(recipe.recipe.train.precision),
+        mirror: conditions.endurance.mirror.as_deref(),
+        pulse: &pulse,
+        on_gradients: None,
     };
+    let watchdog = watch(&pulse, conditions.endurance.hang_after, out);
     let trained = milpa_train::train(&job, out, &context.progress, &context.stop);
+    drop(watchdog);
     // Only now: training sets a folder of another configuration aside before it begins.
     let precision = recipe.recipe.train.precision.name();
     let own_loss = ledger::read_own_runs(Path::new(ledger::OWN_RUNS_FILE))?
         .and_then(|runs| runs.loss_near(plan.parameters, plan.tokens.0));
     let processor = doctor::processor();
     let mut planned = PlannedRun::of(&plan, precision, &processor, context.threads, own_loss);
-    planned.price_per_hour = price.clone();
+    planned.price_per_hour = conditions.price.clone();
     ledger::keep_plan(out, &planned)?;
     Ok(trained?)
+}
+
+/// Ends the process when training stands still, after writing down what it was doing.
+fn watch(pulse: &Arc<Pulse>, hang_after: Option<u64>, out: &Path) -> Watchdog {
+    let path = out.join(HANG_FILE);
+    Watchdog::start(Arc::clone(pulse), hang_after.map(Duration::from_secs), move |hang| {
+        let text = serde_json::to_vec_pretty(hang).unwrap_or_default();
+        let written = milpa_base::write_file_atomic(&path, &text);
+        eprintln!(
+            "error: training stands still after step {}: nothing for {} while it was at {:?}{}\n\
+             hint: the same command goes on from the last checkpoint; milpa train --supervise does so \
+             by itself",
+            hang.steps_done,
+            duration(hang.silent_seconds),
+            hang.activity,
+            written.map_or(String::new(), |()| format!("; see {}", path.display())),
+        );
+        std::process::exit(i32::from(EXIT_INTERRUPTED));
+    })
 }
 
 /// Trains on its own, outside a run: the ledger is the training folder's.
 pub fn train_alone(
     context: &Context,
     recipe: &Loaded,
-    tokenizer: &Path,
-    tokens: &Path,
+    inputs: Inputs<'_>,
     out: &Path,
-    price: &HourlyPrice,
+    conditions: &Conditions,
 ) -> Result<Summary> {
     let meter = Meter::start("train");
-    let trained = train(context, recipe, tokenizer, tokens, out, price);
+    let trained = train(context, recipe, inputs, out, conditions);
     // A refused plan cost nothing and leaves no folder.
     if trained.is_ok() || out.join(milpa_train::METRICS_FILE).exists() {
-        meter.stop(context, out, trained.is_ok(), price)?;
+        meter.stop(context, out, trained.is_ok(), &conditions.price)?;
     }
     trained
 }
@@ -190,11 +241,13 @@ pub fn describe(summary: &Summary) -> String {
         summary.epochs.iter().map(|(source, epochs)| format!("{source} {epochs:.2}")).collect();
     format!(
         "steps       {}\ntokens      {} (epochs: {})\nspeed       {:.0} tokens/s (median)\n\
+         checkpoints {:.2} % of the time waited for\n\
          loss        {:.4} nats per token\nvalidation  {} bits per byte\ncheckpoint  {}",
         summary.steps,
         si(summary.tokens as f64),
         epochs.join(", "),
         summary.median_tokens_per_second,
+        100.0 * summary.checkpoint_stall,
         summary.final_loss.unwrap_or(f64::NAN),
         validation.join(", "),
         summary.checkpoint.display(),

@@ -1,0 +1,146 @@
+//! What befalls a run from outside: damaged checkpoints, a lost disk, numbers that are none, silence.
+
+use std::{
+    cell::Cell,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use milpa_model::ParameterStore;
+use milpa_train::{Activity, Pulse, TrainConfig, TrainError, Watchdog};
+
+use crate::harness::{Beside, Field, files, recipe};
+
+const FINAL: &str = "checkpoint";
+
+fn steps_kept(out: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(out.join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A run cut after step 20, with checkpoints after 8, 16 and 20.
+fn cut(field: &Field, name: &str, config: &TrainConfig) -> PathBuf {
+    let error = field.train_to(name, config, 20);
+    assert!(matches!(error, TrainError::Interrupted { step: 20, .. }), "{error}");
+    field.folder(name)
+}
+
+#[test]
+fn a_damaged_checkpoint_is_never_loaded() {
+    let field = Field::new();
+    let config = recipe("keep_checkpoints = 3");
+    field.train("whole", &config).unwrap();
+    let expect = files(&field.folder("whole").join(FINAL));
+    let damages: [(&str, &dyn Fn(&Path)); 4] = [
+        ("a flipped bit", &|dir| {
+            let path = dir.join("optimizer.safetensors");
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            fs::write(path, bytes).unwrap();
+        }),
+        ("a torn write", &|dir| {
+            let path = dir.join("model.safetensors");
+            let length = fs::metadata(&path).unwrap().len();
+            fs::File::options().write(true).open(path).unwrap().set_len(length / 3).unwrap();
+        }),
+        ("no manifest", &|dir| fs::remove_file(dir.join("manifest.toml")).unwrap()),
+        ("an empty folder", &|dir| {
+            fs::remove_dir_all(dir).unwrap();
+            fs::create_dir(dir).unwrap();
+        }),
+    ];
+    for (name, damage) in damages {
+        let out = cut(&field, name, &config);
+        damage(&out.join("checkpoints/step-00000020"));
+        damage(&out.join("checkpoints/step-00000016"));
+        field.train(name, &config).unwrap();
+        assert!(files(&out.join(FINAL)) == expect, "after {name}");
+        assert_eq!(steps_kept(&out), ["step-00000008", "step-00000016"], "after {name}");
+    }
+}
+
+#[test]
+fn a_lost_disk_is_replaced_by_the_mirror() {
+    let field = Field::new();
+    let config = recipe("keep_best = true\nkeep_plateau = true");
+    field.train("whole", &config).unwrap();
+    let mirror = field.folder("other-disk");
+    let beside = Beside { mirror: Some(&mirror), ..Beside::default() };
+    let count = Cell::new(0);
+    let fail = |step: u64, _: &mut ParameterStore| {
+        count.set(step);
+        assert!(step != 19, "the machine dies");
+    };
+    let dies = Beside {
+        on_gradients: Some(&fail),
+        ..Beside { mirror: Some(&mirror), ..Beside::default() }
+    };
+    let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        field.train_beside("lost", &config, &dies)
+    }));
+    assert!(died.is_err() && count.get() == 19);
+    let out = field.folder("lost");
+    assert_eq!(steps_kept(&out), steps_kept(&mirror));
+    let on_mirror = mirror.join("checkpoints/step-00000016");
+    assert!(files(&out.join("checkpoints/step-00000016")) == files(&on_mirror));
+    fs::remove_dir_all(&out).unwrap();
+    field.train_beside("lost", &config, &beside).unwrap();
+    let expect = files(&field.folder("whole").join(FINAL));
+    assert!(files(&out.join(FINAL)) == expect && files(&mirror.join(FINAL)) == expect);
+    assert_eq!(steps_kept(&mirror), steps_kept(&field.folder("whole")));
+}
+
+#[test]
+fn a_gradient_that_is_no_number_ends_the_run_before_it_spreads() {
+    let field = Field::new();
+    let config = recipe("");
+    field.train("whole", &config).unwrap();
+    let damage = |step: u64, parameters: &mut ParameterStore| {
+        if step == 13 {
+            let device = parameters.device().clone();
+            let parameter = parameters.iter_mut().nth(3).unwrap();
+            device.fill(parameter.grad_mut().unwrap(), f32::NAN);
+        }
+    };
+    let beside = Beside { on_gradients: Some(&damage), ..Beside::default() };
+    let error = field.train_beside("hurt", &config, &beside).unwrap_err();
+    let TrainError::Diverged { step: 13, origin, .. } = &error else { panic!("{error}") };
+    assert!(origin.contains("the gradients of 1 of 24 parameters are not"), "{origin}");
+    // What was passing: the same command goes on from the checkpoint before.
+    field.train("hurt", &config).unwrap();
+    assert!(files(&field.folder("hurt").join(FINAL)) == files(&field.folder("whole").join(FINAL)));
+    // With skipping, the step is passed over and the weights stay numbers.
+    let config = recipe("keep_checkpoints = 3\nstability = { window = 4 }");
+    let summary = field.train_beside("skips", &config, &beside).unwrap();
+    assert!(summary.final_loss.unwrap().is_finite());
+}
+
+#[test]
+fn a_step_that_hangs_is_noticed_with_what_it_was_doing() {
+    let field = Field::new();
+    let (sender, receiver) = mpsc::channel();
+    let pulse = Arc::new(Pulse::default());
+    let limit = Some(Duration::from_millis(1500));
+    let watchdog = Watchdog::start(Arc::clone(&pulse), limit, move |hang| {
+        sender.send(hang.clone()).unwrap();
+    });
+    let receiver = Mutex::new(receiver);
+    // Hangs until it is noticed.
+    let hang = |step: u64, _: &mut ParameterStore| {
+        if step == 5 {
+            let wait = Duration::from_secs(60);
+            let hang = receiver.lock().unwrap().recv_timeout(wait).unwrap();
+            assert_eq!((hang.steps_done, hang.activity), (4, Activity::Gradients));
+        }
+    };
+    let beside = Beside { pulse, on_gradients: Some(&hang), ..Beside::default() };
+    field.train_beside("hangs", &recipe(""), &beside).unwrap();
+    drop(watchdog);
+}
