@@ -9,12 +9,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use milpa_base::{Digest, Kind, manifest::Verify, mmap::MappedFile, open_artifact};
+use milpa_base::{
+    Digest, Kind, Manifest, hash_bytes, manifest::Verify, mmap::MappedFile, open_artifact,
+};
 
 use crate::{
     error::TokensError,
     loader::Batch,
-    shards::Split,
+    shards::{DocumentValue, Split},
     token_file::{HEADER_BYTES, Header, INDEX_FILE, INDEX_FORMAT, Index, SourceCounts, file_stem},
     tokenizer::Tokenizer,
 };
@@ -38,6 +40,10 @@ pub(crate) struct SourceTokens {
     tokens: MappedFile,
     ends: MappedFile,
     header: Header,
+    /// Hash of the files' contents, as the manifest has them.
+    pub(crate) fingerprint: Digest,
+    /// What is known of each document besides its text: a file of f32 by name.
+    values: BTreeMap<DocumentValue, MappedFile>,
 }
 
 impl TokenDataset {
@@ -51,7 +57,7 @@ impl TokenDataset {
 
     /// Opens the artifact in `dir`, which must have been encoded with the tokenizer of this hash.
     pub fn open_expecting(dir: &Path, tokenizer: Digest) -> Result<Self, TokensError> {
-        let (_, digest) = open_artifact(dir, Kind::Tokens, Verify::Lengths)?;
+        let (manifest, digest) = open_artifact(dir, Kind::Tokens, Verify::Lengths)?;
         let path = dir.join(INDEX_FILE);
         let damaged = |message: String| TokensError::Damaged { path: path.clone(), message };
         let read_error = |source| TokensError::Read { path: path.clone(), source };
@@ -78,7 +84,9 @@ impl TokenDataset {
         for (&split, counts) in &index.splits {
             let opened = counts
                 .iter()
-                .map(|(name, counts)| SourceTokens::open(dir, split, name, *counts, &index))
+                .map(|(name, counts)| {
+                    SourceTokens::open(dir, split, name, *counts, &index, &manifest)
+                })
                 .collect::<Result<Vec<_>, _>>()?;
             sources.insert(split, opened);
         }
@@ -192,6 +200,7 @@ impl SourceTokens {
         name: &str,
         counts: SourceCounts,
         index: &Index,
+        manifest: &Manifest,
     ) -> Result<Self, TokensError> {
         let stem = file_stem(split, name);
         let map = |path: &Path| {
@@ -229,7 +238,29 @@ impl SourceTokens {
                 format!("{} bytes are not {} documents", ends.len(), header.documents),
             ));
         }
-        let source = Self { name: name.to_owned(), path, tokens, ends, header };
+        let mut contents = String::new();
+        let mut values = BTreeMap::new();
+        for entry in &manifest.files {
+            if [".tokens", ".docs"].iter().any(|ending| entry.path == format!("{stem}{ending}")) {
+                contents += &format!("{}\0", entry.blake3);
+            }
+            for value in DocumentValue::ALL {
+                if entry.path == format!("{stem}.{value}") {
+                    let path = dir.join(&entry.path);
+                    let file = map(&path)?;
+                    if Some(file.len() as u64) != header.documents.checked_mul(4) {
+                        let message =
+                            format!("{} bytes are not {} values", file.len(), header.documents);
+                        return Err(damaged(&path, message));
+                    }
+                    contents += &format!("{value} {}\0", entry.blake3);
+                    values.insert(value, file);
+                }
+            }
+        }
+        let fingerprint = hash_bytes(contents.as_bytes());
+        let name = name.to_owned();
+        let source = Self { name, path, tokens, ends, header, fingerprint, values };
         if header.documents == 0 || source.end_of(header.documents - 1) != header.tokens {
             return Err(damaged(
                 &ends_path,
@@ -249,12 +280,39 @@ impl SourceTokens {
         self.len().saturating_sub(1) / sequence_length as u64
     }
 
+    /// Number of documents.
+    pub(crate) fn documents(&self) -> u64 {
+        self.header.documents
+    }
+
+    /// Whether its documents have this value.
+    pub(crate) fn has(&self, value: DocumentValue) -> bool {
+        self.values.contains_key(&value)
+    }
+
+    /// A value of a document; NaN where it is not known.
+    pub(crate) fn value(&self, value: DocumentValue, document: u64) -> f32 {
+        let bytes = self.values.get(&value).map_or(&[][..], |file| &file[..]);
+        let at = document as usize * 4;
+        bytes.get(at..at + 4).map_or(f32::NAN, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    }
+
+    /// The document that holds a token.
+    pub(crate) fn document_at(&self, token: u64) -> u64 {
+        let (mut low, mut high) = (0, self.header.documents);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.end_of(middle) <= token { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
     fn end_of(&self, document: u64) -> u64 {
         let at = document as usize * 8;
         u64::from_le_bytes(self.ends[at..at + 8].try_into().expect("eight bytes were taken"))
     }
 
-    fn document_range(&self, document: u64) -> Result<Option<Range<u64>>, TokensError> {
+    pub(crate) fn document_range(&self, document: u64) -> Result<Option<Range<u64>>, TokensError> {
         if document >= self.header.documents {
             return Ok(None);
         }
@@ -270,7 +328,7 @@ impl SourceTokens {
     }
 
     /// Appends the tokens of `range`, which lies inside the file.
-    fn read(&self, range: Range<u64>, ids: &mut Vec<u32>) -> Result<(), TokensError> {
+    pub(crate) fn read(&self, range: Range<u64>, ids: &mut Vec<u32>) -> Result<(), TokensError> {
         let width = usize::from(self.header.bytes_per_token);
         let bytes = &self.tokens[HEADER_BYTES..];
         let bytes = &bytes[range.start as usize * width..range.end as usize * width];
@@ -309,6 +367,7 @@ impl SourceTokens {
             batch.documents_bt.push(document);
             document += u32::from(id == eos_id);
         }
+        batch.lengths_b.push(batch.sequence_length as u32);
         batch.batch_size += 1;
         Ok(())
     }

@@ -131,6 +131,12 @@ pub enum TokensError {
         /// Short fingerprint of this loader.
         current: String,
     },
+    /// A stage of a run cannot be drawn.
+    #[error("stage {0:?}: {1}")]
+    Stage(String, String),
+    /// A checkpoint belongs to a run with other data or stages.
+    #[error("the data or the stages are not those of the checkpoint:\n  {0}")]
+    OtherPlan(String),
     /// Asked to stop.
     #[error("stopped before the work was done")]
     Stopped,
@@ -143,6 +149,16 @@ pub enum TokensError {
     /// An artifact cannot be opened.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+}
+
+impl TokensError {
+    /// The same with the stage that it is about.
+    pub(crate) fn or_within(self, stage: &str) -> Self {
+        match self {
+            Self::Loader(message) => Self::Stage(stage.to_owned(), message),
+            other => other,
+        }
+    }
 }
 
 /// How many threads work, who hears of progress, and who may ask to stop.

@@ -6,7 +6,8 @@
 //! - [`ChatTemplate`] turns a conversation into the text that a model continues, and tells which
 //!   parts of it are the assistant's.
 //! - [`encode_shards`] writes token files; [`TokenDataset`] maps them and refuses those of another
-//!   tokenizer; [`Loader`] gives batches as a pure function of configuration and step.
+//!   tokenizer; [`Loader`] gives batches as a pure function of configuration and step, and
+//!   [`StagedLoader`] those of a run in stages.
 //!
 //! It knows no model and no tensor, and of the corpus only [`milpa_base::TextRecords`].
 
@@ -20,11 +21,13 @@ mod config;
 mod conversation;
 mod dataset;
 mod document_template;
+mod draw;
 mod error;
 mod fast_hash;
 mod inspect;
 mod loader;
 mod normalizer;
+mod packing;
 mod piece_file;
 mod pieces;
 mod pre_split;
@@ -32,6 +35,7 @@ mod python_methods;
 mod python_values;
 mod sentencepiece;
 mod shards;
+mod staged;
 mod stream;
 mod template_guard;
 mod token_file;
@@ -52,10 +56,17 @@ pub use document_template::DocumentTemplate;
 pub use error::{Context, TokensError};
 pub use inspect::{SourceReport, TokenizerReport, inspect_tokenizer, show_tokens};
 pub use loader::{Batch, Loader, LoaderConfig, LoaderState, Order};
+pub use packing::{Packing, PackingCounts};
 pub use pre_split::{PreSplit, Words};
 pub use python_values::{parse_literal, python_text};
 pub use sentencepiece::{PieceKind, PieceParts};
-pub use shards::{Split, encode_shards};
+pub use shards::{
+    DocumentValue, Split, ValuedRecord, ValuedRecords, encode_shards, encode_valued_shards,
+};
+pub use staged::{
+    Difficulty, Direction, Origin, PlannedSource, PlannedStage, SampleOrder, SourceSet,
+    SourceState, StageDraw, StageRecord, StageShare, StagedConfig, StagedLoader, StagedState,
+};
 pub use stream::Utf8Stream;
 pub use token_file::SourceCounts;
 pub use tokenizer::{Tokenizer, TokenizerKind, TokenizerParts};

@@ -8,7 +8,7 @@
 //!
 //! Legend: b = sequence of the batch, t = position in the sequence.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use milpa_base::{Digest, Mixture, Seed, config::nearest, hash_bytes, seed::Permutation};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use crate::{
 /// Samples after which the schedule of a mixture repeats; shares are exact to one part in this.
 const CYCLE: u64 = 1 << 16;
 /// Most tokens of one batch: 4 GiB of ids, far beyond what a step takes.
-const MAX_BATCH_TOKENS: usize = 1 << 30;
+pub(crate) const MAX_BATCH_TOKENS: usize = 1 << 30;
 
 /// Order of the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ pub struct Batch {
     /// Number of the document within its row, from 0, rising, `[b, t]`: attention stays among
     /// positions of the same number. An end-of-text token belongs to the document it ends.
     pub documents_bt: Vec<u32>,
+    /// Positions of each row that have something to predict, `[b]`; what follows is padding.
+    pub lengths_b: Vec<u32>,
 }
 
 impl Batch {
@@ -74,6 +76,7 @@ impl Batch {
             tokens_bt: room(),
             targets_bt: room(),
             documents_bt: room(),
+            lengths_b: Vec::with_capacity(batch_size),
         }
     }
 }
@@ -262,6 +265,18 @@ impl<'a> Loader<'a> {
             .collect()
     }
 
+    /// Tokens by source of the batches `steps`.
+    pub fn tokens_by_source(&self, steps: Range<u64>) -> BTreeMap<String, u64> {
+        let batch_size = self.config.batch_size as u64;
+        let mut tokens = vec![0; self.sources.len()];
+        let samples = steps.start.saturating_mul(batch_size)..steps.end.saturating_mul(batch_size);
+        for sample in samples {
+            tokens[self.locate(sample).0] += self.config.sequence_length as u64;
+        }
+        let named = self.sources.iter().zip(tokens).filter(|(_, tokens)| *tokens > 0);
+        named.map(|(source, tokens)| (source.tokens.name.clone(), tokens)).collect()
+    }
+
     /// Steps that go once through every window of every source (without a mixture), rounded up.
     pub fn steps_per_epoch(&self) -> u64 {
         let total: u64 = self.sources.iter().map(|source| source.windows).sum();
@@ -275,7 +290,7 @@ impl<'a> Loader<'a> {
 }
 
 /// The `nth` element of an endless row of permutations of `0..len`, a new one in each epoch.
-fn shuffled(seed: Seed, len: u64, nth: u64) -> u64 {
+pub(crate) fn shuffled(seed: Seed, len: u64, nth: u64) -> u64 {
     Permutation::new(seed.nth(nth / len), len).apply(nth % len)
 }
 

@@ -3,7 +3,9 @@
 //!
 //! `<split>-<source>.tokens` is a header of 64 bytes and the tokens of all documents, each document
 //! followed by the end-of-text token; `<split>-<source>.docs` holds the end of each document,
-//! counted in tokens, as u64. All numbers are little-endian. `index.json` holds the counts.
+//! counted in tokens, as u64. `<split>-<source>.perplexity` and `.quality`, where the documents have
+//! such values, hold one f32 for each, NaN where it is not known. All numbers are little-endian.
+//! `index.json` holds the counts.
 //!
 //! | bytes | header |
 //! |---|---|

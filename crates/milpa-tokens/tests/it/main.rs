@@ -7,6 +7,7 @@ mod artifacts;
 mod loading;
 mod pieces;
 mod published;
+mod staged;
 
 use std::path::PathBuf;
 
