@@ -40,7 +40,7 @@ pub use config::{CorpusConfig, SourceConfig};
 pub use document::{Document, Dropped, Reason};
 pub use error::CorpusError;
 pub use pipeline::{Built, Prepared, Shard, Work, build, inputs, prepare, record};
-pub use shard::{Split, read_dropped, read_split};
+pub use shard::{Split, read_dropped, read_split, read_weighted};
 pub use stats::{Stats, stats};
 pub use times::Times;
 pub use why::{Fate, why};

@@ -419,19 +419,27 @@ pub fn read_split(
     dir: &Path,
     split: Split,
 ) -> Result<impl Iterator<Item = io::Result<TextRecord>> + use<>, CorpusError> {
+    let text = |Document { id, source, text, .. }: Document| TextRecord { id, source, text };
+    Ok(read_weighted(dir, split)?.map(move |document| document.map(text)))
+}
+
+/// Reads the documents of a split as [`read_split`] does, with all their columns.
+///
+/// # Errors
+/// As [`read_split`].
+pub fn read_weighted(
+    dir: &Path,
+    split: Split,
+) -> Result<impl Iterator<Item = io::Result<Document>> + use<>, CorpusError> {
     let documents = read_documents(dir, split)?;
     Ok(documents.flat_map(|document| {
-        let (record, weight) = match document {
-            Ok(Document { id, source, text, weight, .. }) => {
-                (Ok(TextRecord { id, source, text }), weight.min(MAX_WEIGHT) as usize)
-            }
-            Err(error) => (Err(io::Error::other(error)), 1),
-        };
-        let mut record = Some(record);
-        (1..=weight).rev().filter_map(move |left| match &record {
-            // An error comes once; the last time the record itself is handed out.
+        let weight =
+            document.as_ref().map_or(1, |document| document.weight.min(MAX_WEIGHT) as usize);
+        let mut document = Some(document.map_err(io::Error::other));
+        (1..=weight).rev().filter_map(move |left| match &document {
+            // An error comes once; the last time the document itself is handed out.
             Some(Ok(one)) if left > 1 => Some(Ok(one.clone())),
-            _ => record.take(),
+            _ => document.take(),
         })
     }))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use milpa_base::Bytes;
+use milpa_base::{Bytes, config::Location};
 use serde::{Deserialize, Serialize};
 
 /// Most tokens a vocabulary may have.
@@ -88,11 +88,25 @@ impl TokenizerConfig {
     }
 }
 
-/// How texts become token files (`[tokens]` in a recipe). Encoding has nothing to choose: every
-/// document is encoded whole and followed by the end-of-text token.
+/// How texts become token files (`[tokens]` in a recipe). Every document is encoded whole and followed
+/// by the end-of-text token; there is only to choose what is kept beside it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct TokensConfig {}
+pub struct TokensConfig {
+    /// A classifier whose probability is kept for each document, to order samples by quality.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<QualityConfig>,
+}
+
+/// The classifier of `[tokens] quality`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QualityConfig {
+    /// A model of `milpa corpus classifier`.
+    pub model: Location,
+    /// The label whose probability is the quality.
+    pub label: String,
+}
 
 #[cfg(test)]
 mod tests {

@@ -49,7 +49,7 @@ mod word_piece;
 mod words;
 
 pub use chat::{ChatTemplate, Message, RenderOptions};
-pub use config::{MAX_VOCAB_SIZE, TokenizerConfig, TokensConfig};
+pub use config::{MAX_VOCAB_SIZE, QualityConfig, TokenizerConfig, TokensConfig};
 pub use conversation::{Conversation, Moment, Rendered};
 pub use dataset::{TokenDataset, WindowSet};
 pub use document_template::DocumentTemplate;

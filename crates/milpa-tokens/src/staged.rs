@@ -352,11 +352,28 @@ impl<'a> StagedLoader<'a> {
         state: &StagedState,
     ) -> Result<Self, TokensError> {
         let loader = Self::at(sets, config, state, state.origin.clone())?;
-        let changed = state.differences(&loader.state(state.batch)?);
-        if !changed.is_empty() {
-            return Err(TokensError::OtherPlan(changed.join("\n  ")));
-        }
+        loader.check(state)?;
         Ok(loader)
+    }
+
+    /// Checks that a state is one of this loader's.
+    ///
+    /// # Errors
+    /// [`TokensError::OtherPlan`] with what is other.
+    pub fn check(&self, state: &StagedState) -> Result<(), TokensError> {
+        let now = self.state(state.batch)?;
+        if now == *state {
+            return Ok(());
+        }
+        let mut changed = state.differences(&now);
+        if changed.is_empty() {
+            changed.push(
+                "the counts of the checkpoint are not those of its plan: it is damaged; resume from \
+                 an older one"
+                    .to_owned(),
+            );
+        }
+        Err(TokensError::OtherPlan(changed.join("\n  ")))
     }
 
     /// The loader of a run whose later stages or mixture were changed: what is done stays as it was, and
@@ -856,7 +873,7 @@ impl StagedState {
         drawn.map(|(name, source)| (name.clone(), source.drawn)).collect()
     }
 
-    /// What `now` has that this state had not, one line each; empty if nothing.
+    /// What is other in `now`, data and table, one line each; empty if nothing.
     pub fn differences(&self, now: &Self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut differ = |what: &str, old: String, new: String| {
@@ -886,13 +903,6 @@ impl StagedState {
                 }
                 _ => {}
             }
-        }
-        if lines.is_empty() && self != now {
-            lines.push(
-                "the counts of the checkpoint are not those of its plan: it is damaged; resume from \
-                 an older one"
-                    .to_owned(),
-            );
         }
         lines
     }

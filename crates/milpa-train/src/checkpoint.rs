@@ -17,7 +17,7 @@ use milpa_base::{
     open_artifact,
 };
 use milpa_model::{Device, ModelConfig, ParameterStore, read_hf_weights, write_hf_model};
-use milpa_tokens::{ChatTemplate, LoaderState, Tokenizer};
+use milpa_tokens::{ChatTemplate, LoaderState, StagedState, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -44,8 +44,13 @@ pub struct State {
     pub steps: u64,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Position in the data; its fingerprint is checked on resume.
-    pub loader: LoaderState,
+    /// Position in the data; its fingerprint is checked on resume. Absent in a run in stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loader: Option<LoaderState>,
+    /// Position in the data of a run in stages: the table, and the count of each source with its
+    /// fingerprint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<StagedState>,
     /// What skipping and going back depend on; absent if the recipe asks for neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stability: Option<StabilityState>,

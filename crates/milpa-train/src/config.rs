@@ -4,10 +4,15 @@
 
 use milpa_base::{Mixture, Steps};
 use milpa_tensor::DType;
+use milpa_tokens::Packing;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    average::AverageConfig, retention::plateau_end, schedule::Schedule, stability::StabilityConfig,
+    average::AverageConfig,
+    retention::plateau_end,
+    schedule::{Curve, Schedule},
+    stability::StabilityConfig,
+    stages::{ReplayConfig, StageConfig},
 };
 
 /// The `[train]` table of a recipe.
@@ -31,6 +36,16 @@ pub struct TrainConfig {
     /// Shares of the sources in the training stream; by size if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixture: Option<Mixture>,
+    /// How the text of a run in stages is cut into sequences.
+    #[serde(default, skip_serializing_if = "is_windows")]
+    pub packing: Packing,
+    /// Stages one after the other, each with its mixture, budget, order and learning rate; without
+    /// them the whole run is one stage with the mixture above.
+    #[serde(default, rename = "stage", skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageConfig>,
+    /// Text that takes a share of every stage, so that a continued model does not forget.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replay: Vec<ReplayConfig>,
     /// Learning rate over the steps.
     pub schedule: Schedule,
     /// How gradients become updates.
@@ -153,6 +168,10 @@ pub enum Optimizer {
     },
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_windows(packing: &Packing) -> bool {
+    *packing == Packing::Windows
+}
 fn one() -> f64 {
     1.0
 }
@@ -224,42 +243,13 @@ impl Optimizer {
 }
 
 impl TrainConfig {
-    /// Sequences in memory at once.
+    /// Sequences in memory at once, at most.
     pub fn micro_batch_size(&self) -> usize {
-        self.micro_batch_size.unwrap_or(self.batch_size)
+        self.micro_batch_size.unwrap_or(self.largest_batch())
     }
 
-    /// Finds what makes no sense: the dotted key and what is wrong with it.
-    pub fn validate(&self) -> Result<(), (&'static str, String)> {
-        let positive = |key, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                Ok(())
-            } else {
-                Err((key, format!("it is {value}, but it has to be above zero")))
-            }
-        };
-        positive("train.steps", self.steps.0 as f64)?;
-        positive("train.sequence_length", self.sequence_length as f64)?;
-        positive("train.batch_size", self.batch_size as f64)?;
-        positive("train.checkpoint_every", self.checkpoint_every.0 as f64)?;
-        positive("train.validate_every", self.validate_every.0 as f64)?;
-        positive("train.micro_batch_size", self.micro_batch_size() as f64)?;
-        if !self.batch_size.is_multiple_of(self.micro_batch_size()) {
-            return Err((
-                "train.micro_batch_size",
-                format!("it has to divide train.batch_size, which is {}", self.batch_size),
-            ));
-        }
-        if !(self.clip_norm.is_finite() && self.clip_norm >= 0.0) {
-            return Err(("train.clip_norm", format!("it is {}", self.clip_norm)));
-        }
-        let share = |value: f64| (0.0..=1.0).contains(&value);
-        if let Some(stability) = &self.stability {
-            stability
-                .validate(self.checkpoint_every.0, self.keep_checkpoints)
-                .map_err(|problem| ("train.stability", problem))?;
-        }
-        self.schedule.over(self.steps).map_err(|problem| ("train.schedule", problem))?;
+    /// Which checkpoints stay.
+    fn validate_keeping(&self, curve: &Curve) -> Result<(), (&'static str, String)> {
         let every = self.checkpoint_every.0;
         if let Some(Steps(keep)) = self.keep_every
             && (keep == 0 || !keep.is_multiple_of(every))
@@ -279,16 +269,48 @@ impl TrainConfig {
                 ),
             ));
         }
-        if self.keep_plateau {
-            let curve = self.schedule.over(self.steps).map_err(|p| ("train.schedule", p))?;
-            if plateau_end(&curve, self.steps).is_none() {
-                return Err((
-                    "train.keep_plateau",
-                    "this schedule never stays at one learning rate; take warmup_stable_decay"
-                        .into(),
-                ));
-            }
+        if self.keep_plateau && plateau_end(curve, self.steps).is_none() {
+            return Err((
+                "train.keep_plateau",
+                "this schedule never stays at one learning rate; take warmup_stable_decay".into(),
+            ));
         }
+        Ok(())
+    }
+
+    /// Finds what makes no sense: the dotted key and what is wrong with it.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        let positive = |key, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                Ok(())
+            } else {
+                Err((key, format!("it is {value}, but it has to be above zero")))
+            }
+        };
+        positive("train.steps", self.steps.0 as f64)?;
+        positive("train.sequence_length", self.sequence_length as f64)?;
+        positive("train.batch_size", self.batch_size as f64)?;
+        positive("train.checkpoint_every", self.checkpoint_every.0 as f64)?;
+        positive("train.validate_every", self.validate_every.0 as f64)?;
+        positive("train.micro_batch_size", self.micro_batch_size() as f64)?;
+        if self.micro_batch_size.is_some_and(|micro| !self.batch_size.is_multiple_of(micro)) {
+            return Err((
+                "train.micro_batch_size",
+                format!("it has to divide train.batch_size, which is {}", self.batch_size),
+            ));
+        }
+        if !(self.clip_norm.is_finite() && self.clip_norm >= 0.0) {
+            return Err(("train.clip_norm", format!("it is {}", self.clip_norm)));
+        }
+        let share = |value: f64| (0.0..=1.0).contains(&value);
+        if let Some(stability) = &self.stability {
+            stability
+                .validate(self.checkpoint_every.0, self.keep_checkpoints)
+                .map_err(|problem| ("train.stability", problem))?;
+        }
+        self.validate_stages().map_err(|problem| ("train.stage", problem))?;
+        let curve = self.curve().map_err(|problem| ("train.schedule", problem))?;
+        self.validate_keeping(&curve)?;
         let (rates, shares) = match self.optimizer {
             Optimizer::AdamW { learning_rate, beta1, beta2, weight_decay, .. } => {
                 ([learning_rate, learning_rate], [beta1, beta2, weight_decay])

@@ -48,6 +48,31 @@ pub enum TrainError {
     /// The schedule does not fit the run.
     #[error("train.schedule: {0}")]
     Schedule(String),
+    /// The stages do not fit the run.
+    #[error("train.stage: {0}")]
+    Stages(String),
+    /// A folder holds a run in stages with another plan.
+    #[error(
+        "{path} holds {step} steps of a run with another plan or other data:\n  {differences}\nhint: \
+         put it back to go on as it was; --extend keeps what is trained and goes on with the new plan; \
+         another --out begins anew"
+    )]
+    OtherPlan {
+        /// The training folder.
+        path: PathBuf,
+        /// Steps done.
+        step: u64,
+        /// What is other, one line each.
+        differences: String,
+    },
+    /// A run cannot be gone on with by another plan.
+    #[error("the run in {path} cannot be extended: {message}; begin anew with another --out")]
+    CannotExtend {
+        /// The training folder.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
     /// The loss is no longer a number.
     #[error(
         "the loss of step {step} is {loss} and the norm of its gradient {gradient_norm}: training \

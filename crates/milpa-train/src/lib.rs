@@ -9,7 +9,9 @@
 mod average;
 mod checkpoint;
 mod config;
+mod data;
 mod error;
+mod feed;
 mod metrics;
 mod non_finite;
 mod optimizer;
@@ -17,6 +19,7 @@ mod retention;
 mod saver;
 mod schedule;
 mod stability;
+mod stages;
 mod tensor_file;
 mod trainer;
 mod watchdog;
@@ -24,10 +27,12 @@ mod watchdog;
 pub use average::AverageConfig;
 pub use checkpoint::{STATE_FILE, State, newest_step};
 pub use config::{Optimizer, Precision, TrainConfig};
+pub use data::{ReplaySet, stage_table};
 pub use error::TrainError;
 pub use metrics::{METRICS_FILE, Metric, read_metrics};
 pub use schedule::{Curve, Piece, Schedule, Shape};
 pub use stability::{StabilityConfig, StabilityState};
+pub use stages::{ReplayConfig, SourceWeight, StageConfig, StageTable};
 pub use trainer::{
     AVERAGED_CHECKPOINT, FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape,
 };

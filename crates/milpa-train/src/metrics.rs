@@ -50,6 +50,25 @@ pub enum Metric {
         memory_bytes: u64,
         /// Seconds since this process began to train.
         seconds: f64,
+        /// Seconds that the step waited for its batch.
+        #[serde(default)]
+        data_seconds: f64,
+    },
+    /// What was read in a window of steps, which ends at the latest with its stage.
+    Data {
+        /// The last step.
+        step: u64,
+        /// The first step.
+        first_step: u64,
+        /// The stage; absent in a run without stages.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stage: Option<String>,
+        /// Tokens by source, padding included.
+        tokens: BTreeMap<String, u64>,
+        /// Seconds of the steps of the window that this process took.
+        step_seconds: f64,
+        /// Of these, seconds of waiting for data.
+        data_seconds: f64,
     },
     /// The run went back to a checkpoint, and on with other data.
     Rollback {
@@ -87,6 +106,7 @@ impl Metric {
     fn step(&self) -> u64 {
         match self {
             Self::Step { step, .. }
+            | Self::Data { step, .. }
             | Self::Rollback { step, .. }
             | Self::Checkpoint { step, .. }
             | Self::Validation { step, .. } => *step,
@@ -175,6 +195,7 @@ pub(crate) fn loss_curve(metrics: &[Metric]) -> String {
             // A skipped step's loss would hide all others.
             Metric::Rollback { .. }
             | Metric::Checkpoint { .. }
+            | Metric::Data { .. }
             | Metric::Step { skipped: true, .. } => {}
             Metric::Step { step, loss, .. } => training.push((*step as f64, *loss)),
             Metric::Validation { step, loss, .. } => {

@@ -78,6 +78,9 @@ pub enum Schedule {
         #[serde(default)]
         rewarm: Steps,
     },
+    /// Each stage of the run has its own row of pieces (`schedule` under `[[train.stage]]`), which
+    /// begins where that of the stage before ended.
+    Stages,
     /// Any row of pieces, such as a re-warming: `{ shape = "linear", steps = "100 steps",
     /// from = 0.1, to = 1.0 }, { shape = "cosine", to = 0.01 }`.
     Pieces {
@@ -188,7 +191,34 @@ impl Schedule {
             return Err("inverse_sqrt falls as its warmup says: give it at least 1 step".to_owned());
         }
         let pieces = self.pieces(steps)?;
-        let lengths = lengths(&pieces, steps.0)?;
+        let lengths = lengths(&pieces, steps.0, "train.steps is", "train.steps")?;
+        Self::join(&pieces, lengths)
+    }
+
+    /// Lays the pieces of each stage over its steps.
+    ///
+    /// # Errors
+    /// As [`Schedule::over`], with the stage's name.
+    pub(crate) fn over_stages<'a>(
+        stages: impl Iterator<Item = (&'a str, &'a [Piece], u64)>,
+    ) -> Result<Curve, String> {
+        let (mut all, mut all_lengths) = (Vec::new(), Vec::new());
+        for (name, pieces, steps) in stages {
+            let within = |problem: String| format!("the schedule of stage {name:?}: {problem}");
+            if pieces.is_empty() {
+                return Err(within(
+                    "it has no pieces; give it some, such as [{ shape = \"constant\" }]".to_owned(),
+                ));
+            }
+            let lengths = lengths(pieces, steps, "the stage has", "the steps of the stage");
+            all_lengths.extend(lengths.map_err(within)?);
+            all.extend_from_slice(pieces);
+        }
+        Self::join(&all, all_lengths)
+    }
+
+    /// The curve of pieces of these lengths.
+    fn join(pieces: &[Piece], lengths: Vec<u64>) -> Result<Curve, String> {
         let mut segments = Vec::new();
         let (mut start, mut share) = (0, 1.0);
         for (index, (piece, steps)) in pieces.iter().zip(lengths).enumerate() {
@@ -263,26 +293,31 @@ impl Schedule {
                 }
                 pieces
             }
+            Self::Stages => {
+                return Err("kind = \"stages\" needs [[train.stage]] tables, each with its \
+                            schedule"
+                    .to_owned());
+            }
             Self::Pieces { pieces } => pieces.clone(),
         })
     }
 }
 
 /// The steps of each piece, the open one's included.
-fn lengths(pieces: &[Piece], steps: u64) -> Result<Vec<u64>, String> {
+/// `whole` and `key` are how messages call the row's own steps.
+fn lengths(pieces: &[Piece], steps: u64, whole: &str, key: &str) -> Result<Vec<u64>, String> {
     let given = |piece: &Piece| piece.steps.map_or(0, |steps| steps.0);
     let sum = pieces.iter().map(given).fold(0, u64::saturating_add);
     let open = pieces.iter().filter(|piece| piece.steps.is_none()).count();
     match open {
         _ if sum > steps => Err(format!(
-            "its pieces take {sum} steps, but train.steps is {steps}: shorten them by {} steps or \
-             set train.steps to {sum}",
+            "its pieces take {sum} steps, but {whole} {steps}: shorten them by {} steps or set {key} \
+             to {sum}",
             sum - steps
         )),
         0 if sum < steps => Err(format!(
-            "its pieces take {sum} steps, but train.steps is {steps}: lengthen them by {} steps, \
-             leave out the steps of one piece, which then takes the rest, or set train.steps to \
-             {sum}",
+            "its pieces take {sum} steps, but {whole} {steps}: lengthen them by {} steps, leave out \
+             the steps of one piece, which then takes the rest, or set {key} to {sum}",
             steps - sum
         )),
         0 | 1 => Ok(pieces

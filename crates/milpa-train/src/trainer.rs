@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,15 +25,17 @@ use milpa_model::{
     Decoder, Device, LossRows, ModelConfig, ParameterStore, TokenBatch, new_parameters,
 };
 use milpa_plan::{ModelShape, TrainShape};
-use milpa_tensor::clip_factor;
-use milpa_tokens::{Batch, Loader, LoaderConfig, Order, Split, TokenDataset, Tokenizer};
+use milpa_tensor::{IGNORE, clip_factor};
+use milpa_tokens::{Batch, Packing, Split, TokenDataset, Tokenizer};
 use serde::Serialize;
 
 use crate::{
     average::Average,
     checkpoint::{self, Snapshot, State},
     config::{Precision, TrainConfig},
+    data::{self, Data, DataWindow, ReplaySet},
     error::TrainError,
+    feed::Feed,
     metrics::{Metric, MetricsWriter, loss_curve, read_metrics},
     non_finite,
     optimizer::OptimizerState,
@@ -64,6 +67,11 @@ pub struct Job<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The token shards.
     pub dataset: &'a TokenDataset,
+    /// The token shards that the recipe's replay names.
+    pub replay: Vec<ReplaySet<'a>>,
+    /// Whether a run in stages that is in the folder goes on with another plan; otherwise a changed plan
+    /// or changed data is refused.
+    pub extend: bool,
     /// Seed of the weights and of the data's order.
     pub seed: Seed,
     /// Licences of the text, for the checkpoint's manifest.
@@ -106,6 +114,8 @@ pub struct Summary {
     pub checkpoint_stall: f64,
     /// Passes over each source.
     pub epochs: BTreeMap<String, f64>,
+    /// Share of the steps' time that was waiting for data.
+    pub data_wait_share: f64,
 }
 
 /// The planner's view of a model.
@@ -132,7 +142,9 @@ pub fn train_shape(config: &TrainConfig) -> TrainShape {
         sequence_length: config.sequence_length as u64,
         batch_size: config.batch_size as u64,
         micro_batch_size: config.micro_batch_size() as u64,
-        steps: config.steps.0,
+        // Stages may have batches of their own; what counts are the tokens.
+        steps: config.tokens_after(config.steps.0)
+            / (config.batch_size * config.sequence_length).max(1) as u64,
         states_per_matrix_parameter: config.optimizer.states_per_matrix_parameter(),
         weight_averages: u64::from(config.average.is_some()),
         activation_bytes: match config.precision {
@@ -156,29 +168,43 @@ pub fn train(
 ) -> Result<Summary, TrainError> {
     let record = record(job)?;
     let key = record.key.expect("a record made with new() has its key");
-    claim_folder(out, key, progress)?;
-    let _lock = RunLock::acquire(out)?;
-    let loader = Loader::new(
-        job.dataset,
-        &LoaderConfig {
-            sequence_length: job.config.sequence_length,
-            batch_size: job.config.batch_size,
-            mixture: job.config.mixture.clone(),
-            seed: job.seed.derive("data"),
-            order: Order::Shuffled,
-        },
-    )?;
-    let final_dir = out.join(FINAL_CHECKPOINT);
-    match open_artifact(&final_dir, Kind::Checkpoint, Verify::Contents) {
-        Ok((manifest, digest)) if manifest.key == key => {
-            progress.line("training is complete already");
-            return summary(job, &loader, out, digest);
-        }
-        _ => {}
+    let extended = checkpoint_to_extend(job, out, &record)?;
+    if extended.is_none() {
+        claim_folder(out, key, progress)?;
     }
-    let digest = std::thread::scope(|scope| {
-        let saver = Saver::new(scope, out, job.mirror, &record);
-        let run = Run::start_or_resume(job, &loader, out, key, saver, progress)?;
+    let _lock = RunLock::acquire(out)?;
+    let final_dir = out.join(FINAL_CHECKPOINT);
+    let complete = match open_artifact(&final_dir, Kind::Checkpoint, Verify::Contents) {
+        Ok((manifest, digest)) if manifest.key == key => Some(digest),
+        _ => None,
+    };
+    let resumed = match (complete, &extended) {
+        (Some(_), _) => Some(final_dir),
+        (None, Some(dir)) => Some(dir.clone()),
+        (None, None) => checkpoint::newest(out, job.mirror, key, progress)?.map(|(_, dir)| dir),
+    };
+    let data = Data::open(job, resumed.as_deref(), extended.is_some())?;
+    if let Some(table) = data.table(job.config)? {
+        table.to_string().lines().for_each(|line| progress.line(line));
+    }
+    if let Some(digest) = complete {
+        progress.line("training is complete already");
+        return summary(job, &data, out, digest);
+    }
+    let digest = thread::scope(|scope| {
+        let threads = Threads {
+            feed: Feed::new(scope, &data),
+            saver: Saver::new(scope, out, job.mirror, &record),
+        };
+        let mut run = Run::start_or_resume(job, &data, threads, out, resumed.as_deref(), progress)?;
+        if extended.is_some() {
+            // The checkpoint under the new key comes first: whoever is cut between the two extends
+            // once more.
+            run.save()?;
+            run.saver.wait()?;
+            write_key(out, key)?;
+            progress.line(&format!("going on with the new plan after step {}", run.step));
+        }
         run.to_end(&record, progress, stop)
     })?;
     let curve = loss_curve(
@@ -186,7 +212,7 @@ pub fn train(
             .map_err(|source| TrainError::Io { path: out.join(crate::METRICS_FILE), source })?,
     );
     write_file_atomic(&out.join("loss.svg"), curve.as_bytes())?;
-    summary(job, &loader, out, digest)
+    summary(job, &data, out, digest)
 }
 
 fn record(job: &Job<'_>) -> Result<Record, TrainError> {
@@ -195,11 +221,14 @@ fn record(job: &Job<'_>) -> Result<Record, TrainError> {
         model: &'a ModelConfig,
         train: &'a TrainConfig,
     }
-    let inputs = BTreeMap::from([
+    let mut inputs = BTreeMap::from([
         ("tokens".to_owned(), job.dataset.digest()),
         ("tokenizer".to_owned(), job.tokenizer.hash()),
         ("seed".to_owned(), hash_bytes(&job.seed.0.to_le_bytes())),
     ]);
+    for set in &job.replay {
+        inputs.insert(format!("replay {}", set.name), set.dataset.digest());
+    }
     let mut record =
         Record::new("train", &Resolved { model: job.model, train: job.config }, inputs)?;
     record.licences.clone_from(&job.licences);
@@ -231,8 +260,36 @@ fn claim_folder(out: &Path, key: Digest, progress: &dyn Progress) -> Result<(), 
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
         Err(other) => return Err(error(other)),
     }
-    write_file_atomic(&path, key.to_string().as_bytes())?;
-    Ok(())
+    write_key(out, key)
+}
+
+fn write_key(out: &Path, key: Digest) -> Result<(), TrainError> {
+    Ok(write_file_atomic(&out.join(KEY_FILE), key.to_string().as_bytes())?)
+}
+
+/// The checkpoint from which a run in stages goes on with another plan than its own; `None` where the
+/// folder's run is this one, or where there is none in stages.
+fn checkpoint_to_extend(
+    job: &Job<'_>,
+    out: &Path,
+    record: &Record,
+) -> Result<Option<PathBuf>, TrainError> {
+    let key = fs::read_to_string(out.join(KEY_FILE)).unwrap_or_default();
+    let now = record.key.expect("a record made with new() has its key").to_string();
+    if job.config.stages.is_empty() || key.is_empty() || key.trim() == now {
+        return Ok(None);
+    }
+    let path = out.to_owned();
+    let Some((state, dir, manifest)) = data::newest_of_any_plan(out) else { return Ok(None) };
+    match data::cannot_extend(&manifest, record, &state) {
+        Some(message) if job.extend => Err(TrainError::CannotExtend { path, message }),
+        None if job.extend => Ok(Some(dir)),
+        _ if state.stages.is_none() => Ok(None),
+        _ => {
+            let differences = data::differences(job, &state, &manifest, record).join("\n  ");
+            Err(TrainError::OtherPlan { path, step: state.step, differences })
+        }
+    }
 }
 
 /// What a run has learned: what a checkpoint holds, or its beginning.
@@ -246,7 +303,7 @@ struct Learned {
 }
 
 impl Learned {
-    fn load(job: &Job<'_>, loader: &Loader<'_>, dir: Option<&Path>) -> Result<Self, TrainError> {
+    fn load(job: &Job<'_>, dir: Option<&Path>) -> Result<Self, TrainError> {
         let Some(dir) = dir else {
             let parameters = new_parameters(job.model, job.seed.derive("weights"), &job.device)?;
             let optimizer = OptimizerState::new(job.config.optimizer, &parameters);
@@ -256,17 +313,23 @@ impl Learned {
         };
         let (parameters, optimizer, average, state) =
             checkpoint::read(dir, job.model, job.config, &job.device)?;
-        loader.resume(&state.loader)?;
         let beginning = StabilityState { updates: state.step, ..StabilityState::default() };
         let stability = state.stability.unwrap_or(beginning);
         Ok(Self { parameters, optimizer, average, step: state.step, stability })
     }
 }
 
+/// What works beside the loop.
+struct Threads<'scope, 'a> {
+    feed: Feed<'scope>,
+    saver: Saver<'scope, 'a>,
+}
+
 /// A run under way.
 struct Run<'scope, 'a> {
     job: &'a Job<'a>,
-    loader: &'a Loader<'a>,
+    data: &'a Data<'a>,
+    feed: Feed<'scope>,
     out: &'a Path,
     decoder: Decoder,
     parameters: ParameterStore,
@@ -283,6 +346,7 @@ struct Run<'scope, 'a> {
     saver: Saver<'scope, 'a>,
     retention: Retention,
     validated: Option<u64>,
+    data_window: DataWindow,
     flops_per_token: f64,
     peak_flops_per_second: f64,
     peak_measurements_left: u32,
@@ -291,20 +355,19 @@ struct Run<'scope, 'a> {
 impl<'scope, 'a> Run<'scope, 'a> {
     fn start_or_resume(
         job: &'a Job<'a>,
-        loader: &'a Loader<'a>,
+        data: &'a Data<'a>,
+        threads: Threads<'scope, 'a>,
         out: &'a Path,
-        key: Digest,
-        saver: Saver<'scope, 'a>,
+        resumed: Option<&Path>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let resumed = checkpoint::newest(out, job.mirror, key, progress)?;
-        let dir = resumed.map(|(step, dir)| {
-            progress.line(&format!("resuming after step {step} from {}", dir.display()));
-            dir
-        });
         let Learned { parameters, optimizer, average, step, stability } =
-            Learned::load(job, loader, dir.as_deref())?;
-        let curve = job.config.schedule.over(job.config.steps).map_err(TrainError::Schedule)?;
+            Learned::load(job, resumed)?;
+        if let Some(dir) = resumed {
+            progress.line(&format!("resuming after step {step} from {}", dir.display()));
+        }
+        let Threads { feed, saver } = threads;
+        let curve = job.config.curve().map_err(TrainError::Schedule)?;
         let metrics = MetricsWriter::open(out, step)?;
         let mut retention = Retention::new(job.config, &curve);
         let before = read_metrics(out)
@@ -333,8 +396,10 @@ impl<'scope, 'a> Run<'scope, 'a> {
                 .train_flops_per_token_causal(job.config.sequence_length as u64),
             peak_flops_per_second: job.peak_flops_per_second,
             peak_measurements_left: 5,
+            data_window: DataWindow::begin(step),
             job,
-            loader,
+            data,
+            feed,
             out,
         })
     }
@@ -368,7 +433,8 @@ impl<'scope, 'a> Run<'scope, 'a> {
         }
         self.saver.wait()?;
         job.pulse.beat(self.step, Activity::Finishing);
-        let snapshot = self.snapshot();
+        self.end_data_window()?;
+        let snapshot = self.snapshot()?;
         if let Some(average) = &self.average {
             let averaged = average.parameters(job.model, &self.parameters)?;
             let dir = out.join(AVERAGED_CHECKPOINT);
@@ -392,7 +458,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         let config = self.job.config;
         let began = Instant::now();
         self.job.pulse.beat(self.step, Activity::Data);
-        let batch = self.loader.batch(self.next_batch())?;
+        let (batch, data_wait) = self.feed.take(self.next_batch())?;
         let loss = self.accumulate_gradients(&batch)?;
         if let Some(on_gradients) = self.job.on_gradients {
             on_gradients(self.step + 1, &mut self.parameters);
@@ -444,7 +510,11 @@ impl<'scope, 'a> Run<'scope, 'a> {
             mfu,
             memory_bytes,
             seconds: self.started.elapsed().as_secs_f64(),
+            data_seconds: data_wait.as_secs_f64(),
         })?;
+        if self.data_window.add(config, self.step, seconds, data_wait) {
+            self.end_data_window()?;
+        }
         if verdict != Verdict::Take {
             progress.line(&format!(
                 "step {} is an outlier and was skipped: loss {loss:.4}, norm of the gradient \
@@ -472,11 +542,13 @@ impl<'scope, 'a> Run<'scope, 'a> {
                 format!(", saved {} ago", duration(saved.elapsed().as_secs_f64()))
             });
             progress.line(&format!(
-                "step {}/{}  loss {loss:.4}  lr {learning_rate:.2e}  {tokens_per_second:.0} tok/s  \
-                 MFU {:.0} %  {}  eta {}{age}",
+                "step {}/{}{}  loss {loss:.4}  lr {learning_rate:.2e}  {tokens_per_second:.0} tok/s  \
+                 MFU {:.0} %  data wait {:.1} %  {}  eta {}{age}",
                 self.step,
                 config.steps.0,
+                config.stage_at(self.step - 1).map_or_else(String::new, |s| format!(" ({})", s.name)),
                 mfu * 100.0,
+                self.data_window.wait_share() * 100.0,
                 binary_bytes(memory_bytes),
                 duration(self.started.elapsed().as_secs_f64() / done * left),
             ));
@@ -509,9 +581,10 @@ impl<'scope, 'a> Run<'scope, 'a> {
         let dir = (target > 0).then(|| checkpoint::folder(self.out, target));
         if let Some(dir) = &dir {
             open_artifact(dir, Kind::Checkpoint, Verify::Contents)?;
+            self.data.check(&checkpoint::read_state(dir)?)?;
         }
         let before = self.stability.clone();
-        let learned = Learned::load(self.job, self.loader, dir.as_deref())?;
+        let learned = Learned::load(self.job, dir.as_deref())?;
         checkpoint::remove_after(self.out, target)?;
         self.decoder = Decoder::new(self.job.model, &learned.parameters)?
             .autocast(self.job.config.precision.dtype());
@@ -525,6 +598,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             ..learned.stability
         };
         self.first_step = self.first_step.min(target);
+        self.data_window = DataWindow::begin(target);
         self.validated = Some(target);
         self.metrics.rewind(self.out, target)?;
         self.retention.rewind(target);
@@ -542,15 +616,20 @@ impl<'scope, 'a> Run<'scope, 'a> {
     /// Adds the gradients of all micro-batches; returns the mean loss of the batch.
     fn accumulate_gradients(&mut self, batch: &Batch) -> Result<f64, TrainError> {
         let length = batch.sequence_length;
-        let divisor = (batch.batch_size * length) as f64;
-        let rows = self.job.config.micro_batch_size() * length;
+        let divisor = batch.lengths_b.iter().map(|length| f64::from(*length)).sum();
+        let micro = self.job.config.micro_batch_size.unwrap_or(batch.batch_size);
+        let rows = micro * length;
+        let packed = self.job.config.packing == Packing::BestFit;
+        let targets_bt = targets(batch);
         let mut loss = 0.0;
         for start in (0..batch.tokens_bt.len()).step_by(rows) {
             self.job.pulse.beat(self.step, Activity::Gradients);
             let end = (start + rows).min(batch.tokens_bt.len());
-            let tokens = TokenBatch::new(&batch.tokens_bt[start..end], length);
+            let documents_bt = packed.then(|| &batch.documents_bt[start..end]);
+            let tokens_bt = &batch.tokens_bt[start..end];
+            let tokens = TokenBatch { tokens_bt, tokens: length, documents_bt };
             let targets = LossRows {
-                targets: batch.targets_bt[start..end].into(),
+                targets: targets_bt[start..end].into(),
                 weights: None,
                 divisor: Some(divisor),
             };
@@ -607,7 +686,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
     }
 
     fn tokens(&self) -> u64 {
-        self.step * (self.job.config.batch_size * self.job.config.sequence_length) as u64
+        self.job.config.tokens_after(self.step)
     }
 
     /// The number of the batch that comes next in the data.
@@ -615,44 +694,64 @@ impl<'scope, 'a> Run<'scope, 'a> {
         self.step + self.stability.batches_passed_over
     }
 
-    fn state(&self) -> State {
-        State {
+    fn state(&self) -> Result<State, TrainError> {
+        let mut state = State {
             step: self.step,
             steps: self.job.config.steps.0,
             tokens: self.tokens(),
-            loader: self.loader.state(self.next_batch()),
+            loader: None,
+            stages: None,
             stability: self.job.config.stability.is_some().then(|| self.stability.clone()),
-        }
+        };
+        self.data.store(self.next_batch(), &mut state)?;
+        Ok(state)
     }
 
-    fn snapshot(&self) -> Snapshot<'a> {
-        Snapshot {
+    fn snapshot(&self) -> Result<Snapshot<'a>, TrainError> {
+        Ok(Snapshot {
             model: self.job.model,
             tokenizer: self.job.tokenizer,
             parameters: self.parameters.snapshot(),
             optimizer: self.optimizer.snapshot(&self.parameters),
             average: self.average.as_ref().map(|average| average.snapshot(&self.parameters)),
-            state: self.state(),
-        }
+            state: self.state()?,
+        })
+    }
+
+    /// Writes what was read since the last such line.
+    fn end_data_window(&mut self) -> Result<(), TrainError> {
+        let (step, next) = (self.step, self.next_batch());
+        let line = self.data_window.end(self.data, self.job.config, step, next)?;
+        line.map_or(Ok(()), |line| self.metrics.write(&line))
     }
 
     /// Copies the state and begins to write it; says how long that held training up.
     fn save(&mut self) -> Result<PathBuf, TrainError> {
+        self.end_data_window()?;
         let began = Instant::now();
         self.job.pulse.beat(self.step, Activity::Checkpoint);
         // The one before must be whole before there is a third copy of the state.
         self.saver.wait()?;
         let keep = self.retention.keep(self.step);
-        let dir = self.saver.begin(self.snapshot(), keep)?;
+        let dir = self.saver.begin(self.snapshot()?, keep)?;
         let stalled_seconds = began.elapsed().as_secs_f64();
         self.metrics.write(&Metric::Checkpoint { step: self.step, stalled_seconds })?;
         Ok(dir)
     }
 }
 
+/// What each position is to predict; padding predicts nothing.
+fn targets(batch: &Batch) -> Vec<u32> {
+    let mut targets_bt = batch.targets_bt.clone();
+    for (row, used) in targets_bt.chunks_mut(batch.sequence_length).zip(&batch.lengths_b) {
+        row[*used as usize..].fill(IGNORE);
+    }
+    targets_bt
+}
+
 fn summary(
     job: &Job<'_>,
-    loader: &Loader<'_>,
+    data: &Data<'_>,
     out: &Path,
     digest: Digest,
 ) -> Result<Summary, TrainError> {
@@ -663,19 +762,20 @@ fn summary(
     let mut losses = Vec::new();
     let mut rates = Vec::new();
     let mut validation = BTreeMap::new();
-    let step_tokens = (job.config.batch_size * job.config.sequence_length) as f64;
-    let (mut computed, mut stalled) = (0.0, 0.0);
+    let (mut step_seconds, mut waited, mut stalled, mut tokens_before) = (0.0, 0.0, 0.0, 0);
     for metric in metrics {
         match metric {
-            Metric::Step { loss, tokens_per_second, skipped, .. } => {
+            Metric::Step { tokens, loss, tokens_per_second, skipped, data_seconds, .. } => {
+                step_seconds += (tokens - tokens_before) as f64 / tokens_per_second.max(1e-9);
+                waited += data_seconds;
+                tokens_before = tokens;
                 if !skipped {
                     losses.push(loss);
                 }
-                computed += step_tokens / tokens_per_second;
                 rates.push(tokens_per_second);
             }
             Metric::Checkpoint { stalled_seconds, .. } => stalled += stalled_seconds,
-            Metric::Rollback { .. } => {}
+            Metric::Rollback { .. } | Metric::Data { .. } => {}
             Metric::Validation { bits_per_byte, .. } => validation = bits_per_byte,
         }
     }
@@ -690,8 +790,9 @@ fn summary(
         final_loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
         validation_bits_per_byte: validation,
         median_tokens_per_second: rates.get(rates.len() / 2).copied().unwrap_or(0.0),
-        checkpoint_stall: if computed > 0.0 { stalled / (computed + stalled) } else { 0.0 },
-        epochs: loader.epochs(job.config.steps.0 + passed_over),
+        checkpoint_stall: if stalled > 0.0 { stalled / (step_seconds + stalled) } else { 0.0 },
+        epochs: data.epochs(job.config.steps.0 + passed_over)?,
+        data_wait_share: if step_seconds > 0.0 { waited / step_seconds } else { 0.0 },
     })
 }
 

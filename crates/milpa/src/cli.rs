@@ -32,7 +32,7 @@ The whole way, from a recipe
 
 One stage at a time
   corpus    build, classifier, ngrams, why, stats: raw pages and books to clean documents
-  tokens    train, encode, inspect: tokenizer and token shards
+  tokens    train, encode, generate-replay, inspect: tokenizer and token shards
   plan      run, viability, continued, inference, calibrate: what it takes, before it is spent
   train     Train a model
   eval      run, suite, compare, judge, arena: measure models; build: make a benchmark
@@ -141,6 +141,9 @@ pub enum Command {
     #[command(subcommand)]
     Plan(PlanCommand),
     /// Train a model
+    #[command(
+        after_help = "Example\n  milpa train recipes/novelas --tokenizer runs/novelas/tokenizer --tokens runs/novelas/tokens --out train --dry-run\n\nThe same command goes on where a cut one stopped; a run in stages whose plan changed is refused unless --extend says to go on"
+    )]
     Train {
         /// The recipe
         recipe: PathBuf,
@@ -153,6 +156,13 @@ pub enum Command {
         /// Folder for checkpoints, metrics and plots
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Show the plan and the table of stages (tokens and epochs by source), and take no step
+        #[arg(long)]
+        dry_run: bool,
+        /// Go on from the newest checkpoint although the recipe's stages, mixture or data changed: what is
+        /// done stays counted
+        #[arg(long, conflicts_with = "dry_run")]
+        extend: bool,
         /// Price of this machine for an hour, such as "0.50 USD", for the ledger
         #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
         price_per_hour: Option<String>,
@@ -331,6 +341,11 @@ pub enum TokensCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Have a model write token shards for [[train.replay]], so that its continued training does not forget
+    #[command(
+        after_help = "Example\n  milpa tokens generate-replay --model base --tokens \"1M tokens\" --out replay\n\nThe same command goes on where a cut one stopped, and ends in the same bytes"
+    )]
+    GenerateReplay(ReplayArguments),
     /// Show how a tokenizer cuts texts
     Inspect {
         /// Tokenizer artifact, bundle or tokenizer.json
@@ -342,6 +357,35 @@ pub enum TokensCommand {
         #[arg(long, value_name = "TEXT")]
         text: Option<String>,
     },
+}
+
+/// What `milpa tokens generate-replay` is given.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArguments {
+    /// The base: a bundle, a checkpoint or a .gguf file
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// The tokenizer that the continued training uses, if not the model's own
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens to write at least, such as "1M tokens"
+    #[arg(long, value_name = "TOKENS")]
+    pub tokens: milpa_base::Tokens,
+    /// Above 0; at 1 the text has the model's own distribution
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub temperature: f32,
+    /// Share of probability kept, above 0 and at most 1
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Tokens of a document at most [default: the model's context]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Same seed, same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Folder of the token shards
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// What is looked at.

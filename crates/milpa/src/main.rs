@@ -79,8 +79,8 @@ fn supervised(command: &Command) -> Option<(PathBuf, PathBuf)> {
 fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
     use commands::{
         chat::{self, ModelPaths},
-        corpus, demo, doctor, eval, explain, harness, instructions, look, package, plan, serve,
-        tokens, train,
+        corpus, demo, doctor, eval, explain, harness, instructions, look, package, plan, replay,
+        serve, tokens, train,
     };
     match command {
         Command::Demo { out } => demo::demo(context, &out),
@@ -89,7 +89,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Run { recipe, out, price_per_hour, endurance } => {
             let recipe = context.recipe(&recipe)?;
             let price = plan::hourly_price(price_per_hour.as_deref())?;
-            let conditions = train::Conditions { price, endurance };
+            let conditions = train::Conditions { price, endurance, extend: false };
             let out = out.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe.recipe.name));
             run::run_and_report(context, &recipe, &out, &conditions)
         }
@@ -125,17 +125,34 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 let manifest = tokens::encode(context, &recipe, &corpus, &tokenizer, &out)?;
                 context.show(&manifest, || context::describe(&manifest, &out))
             }
+            TokensCommand::GenerateReplay(arguments) => {
+                let manifest = replay::generate(context, &arguments)?;
+                context.show(&manifest, || context::describe(&manifest, &arguments.out))
+            }
             TokensCommand::Inspect { tokenizer, data, text } => {
                 tokens::inspect(context, &tokenizer, data.as_deref(), text.as_deref())
             }
         },
         Command::Plan(command) => plan::plan(context, command),
-        Command::Train { recipe, tokenizer, tokens, out, price_per_hour, endurance } => {
+        Command::Train {
+            recipe,
+            tokenizer,
+            tokens,
+            out,
+            dry_run,
+            extend,
+            price_per_hour,
+            endurance,
+        } => {
             let price = plan::hourly_price(price_per_hour.as_deref())?;
             let recipe = context.recipe_of_artifacts(&recipe)?;
-            let inputs = train::Inputs { tokenizer: &tokenizer, tokens: &tokens };
-            let conditions = train::Conditions { price, endurance };
-            let summary = train::train_alone(context, &recipe, inputs, &out, &conditions)?;
+            let folders = train::Folders { tokenizer: &tokenizer, tokens: &tokens, out: &out };
+            if dry_run {
+                let planned = train::dry_run(context, &recipe, folders)?;
+                return context.show(&planned, || planned.to_string());
+            }
+            let conditions = train::Conditions { price, endurance, extend };
+            let summary = train::train_alone(context, &recipe, folders, &conditions)?;
             context.show(&summary, || train::describe(&summary))
         }
         Command::Eval(command) => match *command {

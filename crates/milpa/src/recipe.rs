@@ -153,19 +153,22 @@ pub fn load(
         );
         anyhow::bail!(bad("train.sequence_length", &message));
     }
-    if let Some(mixture) = &recipe.train.mixture {
-        let names: Vec<&str> =
-            recipe.corpus.sources.iter().map(|source| source.name.as_str()).collect();
-        if let Some(unknown) = mixture.0.keys().find(|name| !names.contains(&name.as_str())) {
-            let near = config::nearest(unknown, &names).map_or_else(
-                || format!("the sources are {}", names.join(", ")),
-                |near| format!("did you mean `{near}`?"),
-            );
-            anyhow::bail!(bad(
-                "train.mixture",
-                &format!("no source is called `{unknown}`; {near}")
-            ));
-        }
+    let names: Vec<&str> =
+        recipe.corpus.sources.iter().map(|source| source.name.as_str()).collect();
+    let whole_run = recipe.train.mixture.iter().flat_map(|mixture| mixture.0.keys());
+    let whole_run = whole_run.map(|name| (name.as_str(), "train.mixture", String::new()));
+    let in_stages = recipe.train.stage_sources().into_iter().map(|(name, stage)| match stage {
+        None => (name, "train.replay", " and has no `tokens`".to_owned()),
+        Some(stage) => (name, "train.stage", format!(" in the mixture of stage `{stage}`")),
+    });
+    if let Some((unknown, key, place)) =
+        whole_run.chain(in_stages).find(|(name, ..)| !names.contains(name))
+    {
+        let near = config::nearest(unknown, &names).map_or_else(
+            || format!("the sources are {}", names.join(", ")),
+            |near| format!("did you mean `{near}`?"),
+        );
+        anyhow::bail!(bad(key, &format!("no source is called `{unknown}`{place}; {near}")));
     }
     let base = path.parent().unwrap_or(Path::new(""));
     for location in recipe.locations() {
@@ -183,6 +186,8 @@ impl Recipe {
     fn locations(&mut self) -> impl Iterator<Item = &mut config::Location> {
         self.corpus
             .locations_mut()
+            .chain(self.tokens.quality.iter_mut().map(|quality| &mut quality.model))
+            .chain(self.train.replay.iter_mut().filter_map(|replay| replay.tokens.as_mut()))
             .chain(self.eval.locations_mut())
             .chain(self.package.locations_mut())
     }
@@ -203,6 +208,30 @@ impl Loaded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_on_training_shows_a_recipe_that_can_be_read() {
+        let page = include_str!("../../../docs/training.md");
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        let (recipe, _) = rest.split_once("```").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("recipe.toml");
+        let read = |recipe: &str| {
+            std::fs::write(&path, recipe).unwrap();
+            load(&path, Paths::Unused, &|_| None)
+        };
+        assert_eq!(read(recipe).unwrap().recipe.train.stages.len(), 3);
+        let error = read(&recipe.replace("{ paginas =", "{ pagina =")).unwrap_err().to_string();
+        assert!(
+            error.contains("in the mixture of stage `all`; did you mean `paginas`?"),
+            "{error}"
+        );
+        let replay = "[[train.replay]]\nname = \"general\"\nshare = 0.1\n[eval]";
+        let error = read(&recipe.replacen("[eval]", replay, 1)).unwrap_err().to_string();
+        assert!(error.contains("`general` and has no `tokens`"), "{error}");
+        let error = read(&recipe.replace("40960 tokens", "4096 tokens")).unwrap_err().to_string();
+        assert!(error.contains("`train.stage` cannot be right: the stages"), "{error}");
+    }
 
     #[test]
     fn the_page_on_corpora_shows_a_recipe_that_can_be_read() {

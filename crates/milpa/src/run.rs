@@ -210,6 +210,11 @@ impl Runner<'_> {
             BTreeMap::from([("corpus".to_owned(), corpus)]),
             |context, recipe| tokens::train(context, recipe, &corpus_dir, &tokenizer_dir).map(drop),
         )?;
+        let mut token_inputs =
+            BTreeMap::from([("corpus".to_owned(), corpus), ("tokenizer".to_owned(), tokenizer)]);
+        if let Some(quality) = &recipe.tokens.quality {
+            token_inputs.insert("quality".to_owned(), hash_path(&quality.model.path)?);
+        }
         let tokens = self.stage(
             "tokens",
             Kind::Tokens,
@@ -221,12 +226,23 @@ impl Runner<'_> {
                 shown(&tokens_dir)
             ),
             &recipe.tokens,
-            BTreeMap::from([("corpus".to_owned(), corpus), ("tokenizer".to_owned(), tokenizer)]),
+            token_inputs,
             |context, recipe| {
                 tokens::encode(context, recipe, &corpus_dir, &tokenizer_dir, &tokens_dir).map(drop)
             },
         )?;
         let train_dir = folders.train();
+        let mut training_inputs = BTreeMap::from([
+            ("tokens".to_owned(), tokens),
+            ("tokenizer".to_owned(), tokenizer),
+            ("seed".to_owned(), seed),
+        ]);
+        for replay in &recipe.train.replay {
+            if let Some(location) = &replay.tokens {
+                let (_, digest) = open_artifact(&location.path, Kind::Tokens, Verify::Lengths)?;
+                training_inputs.insert(format!("replay {}", replay.name), digest);
+            }
+        }
         let conditions = self.conditions;
         let checkpoint = self.stage(
             "train",
@@ -242,14 +258,14 @@ impl Runner<'_> {
                 ("model".to_owned(), toml::Value::try_from(&recipe.model)?),
                 ("train".to_owned(), toml::Value::try_from(&recipe.train)?),
             ]),
-            BTreeMap::from([
-                ("tokens".to_owned(), tokens),
-                ("tokenizer".to_owned(), tokenizer),
-                ("seed".to_owned(), seed),
-            ]),
+            training_inputs,
             |context, recipe| {
-                let inputs = train::Inputs { tokenizer: &tokenizer_dir, tokens: &tokens_dir };
-                train::train(context, recipe, inputs, &train_dir, conditions).map(drop)
+                let folders = train::Folders {
+                    tokenizer: &tokenizer_dir,
+                    tokens: &tokens_dir,
+                    out: &train_dir,
+                };
+                train::train(context, recipe, folders, conditions).map(drop)
             },
         )?;
         let mut inputs =

@@ -156,7 +156,8 @@ proptest! {
             let done_before: u64 = recipe.stages[..last].iter().map(|stage| stage.batches).sum();
             match event {
                 Event::Draw(batches, ranks) => {
-                    for batch in next..(next + batches).min(loader.batches()) {
+                    let end = (next + batches).min(loader.batches());
+                    for batch in next..end {
                         let whole = loader.batch(batch).unwrap();
                         let mut rows = Vec::new();
                         for rank in 0..ranks {
@@ -164,8 +165,8 @@ proptest! {
                         }
                         prop_assert_eq!(&rows, &whole.tokens_bt, "ranks have the batch once");
                         drawn.extend(identities(&loader, batch));
-                        next = batch + 1;
                     }
+                    next = end.max(next);
                 }
                 Event::Kill => loader = StagedLoader::resume(&sets, &recipe, &state).unwrap(),
                 Event::Mixture(weights) => {

@@ -12,7 +12,7 @@ use milpa_model::{Device, ModelConfig, ParameterStore};
 use milpa_tokens::{
     Context, TokenDataset, Tokenizer, TokenizerConfig, TokensConfig, encode_shards, train_tokenizer,
 };
-use milpa_train::{Job, Metric, Pulse, Summary, TrainConfig, TrainError, read_metrics};
+use milpa_train::{Job, Metric, Pulse, ReplaySet, Summary, TrainConfig, TrainError, read_metrics};
 
 const TEXTS: [&str; 4] = [
     "En un lugar de la Mancha, de cuyo nombre no quiero acordarme, vivía un hidalgo.",
@@ -27,13 +27,16 @@ pub(crate) struct Beside<'a> {
     pub(crate) mirror: Option<&'a Path>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) on_gradients: Option<&'a dyn Fn(u64, &mut ParameterStore)>,
+    /// Whether a run in stages goes on although its plan changed.
+    pub(crate) extend: bool,
 }
 
-/// A folder with a tokenizer and token shards.
+/// A folder with a tokenizer and token shards: the sources `sentences` and `numbers`.
 pub(crate) struct Field {
     root: tempfile::TempDir,
     tokenizer: Tokenizer,
     dataset: TokenDataset,
+    general: TokenDataset,
 }
 
 impl Field {
@@ -47,31 +50,48 @@ impl Field {
             };
             (0..count).map(text).collect()
         };
+        let numbers = |count: usize| -> Vec<TextRecord> {
+            let text = |n: usize| TextRecord {
+                id: format!("n{n}"),
+                source: "numbers".to_owned(),
+                text: format!("{n} mais {n} são {}; {n} por {n} são {}.", n + n, n * n),
+            };
+            (0..count).map(text).collect()
+        };
         let stop = StopFlag::default();
         let context = Context { threads: 2, progress: &Silent, stop: &stop };
         let config = TokenizerConfig { vocab_size: 300, ..TokenizerConfig::default() };
         let tokenizer = train_tokenizer(&config, &mut texts(16).into_iter().map(Ok), &context)
             .unwrap()
             .tokenizer;
-        let dir = root.path().join("tokens");
-        encode_shards(
-            &dir,
-            &TokensConfig::default(),
-            &tokenizer,
-            &mut texts(64).into_iter().map(Ok),
-            &mut texts(4).into_iter().map(Ok),
-            BTreeMap::new(),
-            vec!["CC0-1.0".to_owned()],
-            &context,
-        )
-        .unwrap();
-        let dataset = TokenDataset::open(&dir, &tokenizer).unwrap();
-        Self { root, tokenizer, dataset }
+        let encode = |name: &str, train: Vec<TextRecord>| {
+            let dir = root.path().join(name);
+            encode_shards(
+                &dir,
+                &TokensConfig::default(),
+                &tokenizer,
+                &mut train.into_iter().map(Ok),
+                &mut texts(4).into_iter().map(Ok),
+                BTreeMap::new(),
+                vec!["CC0-1.0".to_owned()],
+                &context,
+            )
+            .unwrap();
+            TokenDataset::open(&dir, &tokenizer).unwrap()
+        };
+        let dataset = encode("tokens", texts(64));
+        let general = encode("general", numbers(40));
+        Self { root, tokenizer, dataset, general }
     }
 
     /// The folder of the run called `name`.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
+    }
+
+    /// Goes on with another recipe in the folder `name`.
+    pub(crate) fn extend(&self, name: &str, config: &TrainConfig) -> Result<Summary, TrainError> {
+        self.train_beside(name, config, &Beside { extend: true, ..Beside::default() })
     }
 
     /// Trains in the folder `name` to the end of the run.
@@ -132,6 +152,8 @@ impl Field {
             model: &model,
             tokenizer: &self.tokenizer,
             dataset: &self.dataset,
+            replay: vec![ReplaySet { name: "general", dataset: &self.general }],
+            extend: beside.extend,
             seed: Seed(7),
             licences: Vec::new(),
             device: Device::cpu(2),

@@ -5,7 +5,7 @@ use milpa_train::{AVERAGED_CHECKPOINT, Metric, TrainError};
 use crate::harness::{Field, files, recipe};
 
 /// Trains `more` at once, and again with stops between and on the steps of checkpoints.
-fn check(more: &str) -> Vec<Metric> {
+pub(crate) fn check(more: &str) -> Vec<Metric> {
     let (field, config) = (Field::new(), recipe(more));
     let whole = field.train("whole", &config).unwrap();
     for step in [3, 8, 13] {

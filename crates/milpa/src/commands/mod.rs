@@ -13,6 +13,7 @@ pub mod look;
 pub mod model;
 pub mod package;
 pub mod plan;
+pub mod replay;
 pub mod serve;
 pub mod supervise;
 pub mod tokens;

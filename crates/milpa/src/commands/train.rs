@@ -1,8 +1,8 @@
 //! `milpa train`, and the plan that comes before it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use milpa_base::{
     Bytes, ConfigError, Kind, Tokens,
     manifest::Verify,
@@ -13,7 +13,11 @@ use milpa_kernels::{Cpu, Isa, peak};
 use milpa_model::Device;
 use milpa_plan::{Machine, Plan, PlannedRun, plan};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
-use milpa_train::{Job, Precision, Pulse, Summary, Watchdog, model_shape, train_shape};
+use milpa_train::{
+    Job, Precision, Pulse, ReplaySet, StageTable, Summary, TrainConfig, Watchdog, model_shape,
+    stage_table, train_shape,
+};
+use serde::Serialize;
 
 use crate::{
     EXIT_INTERRUPTED,
@@ -132,30 +136,86 @@ pub struct Conditions {
     pub price: HourlyPrice,
     /// How to outlive faults.
     pub endurance: Endurance,
+    /// Whether a run in stages goes on although its plan changed.
+    pub extend: bool,
 }
 
-/// The artifacts that training reads.
-#[derive(Clone, Copy)]
-pub struct Inputs<'a> {
-    /// The tokenizer.
+/// The folders that a training reads and writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Folders<'a> {
+    /// Tokenizer artifact.
     pub tokenizer: &'a Path,
-    /// The token shards.
+    /// Token shards.
     pub tokens: &'a Path,
+    /// Checkpoints, metrics and plots.
+    pub out: &'a Path,
+}
+
+/// Opens the token shards that the recipe's replay names.
+fn open_replay(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Vec<(String, TokenDataset)>> {
+    let mut opened = Vec::new();
+    for replay in &config.replay {
+        let Some(location) = &replay.tokens else { continue };
+        let describe = || {
+            format!(
+                "the replay {:?} cannot be read from {}: encode a general set with the run's tokenizer, or \
+                 have the base write one with `milpa tokens generate-replay`",
+                replay.name,
+                location.path.display()
+            )
+        };
+        open_artifact(&location.path, Kind::Tokens, Verify::Contents).with_context(describe)?;
+        let dataset = TokenDataset::open(&location.path, tokenizer).with_context(describe)?;
+        opened.push((replay.name.clone(), dataset));
+    }
+    Ok(opened)
+}
+
+fn replay_sets(opened: &[(String, TokenDataset)]) -> Vec<ReplaySet<'_>> {
+    opened.iter().map(|(name, dataset)| ReplaySet { name, dataset }).collect()
+}
+
+/// What a training would do: the plan, and the table of its stages.
+#[derive(Debug, Serialize)]
+pub struct DryRun {
+    plan: Plan,
+    stages: Option<StageTable>,
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.plan)?;
+        if let Some(stages) = &self.stages {
+            write!(f, "\n{stages}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Plans a training on its data and lays its stages, without a step.
+pub fn dry_run(context: &Context, recipe: &Loaded, folders: Folders<'_>) -> Result<DryRun> {
+    let config = &recipe.recipe.train;
+    let tokenizer = Tokenizer::open(folders.tokenizer)?;
+    let dataset = TokenDataset::open(folders.tokens, &tokenizer)?;
+    let replay = open_replay(config, &tokenizer)?;
+    let stages = stage_table(config, &dataset, &replay_sets(&replay), recipe.recipe.seed)?;
+    let available = Tokens(dataset.total_tokens(Split::Train));
+    Ok(DryRun { plan: check_plan(context, recipe, Some(available))?, stages })
 }
 
 /// Trains the recipe's model, or goes on where a cut run stopped; keeps the plan beside it.
 pub fn train(
     context: &Context,
     recipe: &Loaded,
-    inputs: Inputs<'_>,
-    out: &Path,
+    folders: Folders<'_>,
     conditions: &Conditions,
 ) -> Result<Summary> {
-    let Inputs { tokenizer, tokens } = inputs;
+    let Folders { tokenizer, tokens, out } = folders;
     open_artifact(tokenizer, Kind::Tokenizer, Verify::Contents)?;
     let (manifest, _) = open_artifact(tokens, Kind::Tokens, Verify::Contents)?;
     let tokenizer = Tokenizer::open(tokenizer)?;
     let dataset = TokenDataset::open(tokens, &tokenizer)?;
+    let replay = open_replay(&recipe.recipe.train, &tokenizer)?;
     let peak = measure_peak(context);
     let available = Tokens(dataset.total_tokens(Split::Train));
     let peak = peak.of(recipe.recipe.train.precision);
@@ -171,6 +231,8 @@ pub fn train(
         model: &model,
         tokenizer: &tokenizer,
         dataset: &dataset,
+        replay: replay_sets(&replay),
+        extend: conditions.extend,
         seed: recipe.recipe.seed,
         licences: manifest.licences,
         device,
@@ -217,12 +279,12 @@ fn watch(pulse: &Arc<Pulse>, hang_after: Option<u64>, out: &Path) -> Watchdog {
 pub fn train_alone(
     context: &Context,
     recipe: &Loaded,
-    inputs: Inputs<'_>,
-    out: &Path,
+    folders: Folders<'_>,
     conditions: &Conditions,
 ) -> Result<Summary> {
     let meter = Meter::start("train");
-    let trained = train(context, recipe, inputs, out, conditions);
+    let trained = train(context, recipe, folders, conditions);
+    let out = folders.out;
     // A refused plan cost nothing and leaves no folder.
     if trained.is_ok() || out.join(milpa_train::METRICS_FILE).exists() {
         meter.stop(context, out, trained.is_ok(), &conditions.price)?;
@@ -240,14 +302,15 @@ pub fn describe(summary: &Summary) -> String {
     let epochs: Vec<String> =
         summary.epochs.iter().map(|(source, epochs)| format!("{source} {epochs:.2}")).collect();
     format!(
-        "steps       {}\ntokens      {} (epochs: {})\nspeed       {:.0} tokens/s (median)\n\
-         checkpoints {:.2} % of the time waited for\n\
+        "steps       {}\ntokens      {} (epochs: {})\nspeed       {:.0} tokens/s (median); waited {:.1} % of \
+         the time for data, {:.2} % for checkpoints\n\
          loss        {:.4} nats per token\nvalidation  {} bits per byte\ncheckpoint  {}",
         summary.steps,
         si(summary.tokens as f64),
         epochs.join(", "),
         summary.median_tokens_per_second,
-        100.0 * summary.checkpoint_stall,
+        summary.data_wait_share * 100.0,
+        summary.checkpoint_stall * 100.0,
         summary.final_loss.unwrap_or(f64::NAN),
         validation.join(", "),
         summary.checkpoint.display(),

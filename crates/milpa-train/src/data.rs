@@ -1,0 +1,319 @@
+//! What a run reads: the plain loader of a recipe without stages, or the staged one, behind one face.
+//!
+//! It also says what changed between a training folder and the recipe, and lays the data of a run that
+//! is extended. Which sample comes when is `milpa-tokens`' matter.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use milpa_base::{Kind, Manifest, Seed, artifact::Record, manifest::Verify, open_artifact};
+use milpa_tokens::{
+    Batch, Loader, LoaderConfig, Order, SourceSet, StagedLoader, TokenDataset, TokensError,
+};
+
+use crate::{
+    checkpoint::{self, State},
+    config::TrainConfig,
+    error::TrainError,
+    metrics::Metric,
+    stages::StageTable,
+    trainer::{FINAL_CHECKPOINT, Job},
+};
+
+/// Steps after which a line of the metrics says what was read.
+const WINDOW: u64 = 16;
+
+/// Token shards that a `[[train.replay]]` names.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplaySet<'a> {
+    /// The name in the recipe.
+    pub name: &'a str,
+    /// The shards.
+    pub dataset: &'a TokenDataset,
+}
+
+/// What a run reads.
+#[derive(Debug)]
+pub(crate) enum Data<'a> {
+    Plain(Loader<'a>),
+    Staged(StagedLoader<'a>),
+}
+
+impl<'a> Data<'a> {
+    /// Lays the recipe's data, from the beginning, as a checkpoint has it, or anew from there on.
+    pub(crate) fn open(
+        job: &Job<'a>,
+        checkpoint: Option<&Path>,
+        extend: bool,
+    ) -> Result<Self, TrainError> {
+        let seed = job.seed.derive("data");
+        let state = checkpoint.map(checkpoint::read_state).transpose()?;
+        let Some(config) = job.config.staged(seed).map_err(TrainError::Stages)? else {
+            let data = Self::Plain(plain(job, seed)?);
+            state.map_or(Ok(()), |state| data.check(&state))?;
+            return Ok(data);
+        };
+        let sets = source_sets(job.config, job.dataset, &job.replay)?;
+        Ok(Self::Staged(match state.and_then(|state| state.stages) {
+            None => StagedLoader::new(&sets, &config)?,
+            Some(state) if extend => StagedLoader::extend(&sets, &config, &state)?,
+            Some(state) => StagedLoader::resume(&sets, &config, &state)?,
+        }))
+    }
+
+    pub(crate) fn batch(&self, number: u64) -> Result<Batch, TokensError> {
+        match self {
+            Self::Plain(loader) => loader.batch(number),
+            Self::Staged(loader) => loader.batch(number),
+        }
+    }
+
+    /// Writes the position before batch `number` into a checkpoint's state.
+    pub(crate) fn store(&self, number: u64, state: &mut State) -> Result<(), TokensError> {
+        match self {
+            Self::Plain(loader) => state.loader = Some(loader.state(number)),
+            Self::Staged(loader) => state.stages = Some(loader.state(number)?),
+        }
+        Ok(())
+    }
+
+    /// Checks that a checkpoint's position is one of this data.
+    pub(crate) fn check(&self, state: &State) -> Result<(), TokensError> {
+        match (self, &state.loader, &state.stages) {
+            (Self::Plain(loader), Some(position), None) => loader.resume(position).map(drop),
+            (Self::Staged(loader), None, Some(position)) => loader.check(position),
+            _ => Err(TokensError::OtherPlan(
+                "one is a run in stages, and the other is not".to_owned(),
+            )),
+        }
+    }
+
+    /// Passes over each source before batch `number`.
+    pub(crate) fn epochs(&self, number: u64) -> Result<BTreeMap<String, f64>, TokensError> {
+        match self {
+            Self::Plain(loader) => Ok(loader.epochs(number)),
+            Self::Staged(loader) => loader.epochs(number),
+        }
+    }
+
+    /// Tokens by source of some batches.
+    pub(crate) fn tokens_by_source(
+        &self,
+        batches: Range<u64>,
+        config: &TrainConfig,
+    ) -> Result<BTreeMap<String, u64>, TokensError> {
+        match self {
+            Self::Plain(loader) => Ok(loader.tokens_by_source(batches)),
+            Self::Staged(loader) => {
+                let (before, after) = (loader.drawn(batches.start)?, loader.drawn(batches.end)?);
+                let tokens = |(name, samples): (String, u64)| {
+                    let drawn = samples - before.get(&name).copied().unwrap_or(0);
+                    (drawn > 0).then_some((name, drawn * config.sequence_length as u64))
+                };
+                Ok(after.into_iter().filter_map(tokens).collect())
+            }
+        }
+    }
+
+    /// The table of stages; `None` for a run without.
+    pub(crate) fn table(&self, config: &TrainConfig) -> Result<Option<StageTable>, TrainError> {
+        let Self::Staged(loader) = self else { return Ok(None) };
+        let curve = config.curve().map_err(TrainError::Schedule)?;
+        Ok(Some(StageTable::new(loader.plan(), &curve)))
+    }
+}
+
+fn plain<'a>(job: &Job<'a>, seed: Seed) -> Result<Loader<'a>, TokensError> {
+    let config = LoaderConfig {
+        sequence_length: job.config.sequence_length,
+        batch_size: job.config.batch_size,
+        mixture: job.config.mixture.clone(),
+        seed,
+        order: Order::Shuffled,
+    };
+    Loader::new(job.dataset, &config)
+}
+
+/// The run's own tokens and the sets of its replay.
+fn source_sets<'a>(
+    config: &TrainConfig,
+    dataset: &'a TokenDataset,
+    replay: &[ReplaySet<'a>],
+) -> Result<Vec<SourceSet<'a>>, TrainError> {
+    let mut sets = vec![SourceSet { name: None, dataset }];
+    for wanted in config.replay.iter().filter(|wanted| wanted.tokens.is_some()) {
+        let Some(set) = replay.iter().find(|set| set.name == wanted.name) else {
+            return Err(TrainError::Stages(format!(
+                "the tokens of the replay {:?} were not opened",
+                wanted.name
+            )));
+        };
+        sets.push(SourceSet { name: Some(wanted.name.clone()), dataset: set.dataset });
+    }
+    Ok(sets)
+}
+
+/// The table of a recipe's stages over its token shards, before anything runs; `None` without stages.
+///
+/// # Errors
+/// Stages that cannot be drawn; the message says what to change.
+pub fn stage_table(
+    config: &TrainConfig,
+    dataset: &TokenDataset,
+    replay: &[ReplaySet<'_>],
+    seed: Seed,
+) -> Result<Option<StageTable>, TrainError> {
+    let Some(staged) = config.staged(seed.derive("data")).map_err(TrainError::Stages)? else {
+        return Ok(None);
+    };
+    let sets = source_sets(config, dataset, replay)?;
+    Data::Staged(StagedLoader::new(&sets, &staged)?).table(config)
+}
+
+/// Gathers what a line of the metrics says of a window of steps. Windows are some steps long, and end
+/// with their stage and at every checkpoint, so that lines and checkpoints count the same.
+#[derive(Debug, Default)]
+pub(crate) struct DataWindow {
+    /// Steps done when it began.
+    begin: u64,
+    step_seconds: f64,
+    data_seconds: f64,
+    /// The last window's, or this one's as far as it went.
+    wait_share: f64,
+}
+
+impl DataWindow {
+    /// Begins a window after `step` steps.
+    pub(crate) fn begin(step: u64) -> Self {
+        Self { begin: step, ..Self::default() }
+    }
+
+    /// Adds a step; whether its window ends with it.
+    pub(crate) fn add(
+        &mut self,
+        config: &TrainConfig,
+        step: u64,
+        seconds: f64,
+        waited: Duration,
+    ) -> bool {
+        self.step_seconds += seconds;
+        self.data_seconds += waited.as_secs_f64();
+        self.wait_share = self.data_seconds / self.step_seconds.max(f64::MIN_POSITIVE);
+        step.is_multiple_of(WINDOW) || step == config.steps.0 || config.stage_ends().contains(&step)
+    }
+
+    /// Ends the window after `step`, which read the batch before `next_batch`; `None` if it is empty.
+    pub(crate) fn end(
+        &mut self,
+        data: &Data<'_>,
+        config: &TrainConfig,
+        step: u64,
+        next_batch: u64,
+    ) -> Result<Option<Metric>, TokensError> {
+        let steps = step - self.begin;
+        if steps == 0 {
+            return Ok(None);
+        }
+        let line = Metric::Data {
+            step,
+            first_step: self.begin + 1,
+            stage: config.stage_at(step - 1).map(|stage| stage.name.clone()),
+            tokens: data.tokens_by_source(next_batch - steps..next_batch, config)?,
+            step_seconds: self.step_seconds,
+            data_seconds: self.data_seconds,
+        };
+        *self = Self { begin: step, wait_share: self.wait_share, ..Self::default() };
+        Ok(Some(line))
+    }
+
+    /// Share of the time that went into waiting for data lately.
+    pub(crate) fn wait_share(&self) -> f64 {
+        self.wait_share
+    }
+}
+
+/// The checkpoint from which a run in stages would go on with another plan: the newest whole one of
+/// any key, the final one included.
+pub(crate) fn newest_of_any_plan(out: &Path) -> Option<(State, PathBuf, Manifest)> {
+    let mut found: Vec<_> = checkpoint::list(out).into_iter().map(|(_, path)| path).collect();
+    found.push(out.join(FINAL_CHECKPOINT));
+    found
+        .into_iter()
+        .filter_map(|path| {
+            let (manifest, _) = open_artifact(&path, Kind::Checkpoint, Verify::Contents).ok()?;
+            let state = checkpoint::read_state(&path).ok()?;
+            Some((state, path, manifest))
+        })
+        .max_by_key(|(state, ..)| state.step)
+}
+
+/// What is other in the recipe and its data than in a checkpoint: one line each.
+pub(crate) fn differences(
+    job: &Job<'_>,
+    state: &State,
+    manifest: &Manifest,
+    record: &Record,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    compare(&manifest.config, &record.config, "", &mut lines);
+    for (name, now) in record.inputs.iter().filter(|(name, _)| *name != "seed") {
+        if let Some(old) = manifest.inputs.get(name).filter(|old| *old != now) {
+            lines.push(format!("{name}: {} before, {} now", old.short(), now.short()));
+        }
+    }
+    let now = Data::open(job, None, false).and_then(|data| {
+        let mut now = state.clone();
+        data.store(state.stages.as_ref().map_or(0, |state| state.batch), &mut now)?;
+        Ok(now)
+    });
+    match (now, &state.stages) {
+        (Ok(State { stages: Some(now), .. }), Some(old)) => lines.extend(old.differences(&now)),
+        (Err(error), _) => lines.push(error.to_string()),
+        _ => {}
+    }
+    lines
+}
+
+/// Keys of two tables whose values differ; stages are compared as what they draw.
+fn compare(old: &toml::Table, new: &toml::Table, prefix: &str, lines: &mut Vec<String>) {
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    for key in keys {
+        let name = format!("{prefix}{key}");
+        match (old.get(key), new.get(key)) {
+            (Some(toml::Value::Table(old)), Some(toml::Value::Table(new))) => {
+                compare(old, new, &format!("{name}."), lines);
+            }
+            (old, new) if old == new || name == "train.stage" => {}
+            (old, new) => {
+                let show = |value: Option<&toml::Value>| {
+                    value.map_or_else(|| "not there".to_owned(), toml::Value::to_string)
+                };
+                lines.push(format!("{name} was {} and is {}", show(old), show(new)));
+            }
+        }
+    }
+}
+
+/// Says why a checkpoint cannot be gone on with by another plan.
+pub(crate) fn cannot_extend(manifest: &Manifest, record: &Record, state: &State) -> Option<String> {
+    if state.stages.is_none() {
+        return Some("it was begun without stages".to_owned());
+    }
+    let mut lines = Vec::new();
+    let model = |config: &toml::Table| {
+        config.get("model").and_then(toml::Value::as_table).cloned().unwrap_or_default()
+    };
+    compare(&model(&manifest.config), &model(&record.config), "model.", &mut lines);
+    for name in ["tokenizer", "seed"] {
+        if manifest.inputs.get(name) != record.inputs.get(name) {
+            lines.push(format!("the {name} is another one"));
+        }
+    }
+    (!lines.is_empty()).then(|| lines.join("; "))
+}

@@ -1,0 +1,61 @@
+//! Batches made ahead of time on a thread of their own, so that a step does not wait for data.
+//!
+//! Two batches wait in a channel while a third is made, which bounds the memory. A batch is a function
+//! of its number, so the thread changes no bit of a run; it only asks for numbers one after the other.
+
+use std::{
+    sync::mpsc::{Receiver, sync_channel},
+    thread::Scope,
+    time::{Duration, Instant},
+};
+
+use milpa_tokens::{Batch, TokensError};
+
+use crate::data::Data;
+
+/// Batches that wait to be taken.
+const AHEAD: usize = 2;
+
+type Made = Result<Batch, TokensError>;
+
+/// Hands out batches in order.
+pub(crate) struct Feed<'a> {
+    /// Starts a thread that makes the batches from a number on, until nobody takes them.
+    start: Box<dyn Fn(u64) -> Receiver<Made> + 'a>,
+    /// The number that comes next, and from where.
+    running: Option<(u64, Receiver<Made>)>,
+}
+
+impl<'a> Feed<'a> {
+    pub(crate) fn new<'env>(scope: &'a Scope<'a, 'env>, data: &'a Data<'a>) -> Self {
+        let start = move |first: u64| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            scope.spawn(move || {
+                for number in first.. {
+                    let made = data.batch(number);
+                    let last = made.is_err();
+                    if sender.send(made).is_err() || last {
+                        break;
+                    }
+                }
+            });
+            receiver
+        };
+        Self { start: Box::new(start), running: None }
+    }
+
+    /// Takes batch `number`, and says how long it was waited for. After a number that does not follow
+    /// the one before, as when a run goes back, making begins anew.
+    pub(crate) fn take(&mut self, number: u64) -> Result<(Batch, Duration), TokensError> {
+        let began = Instant::now();
+        let receiver = match self.running.take() {
+            Some((next, receiver)) if next == number => receiver,
+            _ => (self.start)(number),
+        };
+        let batch = receiver.recv().unwrap_or_else(|_| {
+            Err(TokensError::Loader("the thread that makes batches ended".to_owned()))
+        })?;
+        self.running = Some((number + 1, receiver));
+        Ok((batch, began.elapsed()))
+    }
+}
