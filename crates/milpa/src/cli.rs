@@ -514,7 +514,7 @@ pub enum EvalCommand {
     Look(LookArguments),
     /// Tasks: built-in ones, task files, and YAML of the LM Evaluation Harness
     #[command(
-        after_help = "Examples\n  milpa eval run --model runs/novelas/bundle --task mgsm.yaml --num-fewshot 4 --out evaluation\n  milpa eval run --model model.gguf --task pt/enem_2022 --data enem_2022.jsonl --out evaluation\n\nThe same command goes on where a cut one stopped; answers are kept in OUT/answers.jsonl"
+        after_help = "Examples\n  milpa eval run --model runs/novelas/bundle --task mgsm.yaml --num-fewshot 4 --out evaluation\n  milpa eval run --model model.gguf --task pt/enem_2022 --data enem_2022.jsonl --out evaluation\n  milpa eval run --endpoint http://127.0.0.1:8080 --task mgsm.yaml --out evaluation\n\nThe same command goes on where a cut one stopped; answers are kept in OUT/answers.jsonl"
     )]
     Run(HarnessArguments),
     /// Whether responses keep instructions that a program can check (IFEval)

@@ -309,7 +309,7 @@ mod tests {
         let tokens = tokens.iter().enumerate().map(token).collect();
         let found = echoed(&PromptScores { tokens, next: Vec::new(), ends: false }, prompt);
         let offsets: Vec<u64> =
-            found["text_offset"].as_array().unwrap().iter().flat_map(Value::as_u64).collect();
+            found["text_offset"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
         assert_eq!(offsets, expect, "{prompt}");
         assert!(found["token_logprobs"][0].is_null() && found["top_logprobs"][0].is_null());
     }

@@ -31,19 +31,15 @@ pub fn look(context: &Context, arguments: &LookArguments) -> Result<()> {
         endpoint: &arguments.endpoint,
         answers: &answers,
     };
-    let first = OpenedModel::open(context, flags)?;
-    let mut models = vec![first];
+    let mut models = vec![OpenedModel::open(context, flags)?];
     for path in &arguments.beside {
-        models.push(OpenedModel::here(context, path, None)?);
+        let mut model = OpenedModel::here(context, path, None)?;
+        // Two checkpoints of one run have one name: where they are tells them apart.
+        model.rename(&path.display().to_string());
+        models.push(model);
     }
-    if !arguments.beside.is_empty() {
-        // Two checkpoints of one run have one name: the path tells them apart.
-        for (model, path) in models.iter_mut().zip(arguments.model.iter().chain(&arguments.beside))
-        {
-            if let OpenedModel::Here(_) = model {
-                model.rename(&path.display().to_string());
-            }
-        }
+    if let (false, Some(place)) = (arguments.beside.is_empty(), place(arguments)) {
+        models[0].rename(&place);
     }
     let look = models[0].told(context, ask(context, arguments, &prompts, &models))?;
     write_file_atomic(&arguments.out, look.to_html().as_bytes())?;
@@ -55,6 +51,16 @@ pub fn look(context: &Context, arguments: &LookArguments) -> Result<()> {
         }
         format!("{text}page {}", arguments.out.display())
     })
+}
+
+/// Where the first model is.
+fn place(arguments: &LookArguments) -> Option<String> {
+    let name = arguments.model.as_deref().map(|model| model.display().to_string());
+    match (&arguments.endpoint.endpoint, name) {
+        (Some(url), Some(name)) => Some(format!("{name} at {url}")),
+        (Some(url), None) => Some(url.clone()),
+        (None, name) => name,
+    }
 }
 
 /// Has all models answer.
