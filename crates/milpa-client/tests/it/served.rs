@@ -1,10 +1,11 @@
 //! A model behind `milpa-serve` gives the numbers and texts that it gives here.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{ops::ControlFlow, sync::Arc, thread::JoinHandle};
 
 use milpa_base::{
-    GenerateRequest, RollingWindows, Sampling, ScoreRequest, Seed, Silent, StopFlag, TextEncoder,
-    TextModel, TextRecord,
+    GenerateRequest, Generation, ModelError, ModelInfo, Piece, Prompt, PromptScores, RollingScore,
+    RollingWindows, Sampling, Score, ScoreRequest, Seed, Silent, StopFlag, TextEncoder, TextModel,
+    TextRecord,
 };
 use milpa_client::{EndpointConfig, RemoteModel, messages_prompt};
 use milpa_model::{Device, LocalModel, ModelConfig, new_parameters};
@@ -51,14 +52,61 @@ struct Served {
     thread: Option<JoinHandle<()>>,
 }
 
+/// The same model, which does not tell its tokens: as most endpoints do not.
+struct WithoutTokens(LocalModel);
+
+impl TextModel for WithoutTokens {
+    fn info(&self) -> &ModelInfo {
+        self.0.info()
+    }
+
+    fn score(
+        &self,
+        requests: &[ScoreRequest],
+        on_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Score>, ModelError> {
+        self.0.score(requests, on_done)
+    }
+
+    fn score_rolling(
+        &self,
+        texts: &[&str],
+        windows: RollingWindows,
+        on_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<RollingScore>, ModelError> {
+        self.0.score_rolling(texts, windows, on_done)
+    }
+
+    fn generate(
+        &self,
+        request: &GenerateRequest,
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Result<Generation, ModelError> {
+        self.0.generate(request, on_piece)
+    }
+
+    fn score_prompt(
+        &self,
+        prompt: &Prompt,
+        alternatives: usize,
+        with_next: bool,
+    ) -> Result<PromptScores, ModelError> {
+        self.0.score_prompt(prompt, alternatives, with_next)
+    }
+}
+
 impl Served {
     fn start() -> Self {
+        Self::with(local())
+    }
+
+    fn with(model: impl TextModel + 'static) -> Self {
         let config = ServeConfig { bind: "127.0.0.1:0".parse().unwrap(), ..ServeConfig::default() };
         let chat = ChatFormat::new(
             ChatTemplate::named("chatml").unwrap(),
             RenderOptions::for_reply(&tokenizer()),
         );
-        let server = Server::bind(config, Arc::new(local()), chat).unwrap();
+        let server = Server::bind(config, Arc::new(model), chat).unwrap();
         let (url, stop) = (server.url(), StopFlag::default());
         let flag = stop.clone();
         let thread = std::thread::spawn(move || server.run_blocking(&flag).unwrap());
@@ -111,7 +159,7 @@ fn scores_are_the_same_here_and_there() {
         let there = served.model(encoder);
         assert_eq!(
             there.info(),
-            &milpa_base::ModelInfo {
+            &ModelInfo {
                 name: format!("toy at {}", served.url.trim_start_matches("http://")),
                 ..here.info().clone()
             }
@@ -122,8 +170,7 @@ fn scores_are_the_same_here_and_there() {
         for (found, expect) in found.iter().zip(here.score(&pairs(), &mut |_| {}).unwrap()) {
             let difference = (found.log_likelihood - expect.log_likelihood).abs();
             assert!(difference < 1e-5, "{found:?} {expect:?}");
-            let counts =
-                |score: &milpa_base::Score| (score.is_greedy, score.tokens, score.truncated_tokens);
+            let counts = |score: &Score| (score.is_greedy, score.tokens, score.truncated_tokens);
             assert_eq!(counts(found), counts(&expect));
         }
         for windows in [RollingWindows::Overlapping, RollingWindows::Disjoint] {
@@ -144,6 +191,39 @@ fn scores_are_the_same_here_and_there() {
         assert_eq!((record.retries, record.problems.len()), (0, 0));
         assert_eq!(record.reported_models.keys().collect::<Vec<_>>(), ["toy"]);
     }
+}
+
+#[test]
+fn scores_are_the_same_where_tokens_are_not_told() {
+    let (here, served) = (local(), Served::with(WithoutTokens(local())));
+    let there = served.model(None);
+    assert!(there.encoder().is_none());
+    // Cut between words; a text from its start needs a token before it, one too long is refused.
+    let whole_words = |pair: &ScoreRequest| {
+        !pair.context.is_empty() && pair.context != "El ma" && pair.context.len() < 99
+    };
+    let pairs: Vec<ScoreRequest> = pairs().into_iter().filter(whole_words).collect();
+    assert_eq!(pairs.len(), 4);
+    let found = there.score(&pairs, &mut |_| {}).unwrap();
+    for (found, expect) in found.iter().zip(here.score(&pairs, &mut |_| {}).unwrap()) {
+        assert!(
+            (found.log_likelihood - expect.log_likelihood).abs() < 1e-5,
+            "{found:?} {expect:?}"
+        );
+        assert_eq!((found.is_greedy, found.tokens), (expect.is_greedy, expect.tokens));
+    }
+    let one = |context: &str, continuation: &str| {
+        let pair = ScoreRequest {
+            context: context.to_owned(),
+            continuation: continuation.to_owned(),
+            parse_special: false,
+        };
+        there.score(&[pair], &mut |_| {})
+    };
+    assert!(matches!(one("", "El maíz"), Err(ModelError::Unavailable { .. })));
+    assert!(matches!(one(&TEXTS.concat().repeat(9), " más"), Err(ModelError::BadRequest(_))));
+    // A token over the cut counts as the harness has it: the context's tokens are counted alone.
+    assert!(one("El ma", "íz crece").unwrap()[0].log_likelihood < 0.0);
 }
 
 #[test]
@@ -170,8 +250,8 @@ fn texts_are_the_same_here_and_there() {
         let there = served.model(encoder);
         assert_eq!(there.generate_many(&requests, &|| false, &mut |_| {}).unwrap(), expect);
         let too_long = request(&long, 0.0, false);
-        let error = there.generate(&too_long, &mut |_| std::ops::ControlFlow::Continue(()));
-        assert!(matches!(error, Err(milpa_base::ModelError::BadRequest(_))), "{error:?}");
+        let error = there.generate(&too_long, &mut |_| ControlFlow::Continue(()));
+        assert!(matches!(error, Err(ModelError::BadRequest(_))), "{error:?}");
     }
     // A conversation: the server's template writes what the local one would.
     let template = ChatTemplate::named("chatml").unwrap();
@@ -180,10 +260,9 @@ fn texts_are_the_same_here_and_there() {
         .unwrap();
     let chat =
         |prompt: String| GenerateRequest { parse_special: true, ..request(&prompt, 0.0, false) };
-    let expect =
-        here.generate(&chat(prompt), &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    let expect = here.generate(&chat(prompt), &mut |_| ControlFlow::Continue(())).unwrap();
     let messages = chat(messages_prompt([("user", "hola")]));
     let there = served.model(None);
-    let found = there.generate(&messages, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    let found = there.generate(&messages, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(found, expect);
 }
