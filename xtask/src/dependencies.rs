@@ -34,6 +34,7 @@ const KNOWN_DUPLICATES: &[(&str, &str)] = &[
         "getrandom",
         "proptest's and parquet's random generators differ; tests and hashing seeds only",
     ),
+    ("foldhash", "follows hashbrown; wasmi names it for a feature that is off, so it is not built"),
     ("hashbrown", "indexmap and parquet are one release apart"),
     ("r-efi", "follows getrandom; UEFI targets only"),
     ("syn", "serde_derive moved to 3, others follow"),

@@ -1,6 +1,6 @@
 //! Project chores that are no part of the tool:
 //! `cargo xtask check · golden · gguf · sanitize · fuzz · kernels · slurm · disk-full · giants ·
-//! faults · bench`.
+//! faults · sandbox-engines · bench`.
 //!
 //! Each chore prints what it runs, so that it can be repeated by hand.
 
@@ -16,6 +16,7 @@ mod fuzz;
 mod giants;
 mod golden;
 mod kernels;
+mod sandbox_engines;
 mod sanitize;
 mod slurm;
 
@@ -53,6 +54,7 @@ cargo xtask COMMAND
   faults train [--kills N] [--save]
                         training that is killed, stopped, hung, whose disk fills or is lost, whose checkpoints
                         are damaged and whose clock jumps: it must end in the same bytes; --save records
+  sandbox-engines       the engines of milpa-sandbox against the npm packages that they come from
   bench                 kernels and training steps on this machine, recorded under benches/
   bench profile         where the time of training steps and forward passes goes, by kernel; recorded
   bench train --peers DIR [--python PATH] [--rounds N] [--only NAME] [--dtype f32|bf16]
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         ["faults", "train", rest @ ..] => {
             faults::parse(rest).and_then(|(kills, save)| faults::train(kills, save))
         }
+        ["sandbox-engines"] => sandbox_engines::compare(),
         ["bench"] => bench::kernels(),
         ["bench", "profile"] => bench::profile(),
         ["bench", "train", rest @ ..] => {
