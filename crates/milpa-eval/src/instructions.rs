@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 pub use arguments::Bound;
 use constraint::Constraint;
 pub use files::{InstructionPrompt, PromptSet, Responses, read_prompts, read_responses};
+pub(crate) use files::{name_of, read_rows};
 pub use report::{InstructionLog, InstructionReport, KindScores, Scores, Share, ask, score};
 
 /// Whose rules a constraint follows.

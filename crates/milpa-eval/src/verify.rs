@@ -2,10 +2,11 @@
 //!
 //! A [`Verifier`] is data (a task file names it) and gives a [`Verdict`] with a typed reason, for
 //! scores today and rewards of reinforcement learning later. When in doubt it rejects: a reward for
-//! a wrong answer teaches it. It knows no model and runs no code.
+//! a wrong answer teaches it. It knows no model; programs run in `milpa-sandbox`.
 
 pub mod answer;
 pub mod choice;
+pub mod code;
 pub mod date;
 pub mod equality;
 pub mod expression;
@@ -100,6 +101,12 @@ pub enum Verifier {
         #[serde(default)]
         max: Option<usize>,
     },
+    /// A program; the right answer is its tests ([`code::CodeTests`]).
+    Code {
+        /// Which block of the response it is.
+        #[serde(default)]
+        block: code::Block,
+    },
     /// A form of text; the right answer is not looked at.
     Form {
         /// The form.
@@ -183,6 +190,20 @@ pub enum Reason {
         /// The right answer as given.
         gold: String,
     },
+    /// The response has no program.
+    NoCode,
+    /// The program passes its tests.
+    PassesTests {
+        /// How many.
+        tests: usize,
+    },
+    /// The program fails a test.
+    FailsTest {
+        /// The number of the test, from 1.
+        test: usize,
+        /// How.
+        failure: code::CodeFailure,
+    },
     /// Breaks the schema, pattern, length or form.
     Breaks {
         /// What is broken, and where.
@@ -237,6 +258,9 @@ impl fmt::Display for Reason {
             Self::UnreadableGold { gold } => {
                 write!(formatter, "the right answer {gold:?} of the item cannot be read")
             }
+            Self::NoCode => write!(formatter, "no program stands in the response"),
+            Self::PassesTests { tests } => write!(formatter, "passes {tests} tests"),
+            Self::FailsTest { test, failure } => write!(formatter, "test {test}: {failure}"),
             Self::Breaks { what } => write!(formatter, "{what}"),
         }
     }
@@ -262,17 +286,19 @@ impl Verifier {
             Self::Json { schema } => Verdict::fits(schema::check_text(schema, response)),
             Self::Pattern { pattern } => Verdict::fits(pattern.check(response)),
             Self::Length { unit, min, max } => Verdict::fits(unit.check(response, *min, *max)),
+            Self::Code { block } => code::judge(gold, response, *block),
             Self::Form { form } => Verdict::fits(form.check(response)),
         }
     }
 
     /// The verifier of a metric's name such as `verify_number`; `None` for another name.
-    pub fn of_metric(name: &str, marks: Marks, place: Place) -> Option<Self> {
+    pub fn of_metric(name: &str, marks: Marks, place: Place, block: code::Block) -> Option<Self> {
         Some(match name {
             "verify_number" => Self::Number { marks, place, tolerance: 0.0 },
             "verify_math" => Self::Math { marks, place },
             "verify_quantity" => Self::Quantity { marks, place, tolerance: 0.0 },
             "verify_date" => Self::Date { order: DateOrder::default(), place },
+            "verify_code" => Self::Code { block },
             "verify_choice" => Self::Choice { choices: five() },
             _ => return None,
         })

@@ -117,6 +117,24 @@ pub enum Stop {
     },
 }
 
+impl Stop {
+    /// The kind of end in a few words, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Syntax { .. } => "syntax error",
+            Self::Exception { .. } => "exception",
+            Self::OutOfFuel => "out of fuel",
+            Self::OutOfTime => "out of time",
+            Self::OutOfMemory => "out of memory",
+            Self::TooDeep => "too deep",
+            Self::TooMuchOutput => "too much output",
+            Self::NoFunction { .. } => "no function",
+            Self::NotData { .. } => "no data",
+            Self::Crashed { .. } => "crashed",
+        }
+    }
+}
+
 impl fmt::Display for Stop {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |line: &u32| if *line == 0 { String::new() } else { format!(" (line {line})") };

@@ -487,6 +487,38 @@ pub struct InstructionArguments {
     pub endpoint: EndpointArguments,
 }
 
+/// What `milpa eval code` is given.
+#[derive(Debug, clap::Args)]
+pub struct CodeArguments {
+    /// JSONL of problems: id and tests (may be .gz or .zst)
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// JSONL of responses: id of the problem and response, several lines for several programs
+    #[arg(long, value_name = "FILE")]
+    pub responses: PathBuf,
+    /// Score pass@k for these k
+    #[arg(long, value_name = "K,...", value_delimiter = ',', default_value = "1",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub k: Vec<u64>,
+    /// Which code block of a response is the program: last, first or all
+    #[arg(long, value_name = "WHICH", default_value = "last")]
+    pub block: BlockArgument,
+    /// Folder for report and log
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Which code block is the program.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum BlockArgument {
+    /// The last
+    Last,
+    /// The first
+    First,
+    /// All of them, joined
+    All,
+}
+
 /// Evaluation commands.
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
@@ -522,6 +554,11 @@ pub enum EvalCommand {
         after_help = "Examples\n  milpa eval instructions --data ifeval_es.jsonl --responses responses.jsonl\n  milpa eval instructions --data ifeval_es.jsonl --model runs/chat/bundle --out evaluation"
     )]
     Instructions(InstructionArguments),
+    /// Whether programs in responses pass their tests, run in a sandbox; pass@k
+    #[command(
+        after_help = "Example\n  milpa eval code --data tasks/mul/programas/programas.jsonl --responses responses.jsonl --k 1,10 --out code"
+    )]
+    Code(CodeArguments),
     /// Bits per byte on any JSONL of texts
     #[command(
         after_help = "Example\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json"

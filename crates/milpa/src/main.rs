@@ -79,8 +79,8 @@ fn supervised(command: &Command) -> Option<(PathBuf, PathBuf)> {
 fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
     use commands::{
         chat::{self, ModelPaths},
-        corpus, demo, doctor, eval, explain, harness, instructions, look, package, plan, replay,
-        serve, tokens, train,
+        code, corpus, demo, doctor, eval, explain, harness, instructions, look, package, plan,
+        replay, serve, tokens, train,
     };
     match command {
         Command::Demo { out } => demo::demo(context, &out),
@@ -166,6 +166,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             EvalCommand::Look(arguments) => look::look(context, &arguments),
             EvalCommand::Run(arguments) => harness::run(context, &arguments),
             EvalCommand::Instructions(arguments) => instructions::run(context, &arguments),
+            EvalCommand::Code(arguments) => code::run(context, &arguments),
             EvalCommand::Perplexity { model, adapter, data, field, max_bytes } => {
                 let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
                 eval::perplexity(context, model, &data, &field, max_bytes)

@@ -22,7 +22,7 @@ use crate::{
         Interval, LEVEL, Method, bootstrap, clustered_mean_interval, clustered_standard_error,
         group_by_cluster, mean, mean_interval, percentile_interval, standard_error, wilson,
     },
-    verify::{Marks, Place, Verifier},
+    verify::{Marks, Place, Verifier, code::Block},
 };
 
 /// What a model answered to a request.
@@ -137,6 +137,7 @@ const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 21] = [
     ("verify_math", Kind::Verify, "mean", true, &[GenerateUntil]),
     ("verify_quantity", Kind::Verify, "mean", true, &[GenerateUntil]),
     ("verify_date", Kind::Verify, "mean", true, &[GenerateUntil]),
+    ("verify_code", Kind::Verify, "mean", true, &[GenerateUntil]),
     ("verify_choice", Kind::Verify, "mean", true, &[GenerateUntil]),
 ];
 
@@ -190,6 +191,7 @@ impl MetricSpec {
         }
         let mut exact = ExactMatch::default();
         let (mut marks, mut place) = (Marks::default(), Place::default());
+        let mut block = Block::default();
         let reads_numbers = matches!(name, "verify_number" | "verify_math" | "verify_quantity");
         for (key, value) in options {
             let flag =
@@ -226,10 +228,14 @@ impl MetricSpec {
                     place = serde_json::from_value(value.clone())
                         .map_err(|error| format!("the place of {name} is wrong: {error}"))?;
                 }
+                "block" if name == "verify_code" => {
+                    block = serde_json::from_value(value.clone())
+                        .map_err(|error| format!("the block of {name} is wrong: {error}"))?;
+                }
                 _ => return Err(format!("the metric {name} has no option {key:?}")),
             }
         }
-        let verifier = Verifier::of_metric(name, marks, place);
+        let verifier = Verifier::of_metric(name, marks, place, block);
         Ok(Self { name, kind, exact, verifier })
     }
 

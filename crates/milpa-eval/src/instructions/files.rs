@@ -132,7 +132,7 @@ pub fn read_responses(path: &Path) -> Result<Responses, EvalError> {
 }
 
 /// Hands each line's object to `take`, and counts those that it refuses.
-fn read_rows(
+pub(crate) fn read_rows(
     path: &Path,
     mut take: impl FnMut(Map<String, Value>, u64) -> Result<(), String>,
 ) -> Result<(Skips, Digest), EvalError> {
@@ -159,7 +159,8 @@ fn read_rows(
     Ok((skips, hash))
 }
 
-fn name_of(value: &Value) -> Option<String> {
+/// A text, or a number as text.
+pub(crate) fn name_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),

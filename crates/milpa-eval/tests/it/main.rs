@@ -11,6 +11,7 @@ mod ledger;
 mod lm_eval;
 mod models;
 mod perplexity;
+mod programs;
 mod real_data;
 mod shipped_tasks;
 mod statistics;

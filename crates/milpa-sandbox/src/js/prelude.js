@@ -24,7 +24,9 @@
         if (!isFinite(value)) throw new Failure('the number ' + value);
         return value === 0 ? '0' : isInteger(value) && value < 1e21 && value > -1e21
           ? `${BigInt(value)}` : stringify(value);
-      case 'bigint': return `${value}`;
+      case 'bigint':
+        if (value >= 1n << 64n || value < -(1n << 63n)) throw new Failure('an integer of over 64 bits');
+        return `${value}`;
       case 'object': break;
       default: throw new Failure('a value of type ' + typeof value);
     }

@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod check;
+pub mod code;
 pub mod corpus;
 pub mod demo;
 pub mod doctor;
