@@ -40,6 +40,7 @@ const SCHEDULES: &str = "crates/milpa-train/tests/it/golden/schedules.json";
 const OPTIMIZERS: &str = "crates/milpa-train/tests/it/golden/optimizers.json";
 const TOKENS: &str = "crates/milpa-tokens/tests/it/golden";
 const LM_EVAL: &str = "crates/milpa-eval/tests/it/golden/lm_eval";
+const TASK_PROMPTS: &str = "crates/milpa-eval/tests/it/golden/tasks/prompts.json";
 const MATH_VERIFY: &str = "crates/milpa-eval/tests/it/golden/math_verify.jsonl";
 
 /// Makes the golden values again, fails if they differ from the committed ones, and runs all checks.
@@ -63,6 +64,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.make("chat_golden.py", &["golden", TOKENS], &[&format!("{TOKENS}/chat_cases.json")]);
     session.make_bert_classes();
     session.make("lm_eval_golden.py", &["golden", LM_EVAL], &[&format!("{LM_EVAL}/expected.json")]);
+    session.make("task_prompts_golden.py", &["golden", TASK_PROMPTS], &[TASK_PROMPTS]);
     session.make("verifiers_golden.py", &["golden", MATH_VERIFY], &[MATH_VERIFY]);
     let data = std::env::var("MILPA_DATA").ok();
     match &data {

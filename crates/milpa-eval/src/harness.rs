@@ -6,12 +6,15 @@
 //! log-likelihoods and metrics against lm_eval 0.4.13.
 
 pub mod ask;
+pub mod conversation;
 pub mod documents;
 pub mod filters;
+pub mod published;
 pub mod python_random;
 mod report;
 pub mod requests;
 pub mod scores;
+pub mod sensitivity;
 pub mod task_file;
 pub mod text_metrics;
 
@@ -26,18 +29,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::EvalError,
+    factuality::FactualityReport,
     harness::{
         ask::{Answers, Asker},
         filters::{Filter, Pipeline},
+        published::{Published, Setting, beside},
         requests::{PromptOptions, Question, Questions, Request, Target, questions},
         scores::{MetricScore, MetricSpec, Part, Response, aggregate, score_question},
+        sensitivity::{PromptSensitivity, sensitivity},
         task_file::{LoadedTask, OutputType, bad_task},
         text_metrics::has_twice,
     },
     items::{ItemSet, Skips, read_items},
+    refusal::RefusalReport,
     run::Watch,
     statistics::{Interval, LEVEL, Method, mean, normal_quantile},
-    task::{PromptStyle, TaskKind, TaskSpec},
+    task::{MAIN_PROMPT, PromptStyle, TaskKind, TaskSpec, Variant},
 };
 
 /// Layout version of a [`HarnessReport`].
@@ -119,9 +126,38 @@ impl PreparedTask {
         if options.chat.is_some() {
             return Err(plain("--apply-chat-template"));
         }
-        let style = PromptStyle::default();
-        let set = read_items(spec, style, &data, options.limit)?;
-        Self::from_items(spec, style, &set)
+        Self::choices_of(spec, PromptStyle::default(), &data, options.limit)
+    }
+
+    /// Prepares a task with each of its other prompts, by their names.
+    ///
+    /// # Errors
+    /// As of [`Self::from_toml`].
+    pub fn other_prompts(
+        spec: &TaskSpec,
+        options: &PromptOptions<'_>,
+    ) -> Result<Vec<(String, Self)>, EvalError> {
+        let data = spec.data_file(options.data)?;
+        let variants =
+            spec.variants().map_err(|(_, message)| bad_task(Path::new(&spec.name), message))?;
+        let prepare = |(name, task, style): Variant| {
+            let prepared = if task.kind == TaskKind::Harness {
+                Self::from_toml(&task, options)?
+            } else {
+                Self::choices_of(&task, style, &data, options.limit)?
+            };
+            Ok((name, prepared))
+        };
+        variants.into_iter().map(prepare).collect()
+    }
+
+    fn choices_of(
+        spec: &TaskSpec,
+        style: PromptStyle,
+        data: &Path,
+        limit: Option<usize>,
+    ) -> Result<Self, EvalError> {
+        Self::from_items(spec, style, &read_items(spec, style, data, limit)?)
     }
 
     fn from_items(spec: &TaskSpec, style: PromptStyle, set: &ItemSet) -> Result<Self, EvalError> {
@@ -221,6 +257,18 @@ pub struct TaskScores {
     /// For each field, the mean of its groups' scores: each group counts the same.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub group_means: BTreeMap<String, Vec<MetricScore>>,
+    /// What was refused, where refusals are told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<RefusalReport>,
+    /// What is known and what is withheld, where that is told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factuality: Option<FactualityReport>,
+    /// How far scores depend on the prompt, where several were tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<PromptSensitivity>,
+    /// What others published for this task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Published>,
     /// Requests that were asked now; the others were answered before.
     pub asked: u64,
     /// Requests in all.
@@ -251,6 +299,9 @@ pub struct QuestionLog {
     pub number: usize,
     /// Line in the file, counted from 1.
     pub line: u64,
+    /// Name of the prompt, where several were tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
     /// BLAKE3 of the requests as sent: the same question put the same way has the same hash.
     pub prompt_hash: Digest,
     /// Numbers of the examples in their split.
@@ -318,7 +369,7 @@ impl HarnessRun<'_> {
         task: &PreparedTask,
     ) -> Result<(TaskScores, Vec<QuestionLog>), EvalError> {
         let started = Instant::now();
-        let prompt_tokens = self.check_beginning(task)?;
+        let prompt_tokens = self.check_first(task)?;
         let all: Vec<&Request> =
             task.questions.questions.iter().flat_map(|question| &question.requests).collect();
         let mut asker = Asker {
@@ -361,6 +412,13 @@ impl HarnessRun<'_> {
             });
         }
         let (metrics, groups) = self.aggregate(task, &parts);
+        let setting = Setting {
+            task: &task.name,
+            num_fewshot: task.questions.num_fewshot,
+            chat: self.chat,
+            questions: parts.len() as u64,
+        };
+        let published = beside(setting, &metrics);
         let scores = TaskScores {
             task: task.name.clone(),
             version: task.version,
@@ -378,11 +436,48 @@ impl HarnessRun<'_> {
             metrics,
             group_means: group_means(&groups),
             groups,
+            refusal: None,
+            factuality: None,
+            prompts: Vec::new(),
+            published,
             asked: asked as u64,
             requests: all.len() as u64,
             wall_seconds: started.elapsed().as_secs_f64(),
         };
         Ok((scores, logs))
+    }
+
+    /// Asks and scores a task with its own prompt and with others: the scores are those of its own,
+    /// with what the others change beside them.
+    ///
+    /// # Errors
+    /// As of [`Self::score`].
+    pub fn score_prompts(
+        &mut self,
+        task: &PreparedTask,
+        others: &[(String, PreparedTask)],
+    ) -> Result<(TaskScores, Vec<QuestionLog>), EvalError> {
+        let (mut scores, main) = self.score(task)?;
+        if others.is_empty() {
+            return Ok((scores, main));
+        }
+        let mut runs = vec![(MAIN_PROMPT.to_owned(), main)];
+        for (name, other) in others {
+            let (of_other, logs) = self.score(other)?;
+            scores.asked += of_other.asked;
+            scores.requests += of_other.requests;
+            scores.wall_seconds += of_other.wall_seconds;
+            runs.push((name.clone(), logs));
+        }
+        for (name, logs) in &mut runs {
+            for log in logs {
+                log.prompt = Some(name.clone());
+            }
+        }
+        // Only a mean over questions can be split over questions and prompts.
+        let means = scores.metrics.iter().filter(|score| score.standard_error.is_some());
+        scores.prompts = means.filter_map(|score| sensitivity(score, &runs)).collect();
+        Ok((scores, runs.into_iter().flat_map(|(_, logs)| logs).collect()))
     }
 
     /// Scores of all questions, and of those of each group.
@@ -429,18 +524,31 @@ impl HarnessRun<'_> {
         (score(&|_| true), named.into_iter().map(group).collect())
     }
 
-    /// Refuses prompts that do not begin with exactly one BOS where the model has one.
-    fn check_beginning(&self, task: &PreparedTask) -> Result<Option<PromptTokens>, EvalError> {
+    /// Looks at how the first prompt of a task begins.
+    fn check_first(&self, task: &PreparedTask) -> Result<Option<PromptTokens>, EvalError> {
         let first = task.questions.questions.iter().flat_map(|question| &question.requests).next();
-        let prompt = match first {
-            Some(Request::Continuation { context, .. }) => context,
-            Some(Request::Generation { prompt, .. }) => prompt,
-            _ => return Ok(None),
-        };
-        let Ok(tokens) = self.model.prompt_tokens(prompt, self.chat) else { return Ok(None) };
+        match first {
+            Some(Request::Continuation { context, .. }) => {
+                self.check_beginning(&task.name, context, self.chat)
+            }
+            Some(Request::Generation { prompt, .. }) => {
+                self.check_beginning(&task.name, prompt, self.chat)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Refuses prompts that do not begin with exactly one BOS where the model has one.
+    fn check_beginning(
+        &self,
+        task: &str,
+        prompt: &str,
+        parse_special: bool,
+    ) -> Result<Option<PromptTokens>, EvalError> {
+        let Ok(tokens) = self.model.prompt_tokens(prompt, parse_special) else { return Ok(None) };
         if tokens.bos.is_some() && tokens.leading_bos != 1 {
             return Err(EvalError::BadAnswer {
-                doing: task.name.clone(),
+                doing: task.to_owned(),
                 problem: format!(
                     "a prompt begins with {} BOS tokens (ids {:?}…); this model needs one, so either \
                      the chat template or the tokenizer must write it, and not both",
@@ -458,19 +566,14 @@ impl HarnessRun<'_> {
         responses: &[Response],
         scores: &BTreeMap<String, Part>,
     ) -> QuestionLog {
-        let mut hasher = blake3::Hasher::new();
-        for request in &question.requests {
-            let text = serde_json::to_string(request).expect("plain data serialises");
-            hasher.update(&(text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
-        }
         let texts = self.log_texts;
         let is_choice = matches!(question.target, Target::Choice(_) | Target::Choices(_));
         QuestionLog {
             task: task.name.clone(),
             number: question.number,
             line: question.line,
-            prompt_hash: Digest(*hasher.finalize().as_bytes()),
+            prompt: None,
+            prompt_hash: requests_hash(&question.requests),
             examples: question.examples.clone(),
             requests: if texts { question.requests.clone() } else { Vec::new() },
             target: (texts || is_choice).then(|| question.target.clone()),
@@ -500,7 +603,7 @@ fn group_means(groups: &[GroupScores]) -> BTreeMap<String, Vec<MetricScore>> {
 /// The mean of scores of different questions: √(Σ error²)/groups is its standard error.
 fn mean_of_scores(first: &MetricScore, scores: &[&MetricScore]) -> Option<MetricScore> {
     let same = |score: &&MetricScore| score.metric == first.metric && score.filter == first.filter;
-    if !scores.iter().all(|score| same(score)) {
+    if !scores.iter().all(same) {
         return None;
     }
     let value = mean(&scores.iter().map(|score| score.value).collect::<Vec<_>>());
@@ -530,6 +633,17 @@ fn clusters_of(questions: &[&Question]) -> Option<Vec<usize>> {
         });
     }
     Some(clusters)
+}
+
+/// BLAKE3 of requests as sent.
+fn requests_hash(requests: &[Request]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for request in requests {
+        let text = serde_json::to_string(request).expect("plain data serialises");
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    Digest(*hasher.finalize().as_bytes())
 }
 
 fn is_truncated(response: &Response) -> bool {

@@ -15,11 +15,12 @@ mod text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use crate::statistics::Share;
 pub use arguments::Bound;
 use constraint::Constraint;
 pub use files::{InstructionPrompt, PromptSet, Responses, read_prompts, read_responses};
 pub(crate) use files::{name_of, read_rows};
-pub use report::{InstructionLog, InstructionReport, KindScores, Scores, Share, ask, score};
+pub use report::{InstructionLog, InstructionReport, KindScores, Scores, ask, score};
 
 /// Whose rules a constraint follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

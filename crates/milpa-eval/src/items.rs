@@ -200,11 +200,14 @@ fn read_item(
     if let Some(filter) = task.filters.iter().find(|filter| !filter.keeps(&fields)) {
         return Err(filter.reason.clone());
     }
-    let choices = read_choices(&fields, &spec.choices)?;
+    let mut choices = read_choices(&fields, &spec.choices)?;
     if prompt.style == PromptStyle::Letters && choices.len() > MAX_LETTERS {
         return Err(format!("more than {MAX_LETTERS} choices"));
     }
-    let answer = read_answer(&fields, spec, &choices)?;
+    let mut answer = read_answer(&fields, spec, &choices)?;
+    let places = spec.rotate_choices % choices.len();
+    choices.rotate_left(places);
+    answer = (answer + choices.len() - places) % choices.len();
     let list = prompt.list(&choices);
     let value = |name: &str| match &list {
         Some(list) if name == "choices" => Some(list.clone()),

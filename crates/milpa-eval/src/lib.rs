@@ -7,7 +7,8 @@
 //! [`mod@run`] puts all of it into the [`report`]. [`mod@ledger`] holds
 //! checkpoints against their base, [`arena`] rates models by votes, [`judge`] asks
 //! models about answers, [`choclo`] builds a benchmark of the region.
-//! [`verify`] says whether a written answer is right, and why.
+//! [`verify`] says whether a written answer is right, and why, [`refusal`] whether it refuses,
+//! [`factuality`] what knowing and not knowing is worth.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod compress;
 pub mod config;
 pub mod divergence;
 mod error;
+pub mod factuality;
 pub mod harness;
 pub mod instructions;
 pub mod items;
@@ -27,6 +29,7 @@ pub mod look;
 pub mod multiple_choice;
 pub mod perplexity;
 pub mod probe;
+pub mod refusal;
 pub mod report;
 pub mod run;
 pub mod samples;

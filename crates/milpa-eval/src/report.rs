@@ -495,7 +495,9 @@ fn method_name(method: Method) -> &'static str {
         Method::ClusteredT => "clustered t",
         Method::Sandwich => "sandwich",
         Method::JudgeCorrected => "judge-corrected",
+        Method::Crossed => "items crossed with prompts",
         Method::Combined => "combined errors",
+        Method::SquareAndAdd => "Newcombe",
     }
 }
 

@@ -150,7 +150,9 @@ fn prepare(entry: &TaskEntry) -> Result<Prepared<'_>, EvalError> {
     let items = match spec.kind {
         TaskKind::MultipleChoice => Some(read_items(&spec, entry.style, &path, entry.limit)?),
         TaskKind::Perplexity => None,
-        TaskKind::Harness => return Err(EvalError::OtherCommand { task: spec.name }),
+        TaskKind::Harness | TaskKind::Conversation => {
+            return Err(EvalError::OtherCommand { task: spec.name });
+        }
     };
     Ok(Prepared { spec, entry, items })
 }

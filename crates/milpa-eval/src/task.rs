@@ -6,6 +6,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -18,8 +19,13 @@ use milpa_base::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{error::EvalError, harness::task_file::LoadedTask, template::Template};
+use crate::{
+    error::EvalError, factuality::FactualitySpec, harness::task_file::LoadedTask,
+    template::Template,
+};
 
+/// Name of a task's own prompt beside its others.
+pub const MAIN_PROMPT: &str = "main";
 /// Most choices of an item in the style of letters: one for each letter.
 pub const MAX_LETTERS: usize = 26;
 
@@ -68,6 +74,40 @@ pub struct TaskSpec {
     /// Prompts, examples and metrics in the keys of lm-evaluation-harness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<Map<String, Value>>,
+    /// What a user says, turn by turn, and who or what scores the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<ConversationSpec>,
+    /// Other prompts for the same items: paraphrases, styles, orders of the choices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<PromptVariant>,
+}
+
+/// Another prompt for the same items.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptVariant {
+    /// Name in reports.
+    pub name: String,
+    /// Of multiple choice: how the question is put.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub style: Option<PromptStyle>,
+    /// Of multiple choice: the prompt, instead of the style's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Of multiple choice: by how many places the choices are moved.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rotate_choices: usize,
+    /// Of the harness's keys: those that differ.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub harness: Map<String, Value>,
+}
+
+/// Name of a prompt, the task with it, and the style in which it is then put.
+pub type Variant = (String, TaskSpec, PromptStyle);
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 /// What a task measures.
@@ -80,6 +120,8 @@ pub enum TaskKind {
     Perplexity,
     /// Whatever a task file of lm-evaluation-harness can say, with its keys as a table.
     Harness,
+    /// What a model answers to a user, turn by turn.
+    Conversation,
 }
 
 impl TaskKind {
@@ -89,6 +131,7 @@ impl TaskKind {
             Self::MultipleChoice => "multiple_choice",
             Self::Perplexity => "perplexity",
             Self::Harness => "harness",
+            Self::Conversation => "conversation",
         }
     }
 }
@@ -153,6 +196,10 @@ pub struct MultipleChoiceSpec {
     pub cluster_by: Option<String>,
     /// What is reported.
     pub metrics: Vec<Metric>,
+    /// By how many places the choices are moved to the front before they are listed and scored: no
+    /// place then always holds the same choice.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rotate_choices: usize,
     /// Text between prompt and choice.
     #[serde(default = "one_space")]
     pub delimiter: String,
@@ -263,16 +310,124 @@ pub struct PerplexitySpec {
     pub text: String,
 }
 
+/// What a user says and how the answers are scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConversationSpec {
+    /// Field with the item's identity; without it, its line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Field with what the user says: a text, or a list of turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns: Option<String>,
+    /// The one turn as a template instead, see [`crate::template`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// What stands before the conversation.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub system: String,
+    /// Tokens of an answer at most.
+    #[serde(default = "thousand_tokens")]
+    pub max_tokens: usize,
+    /// An answer ends before the first of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub until: Vec<String>,
+    /// 0 takes the most probable token.
+    #[serde(default)]
+    pub temperature: f32,
+    /// Other temperatures by the value of a field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperatures: Option<Temperatures>,
+    /// Who or what scores the answers.
+    pub score: AnswerScoring,
+}
+
+fn thousand_tokens() -> usize {
+    1024
+}
+
+/// Temperatures by the value of a field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Temperatures {
+    /// The field.
+    pub field: String,
+    /// Its values; for all others the task's own temperature.
+    pub values: BTreeMap<String, f32>,
+}
+
+/// Who or what scores answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AnswerScoring {
+    /// Another model, afterwards: `milpa eval judge`.
+    Judge {
+        /// File beside the questions with good answers, as a judge reads answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        references: Option<String>,
+    },
+    /// Rules that tell compliance from refusal, see [`crate::refusal`].
+    Refusal {
+        /// Field that says whether a prompt may be answered.
+        label: String,
+        /// Its value where it may.
+        safe: String,
+        /// Field with the kind of prompt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<String>,
+    },
+    /// Instructions that a program can check, see [`crate::instructions`]; the data says them.
+    Instructions {},
+    /// Right answers, with abstention and confidence, see [`crate::factuality`].
+    Factuality(FactualitySpec),
+}
+
+impl ConversationSpec {
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong =
+            |key: &str, message: &str| Err((format!("conversation.{key}"), message.to_owned()));
+        match (&self.turns, &self.template) {
+            (Some(_), None) => {}
+            (None, Some(template)) => {
+                if let Err(message) = Template::parse(template) {
+                    return wrong("template", &message);
+                }
+            }
+            _ => return wrong("turns", "name either turns, a field, or a template"),
+        }
+        if let AnswerScoring::Factuality(spec) = &self.score
+            && !(spec.penalty.is_finite() && spec.penalty >= 0.0)
+        {
+            return wrong("score.penalty", "the penalty of a wrong answer is 0 or above");
+        }
+        if self.max_tokens == 0 {
+            return wrong("max_tokens", "max_tokens is 0; ask for at least 1");
+        }
+        let of_values = self.temperatures.iter().flat_map(|by| by.values.values());
+        if of_values.chain([&self.temperature]).any(|value| !(value.is_finite() && *value >= 0.0)) {
+            return wrong("temperature", "a temperature is 0 (greedy) or above");
+        }
+        Ok(())
+    }
+}
+
 /// Task files that come with the program: name and content.
-const BUILTIN: [(&str, &str); 11] = [
+const BUILTIN: [(&str, &str); 18] = [
+    ("en/arena_hard", include_str!("../../../tasks/en/arena_hard/task.toml")),
     ("en/gsm8k", include_str!("../../../tasks/en/gsm8k/task.toml")),
+    ("en/ifeval", include_str!("../../../tasks/en/ifeval/task.toml")),
+    ("en/mt_bench", include_str!("../../../tasks/en/mt_bench/task.toml")),
+    ("en/xstest", include_str!("../../../tasks/en/xstest/task.toml")),
+    ("es/choclo", include_str!("../../../tasks/es/choclo/task.toml")),
     ("es/exams", include_str!("../../../tasks/es/exams/task.toml")),
+    ("es/ifeval", include_str!("../../../tasks/es/ifeval/task.toml")),
     ("es/mgsm", include_str!("../../../tasks/es/mgsm/task.toml")),
     ("es/xquad", include_str!("../../../tasks/es/xquad/task.toml")),
     ("ht/xcopa", include_str!("../../../tasks/ht/xcopa/task.toml")),
     ("mul/americasnli", include_str!("../../../tasks/mul/americasnli/task.toml")),
     ("mul/in_context", include_str!("../../../tasks/mul/in_context/task.toml")),
     ("mul/milpa_regional", include_str!("../../../tasks/mul/milpa_regional/task.toml")),
+    ("pt/choclo", include_str!("../../../tasks/pt/choclo/task.toml")),
     ("pt/enem_2022", include_str!("../../../tasks/pt/enem_2022/task.toml")),
     ("pt/exams", include_str!("../../../tasks/pt/exams/task.toml")),
     ("qu/xcopa", include_str!("../../../tasks/qu/xcopa/task.toml")),
@@ -341,6 +496,7 @@ impl TaskSpec {
             (TaskKind::MultipleChoice, self.multiple_choice.is_some()),
             (TaskKind::Perplexity, self.perplexity.is_some()),
             (TaskKind::Harness, self.harness.is_some()),
+            (TaskKind::Conversation, self.conversation.is_some()),
         ];
         if tables.iter().any(|(kind, there)| (*kind == self.kind) != *there) {
             let name = self.kind.name();
@@ -349,6 +505,15 @@ impl TaskSpec {
         if let Some(spec) = &self.multiple_choice {
             spec.check()?;
         }
+        if let Some(spec) = &self.conversation {
+            spec.check()?;
+        }
+        let mut names: Vec<&str> = self.prompts.iter().map(|prompt| prompt.name.as_str()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) || names.contains(&MAIN_PROMPT) {
+            return wrong("prompts", "two prompts have one name; the task's own is \"main\"");
+        }
+        self.variants()?;
         if self.harness.is_some()
             && let Err(EvalError::BadTask { message, .. }) =
                 LoadedTask::from_spec(self, Path::new(&self.name))
@@ -356,6 +521,55 @@ impl TaskSpec {
             return wrong("harness", &message);
         }
         Ok(())
+    }
+
+    /// The task with each of its other prompts, and the style in which it is then put.
+    ///
+    /// # Errors
+    /// A prompt that the kind of task cannot have, by its key.
+    pub fn variants(&self) -> Result<Vec<Variant>, (String, String)> {
+        self.prompts.iter().map(|variant| self.variant(variant)).collect()
+    }
+
+    fn variant(&self, variant: &PromptVariant) -> Result<Variant, (String, String)> {
+        let wrong = |message: String| ("prompts".to_owned(), message);
+        let PromptVariant { name, style, template, rotate_choices, harness } = variant;
+        let mut task = self.clone();
+        task.prompts = Vec::new();
+        let style = style.unwrap_or_default();
+        match (&mut task.multiple_choice, &mut task.harness) {
+            (Some(choice), None) if harness.is_empty() => {
+                choice.rotate_choices = *rotate_choices;
+                if let Some(template) = template {
+                    match style {
+                        PromptStyle::Continuation => {
+                            let template = template.clone();
+                            choice.continuation = Some(ContinuationPrompt { template });
+                        }
+                        PromptStyle::Letters => {
+                            let choice_line = (choice.letters.take())
+                                .map_or_else(plain_choice_line, |prompt| prompt.choice_line);
+                            let template = template.clone();
+                            choice.letters = Some(LettersPrompt { template, choice_line });
+                        }
+                    }
+                }
+                choice.check()?;
+                choice
+                    .prompt(style, &self.name)
+                    .map_err(|error| wrong(format!("{name}: {error}")))?;
+            }
+            (None, Some(keys)) if template.is_none() && *rotate_choices == 0 => {
+                keys.extend(harness.clone());
+            }
+            _ => {
+                return Err(wrong(format!(
+                    "the prompt {name:?} has keys that a task of kind {} does not take",
+                    self.kind.name()
+                )));
+            }
+        }
+        Ok((name.clone(), task, style))
     }
 
     /// The file of the items: as given, or under its name in a folder that is given, or where the

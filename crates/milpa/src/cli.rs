@@ -441,6 +441,9 @@ pub struct HarnessArguments {
     /// The first N documents only
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Ask with every prompt that a task has, and show how far scores depend on it
+    #[arg(long)]
+    pub all_prompts: bool,
     /// Write prompts with the model's chat template
     #[arg(long)]
     pub apply_chat_template: bool,
@@ -559,6 +562,17 @@ pub enum EvalCommand {
         after_help = "Example\n  milpa eval code --data tasks/mul/programas/programas.jsonl --responses responses.jsonl --k 1,10 --out code"
     )]
     Code(CodeArguments),
+    /// Which given answers refuse, of safe prompts and of unsafe ones (XSTest)
+    #[command(
+        after_help = "Example\n  milpa eval refusals xstest_completions_labelled.jsonl.zst --half held-out\n\nEach line has prompt, completion and label (safe or unsafe) or type (contrast_… is unsafe), and may have model and final_label (what people say: full_compliance, full_refusal, partial_refusal)."
+    )]
+    Refusals {
+        /// JSONL of answers (may be .gz or .zst)
+        completions: PathBuf,
+        /// Half of the prompts: the rules are tuned on development alone
+        #[arg(long, value_name = "HALF", value_parser = parse_half)]
+        half: Option<milpa_eval::refusal::Half>,
+    },
     /// Bits per byte on any JSONL of texts
     #[command(
         after_help = "Example\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json"
@@ -656,4 +670,12 @@ pub enum BuildCommand {
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
     },
+}
+
+fn parse_half(text: &str) -> Result<milpa_eval::refusal::Half, String> {
+    match text {
+        "development" => Ok(milpa_eval::refusal::Half::Development),
+        "held-out" => Ok(milpa_eval::refusal::Half::HeldOut),
+        _ => Err("the halves are development and held-out".to_owned()),
+    }
 }

@@ -167,6 +167,10 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             EvalCommand::Run(arguments) => harness::run(context, &arguments),
             EvalCommand::Instructions(arguments) => instructions::run(context, &arguments),
             EvalCommand::Code(arguments) => code::run(context, &arguments),
+            EvalCommand::Refusals { completions, half } => {
+                let report = milpa_eval::refusal::measure_rules(&completions, half)?;
+                context.show(&report, || report.to_string())
+            }
             EvalCommand::Perplexity { model, adapter, data, field, max_bytes } => {
                 let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
                 eval::perplexity(context, model, &data, &field, max_bytes)

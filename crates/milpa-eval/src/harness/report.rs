@@ -5,31 +5,39 @@ use std::fmt::{self, Write as _};
 use milpa_base::{
     EndpointRecord,
     page::{self, Width},
-    plot::{Bar, BarPlot, escape},
+    plot::{Bar, BarPlot, LinePlot, Series, escape},
     units::{duration, si},
 };
 
 use crate::{
-    harness::{HarnessReport, TaskScores, scores::MetricScore},
+    harness::{
+        HarnessReport, TaskScores,
+        scores::MetricScore,
+        sensitivity::{PromptScore, PromptSensitivity},
+    },
     report::{markdown, table},
+    task::MAIN_PROMPT,
 };
 
 const HEAD: [&str; 8] =
     ["task", "version", "shots", "questions", "metric", "score", "95 % interval", "std. error"];
+
+const PUBLISHED_HEAD: [&str; 7] =
+    ["task", "metric", "model", "published", "95 % interval", "here", "difference"];
 
 impl HarnessReport {
     fn rows(&self) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         for task in &self.tasks {
             let head = [task.task.clone(), task.version.to_string(), task.num_fewshot.to_string()];
-            rows.extend(rows_of(&task.metrics, head));
+            rows.extend(rows_of(&task.metrics, &head));
             for group in &task.groups {
                 let name = format!("· {} {}", group.field, group.value);
-                rows.extend(rows_of(&group.metrics, [name, String::new(), String::new()]));
+                rows.extend(rows_of(&group.metrics, &[name, String::new(), String::new()]));
             }
             for (field, means) in &task.group_means {
                 let name = format!("· mean over {field}");
-                rows.extend(rows_of(means, [name, String::new(), String::new()]));
+                rows.extend(rows_of(means, &[name, String::new(), String::new()]));
             }
         }
         rows
@@ -37,7 +45,21 @@ impl HarnessReport {
 
     /// The report as Markdown.
     pub fn to_markdown(&self) -> String {
-        markdown(&self.model.name, &HEAD, &self.rows(), &self.notes(), &self.command_line)
+        let mut text =
+            markdown(&self.model.name, &HEAD, &self.rows(), &self.notes(), &self.command_line);
+        let rows = self.published_rows();
+        if !rows.is_empty() {
+            let _ = write!(text, "\n## Published figures\n\n| {} |\n", PUBLISHED_HEAD.join(" | "));
+            let _ = writeln!(text, "|{}", " --- |".repeat(PUBLISHED_HEAD.len()));
+            for row in rows {
+                let _ = writeln!(text, "| {} |", row.join(" | "));
+            }
+            text.push('\n');
+            for note in self.published_notes() {
+                let _ = writeln!(text, "- {note}");
+            }
+        }
+        text
     }
 
     /// The report as one self-contained page, with a plot of every score that is a share.
@@ -55,17 +77,70 @@ impl HarnessReport {
             };
             html += &plot.to_svg();
         }
-        html += "<h2>Notes</h2><ul>";
-        for note in self.notes() {
-            let _ = write!(html, "<li>{}</li>", escape(&note));
+        for task in &self.tasks {
+            html += &coverage_plot(task).map_or(String::new(), |plot| plot.to_svg());
+            for prompts in &task.prompts {
+                html += &prompts_plot(&task.task, prompts).to_svg();
+            }
         }
-        let _ = write!(
-            html,
-            "</ul><h2>Again</h2><pre>{}</pre>{}",
-            escape(&self.command_line),
-            page::END
-        );
+        list(&mut html, "Notes", &self.notes());
+        let published = self.published_rows();
+        if !published.is_empty() {
+            html += "<h2>Published figures</h2>";
+            page::table(&mut html, &PUBLISHED_HEAD, &[3, 5, 6], &published);
+            list(&mut html, "How they differ", &self.published_notes());
+        }
+        let _ =
+            write!(html, "<h2>Again</h2><pre>{}</pre>{}", escape(&self.command_line), page::END);
         html
+    }
+
+    /// A row for each published figure.
+    fn published_rows(&self) -> Vec<Vec<String>> {
+        let mut rows = Vec::new();
+        for task in &self.tasks {
+            for set in &task.published {
+                let number = |value: Option<f64>| {
+                    value.map_or("not compared".to_owned(), |value| format!("{value:.4}"))
+                };
+                rows.extend(set.figures.iter().map(|figure| {
+                    vec![
+                        task.task.clone(),
+                        set.metric.clone(),
+                        figure.model.clone(),
+                        format!("{:.4}", figure.value),
+                        figure.interval.map_or("–".to_owned(), |interval| {
+                            format!("{:.4} to {:.4}", interval.low, interval.high)
+                        }),
+                        number(set.measured),
+                        figure.difference.map_or("–".to_owned(), |value| format!("{value:+.4}")),
+                    ]
+                }));
+            }
+        }
+        rows
+    }
+
+    /// Whose figures they are, and how they differ from what was measured here.
+    fn published_notes(&self) -> Vec<String> {
+        let notes = self.tasks.iter().flat_map(|task| {
+            task.published.iter().map(|set| {
+                let name = &task.task;
+                let (source, date) = (&set.source, &set.date);
+                match &set.compared_with {
+                    None => format!(
+                        "{name}, {}: {source}, {date}; no score here is the same quantity",
+                        set.metric
+                    ),
+                    Some(ours) => format!(
+                        "{name}, {}: {source}, {date}; beside {ours}; {}",
+                        set.metric,
+                        set.settings.join("; ")
+                    ),
+                }
+            })
+        });
+        notes.collect()
     }
 
     fn notes(&self) -> Vec<String> {
@@ -93,8 +168,46 @@ impl HarnessReport {
     }
 }
 
+/// Accuracy of the surest answers against how many are given.
+fn coverage_plot(task: &TaskScores) -> Option<LinePlot> {
+    let calibration = task.factuality.as_ref()?.calibration.as_ref()?;
+    let points: Vec<(f64, f64)> =
+        calibration.coverage.iter().map(|point| (point.coverage, point.accuracy)).collect();
+    (points.len() > 1).then(|| LinePlot {
+        title: format!("{}: the surest answers", task.task),
+        x_label: "share of items answered".to_owned(),
+        y_label: "share of those right".to_owned(),
+        series: vec![Series { name: "surest first".to_owned(), points }],
+    })
+}
+
+/// The scores of each prompt, with the mean over prompts.
+fn prompts_plot(task: &str, prompts: &PromptSensitivity) -> BarPlot {
+    let bar = |prompt: &PromptScore| Bar {
+        name: prompt.name.clone(),
+        value: prompt.value,
+        interval: prompt.interval.map(|interval| (interval.low, interval.high)),
+        accent: prompt.name == MAIN_PROMPT,
+    };
+    BarPlot {
+        title: format!("{task}: {} by prompt", prompts.metric),
+        x_label: "score, with 95 % interval over questions".to_owned(),
+        bars: prompts.prompts.iter().map(bar).collect(),
+        reference: Some((prompts.mean, "mean over prompts".to_owned())),
+    }
+}
+
+/// A heading with a list under it.
+fn list(html: &mut String, title: &str, notes: &[String]) {
+    let _ = write!(html, "<h2>{}</h2><ul>", escape(title));
+    for note in notes {
+        let _ = write!(html, "<li>{}</li>", escape(note));
+    }
+    *html += "</ul>";
+}
+
 /// A row for each score; `head` stands before the first.
-fn rows_of(metrics: &[MetricScore], head: [String; 3]) -> Vec<Vec<String>> {
+fn rows_of(metrics: &[MetricScore], head: &[String; 3]) -> Vec<Vec<String>> {
     let row = |(index, score): (usize, &MetricScore)| {
         let first = |text: &String| if index == 0 { text.clone() } else { String::new() };
         let filter = match score.filter.as_str() {
@@ -102,7 +215,7 @@ fn rows_of(metrics: &[MetricScore], head: [String; 3]) -> Vec<Vec<String>> {
             name => format!(" ({name})"),
         };
         let arrow = if score.higher_is_better { '↑' } else { '↓' };
-        let [name, version, shots] = &head;
+        let [name, version, shots] = head;
         vec![
             first(name),
             first(version),
@@ -148,6 +261,13 @@ fn task_notes(task: &TaskScores) -> Vec<String> {
             tokens.count, tokens.first, tokens.last
         ));
     }
+    if let Some(refusal) = &task.refusal {
+        notes.extend(refusal.notes().into_iter().map(|note| format!("{name}: {note}")));
+    }
+    notes.extend(task.prompts.iter().map(|prompts| format!("{name}: {}", prompts.note())));
+    if let Some(factuality) = &task.factuality {
+        notes.extend(factuality.notes().into_iter().map(|note| format!("{name}: {note}")));
+    }
     if task.scored < task.documents {
         notes.push(format!("{name}: {} of {} documents scored", task.scored, task.documents));
     }
@@ -184,6 +304,13 @@ impl fmt::Display for HarnessReport {
         writeln!(f)?;
         for note in self.notes() {
             writeln!(f, "{note}")?;
+        }
+        let published = self.published_rows();
+        if !published.is_empty() {
+            writeln!(f, "\n{}", table(&PUBLISHED_HEAD, &published, 3))?;
+            for note in self.published_notes() {
+                writeln!(f, "{note}")?;
+            }
         }
         writeln!(f, "{}", self.command_line)
     }

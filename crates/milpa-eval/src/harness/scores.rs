@@ -19,8 +19,9 @@ use crate::{
     },
     multiple_choice::first_largest,
     statistics::{
-        Interval, LEVEL, Method, bootstrap, clustered_mean_interval, clustered_standard_error,
-        group_by_cluster, mean, mean_interval, percentile_interval, standard_error, wilson,
+        Interval, LEVEL, Method, Share, bootstrap, clustered_mean_interval,
+        clustered_standard_error, group_by_cluster, mean, mean_interval, percentile_interval,
+        standard_error, wilson,
     },
     verify::{Marks, Place, Verifier, code::Block},
 };
@@ -102,7 +103,7 @@ use MetricKind as Kind;
 use OutputType::{GenerateUntil, Loglikelihood, LoglikelihoodRolling, MultipleChoice};
 
 /// Name, kind, how a task's score is made, whether more is better, and where it counts.
-const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 21] = [
+const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 22] = [
     ("acc", Kind::Acc, "mean", true, &[Loglikelihood, MultipleChoice]),
     ("acc_norm", Kind::AccNorm, "mean", true, &[MultipleChoice]),
     ("acc_bytes", Kind::AccBytes, "mean", true, &[MultipleChoice]),
@@ -442,6 +443,21 @@ pub struct MetricScore {
     pub n: u64,
     /// Whether more is better.
     pub higher_is_better: bool,
+}
+
+impl MetricScore {
+    /// A share as a score.
+    pub fn of_share(metric: &str, share: &Share, higher_is_better: bool) -> Self {
+        Self {
+            metric: metric.to_owned(),
+            filter: "none".to_owned(),
+            value: share.value,
+            standard_error: None,
+            interval: Some(share.interval),
+            n: share.n,
+            higher_is_better,
+        }
+    }
 }
 
 /// The score of a task from those of its questions; `clusters[i]` numbers what question i shares with

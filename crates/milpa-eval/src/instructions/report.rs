@@ -16,23 +16,11 @@ use crate::{
     items::Skips,
     report::{markdown, table},
     run::Watch,
-    statistics::{Interval, LEVEL, Method, clustered_standard_error, student_t_quantile, wilson},
+    statistics::{Interval, LEVEL, Method, Share, clustered_standard_error, student_t_quantile},
 };
 
 /// Layout version of [`InstructionReport`].
 const FORMAT: u32 = 1;
-
-/// A share of what was asked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Share {
-    /// The share, 0 to 1.
-    pub value: f64,
-    /// Of how many.
-    pub n: u64,
-    /// Wilson's interval; of instructions, Student's with prompts as clusters.
-    pub interval: Interval,
-}
 
 /// The four scores of IFEval.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,9 +166,7 @@ fn judge(prompt: &InstructionPrompt, response: &str) -> InstructionLog {
 }
 
 fn proportion(kept: &[bool]) -> Share {
-    let (n, successes) = (kept.len() as u64, kept.iter().filter(|&&kept| kept).count() as u64);
-    let value = successes as f64 / n.max(1) as f64;
-    Share { value, n, interval: wilson(successes, n, LEVEL) }
+    Share::of(kept.iter().filter(|&&kept| kept).count() as u64, kept.len() as u64)
 }
 
 type Verdicts = fn(&InstructionLog) -> &Vec<Verdict>;

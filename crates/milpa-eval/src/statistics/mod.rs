@@ -26,7 +26,9 @@ pub use multiplicity::{benjamini_hochberg, holm};
 pub use paired::{PairedDifference, mcnemar_exact, mcnemar_mid_p, paired_difference};
 pub use power::{Design, minimum_detectable_difference, units_needed};
 pub use ranks::{RankRange, rank_ranges};
-pub use variance::{ScoreTable, VarianceShares, read_scores, variance_shares};
+pub use variance::{
+    ScoreTable, VarianceShares, crossed_mean_interval, read_scores, variance_shares,
+};
 
 /// Level of every interval that a report shows.
 pub const LEVEL: f64 = 0.95;
@@ -41,8 +43,12 @@ pub enum Method {
     StudentT,
     /// The same with the clustered standard error and clusters − 1 degrees of freedom.
     ClusteredT,
+    /// Mean of a table of items and prompts, Student's t with Satterthwaite's degrees of freedom.
+    Crossed,
     /// Mean of several estimates plus or minus a normal quantile times their combined standard error.
     Combined,
+    /// Distances of several Wilson limits from their shares, squared and added (Newcombe).
+    SquareAndAdd,
     /// Estimate plus or minus a normal quantile times the sandwich standard error.
     Sandwich,
     /// Delta method of a judge's share corrected by human labels.
@@ -65,6 +71,43 @@ pub struct Interval {
     pub level: f64,
     /// How it was computed.
     pub method: Method,
+}
+
+/// A share of what was counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// The share, 0 to 1.
+    pub value: f64,
+    /// Of how many.
+    pub n: u64,
+    /// Wilson's interval, or a clustered one where what was counted comes in clusters.
+    pub interval: Interval,
+}
+
+impl Share {
+    /// The share of `successes` among `n`, 0 of none, with Wilson's interval.
+    pub fn of(successes: u64, n: u64) -> Self {
+        let value = successes as f64 / n.max(1) as f64;
+        Self { value, n, interval: wilson(successes, n, LEVEL) }
+    }
+
+    /// The share of what is true.
+    pub fn of_flags(flags: impl IntoIterator<Item = bool>) -> Self {
+        let (mut successes, mut n) = (0, 0);
+        for flag in flags {
+            successes += u64::from(flag);
+            n += 1;
+        }
+        Self::of(successes, n)
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Interval { low, high, .. } = self.interval;
+        write!(f, "{:.3} ({low:.3} to {high:.3}, n = {})", self.value, self.n)
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, path::Path};
 use milpa_base::lines::{Line, LineReader};
 use serde::{Deserialize, Serialize};
 
+use super::{Interval, Method, mean, student_t_quantile};
 use crate::error::EvalError;
 
 /// Longest line of scores, in bytes.
@@ -156,6 +157,56 @@ pub fn variance_shares(scores: &[f64], prompts: usize, samples: usize) -> Option
     })
 }
 
+/// Mean of a table of items × prompts (as for [`variance_shares`], one sample a cell) with an interval
+/// for items and prompts like these: Student's t, the variance (`MS_items` + `MS_prompts` −
+/// `MS_interaction`)/(items · prompts), at least that of either alone, and Satterthwaite's degrees of
+/// freedom. `None` below two items or two prompts.
+///
+/// Paper: F. E. Satterthwaite, Biometrics Bulletin 2 (1946) 110–114; S. R. Searle, G. Casella, C. E.
+/// McCulloch, *Variance Components* (1992), chapter 4.
+pub fn crossed_mean_interval(
+    scores: &[f64],
+    prompts: usize,
+    level: f64,
+) -> Option<(f64, Interval)> {
+    if prompts < 2 || !scores.len().is_multiple_of(prompts) || scores.len() / prompts < 2 {
+        return None;
+    }
+    let items = scores.len() / prompts;
+    let (i, p) = (items as f64, prompts as f64);
+    let all = mean(scores);
+    let of_items: Vec<f64> = scores.chunks(prompts).map(mean).collect();
+    let of_prompts: Vec<f64> =
+        (0..prompts).map(|at| scores.iter().skip(at).step_by(prompts).sum::<f64>() / i).collect();
+    let spread = |means: &[f64]| means.iter().map(|mean| (mean - all).powi(2)).sum::<f64>();
+    let item_square = p * spread(&of_items) / (i - 1.0);
+    let prompt_square = i * spread(&of_prompts) / (p - 1.0);
+    let rest = |(at, score): (usize, &f64)| {
+        (score - of_items[at / prompts] - of_prompts[at % prompts] + all).powi(2)
+    };
+    let rest_square = scores.iter().enumerate().map(rest).sum::<f64>() / ((i - 1.0) * (p - 1.0));
+    let sum = item_square + prompt_square - rest_square;
+    // Where chance makes a component negative, the larger of both alone is the safe side.
+    let (square, freedom) = if sum > item_square.max(prompt_square) {
+        let parts = item_square.powi(2) / (i - 1.0)
+            + prompt_square.powi(2) / (p - 1.0)
+            + rest_square.powi(2) / ((i - 1.0) * (p - 1.0));
+        (sum, sum.powi(2) / parts)
+    } else if item_square >= prompt_square {
+        (item_square, i - 1.0)
+    } else {
+        (prompt_square, p - 1.0)
+    };
+    let error = (square.max(0.0) / (i * p)).sqrt();
+    let half = if error > 0.0 {
+        student_t_quantile(f64::midpoint(1.0, level), freedom.max(1.0)) * error
+    } else {
+        0.0
+    };
+    let method = Method::Crossed;
+    Some((all, Interval { low: all - half, high: all + half, level, method }))
+}
+
 #[cfg(test)]
 mod tests {
     use milpa_base::Seed;
@@ -197,6 +248,22 @@ mod tests {
         near(shares.prompts, 0.04, 0.02);
         near(shares.interaction, 0.09, 0.005);
         near(shares.samples.unwrap(), 0.25, 0.005);
+    }
+
+    #[test]
+    fn a_crossed_mean_has_the_variance_of_both() {
+        // Items 0 and 2, prompts 0 and 1: mean squares 2·2 = 4, 2·½ = 1, no rest; (4 + 1)/4.
+        let (mean, interval) = crossed_mean_interval(&[0.0, 1.0, 2.0, 3.0], 2, 0.95).unwrap();
+        near(mean, 1.5, 1e-12);
+        // Satterthwaite: 25 / (16 + 1) = 1.47 degrees.
+        let half = student_t_quantile(0.975, 25.0 / 17.0) * (5.0f64 / 4.0).sqrt();
+        near(interval.high - mean, half, 1e-9);
+        let shares = variance_shares(&[0.0, 1.0, 2.0, 3.0], 2, 1).unwrap();
+        near(shares.standard_error, (5.0f64 / 4.0).sqrt(), 1e-12);
+        assert_eq!(crossed_mean_interval(&[1.0, 2.0], 2, 0.95), None);
+        assert_eq!(crossed_mean_interval(&[1.0, 2.0], 1, 0.95), None);
+        let (_, flat) = crossed_mean_interval(&[1.0; 6], 3, 0.95).unwrap();
+        assert_eq!((flat.low, flat.high), (1.0, 1.0));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use milpa_base::Seed;
 use milpa_eval::{
     judge::correction::{Calibration, corrected_share, prediction_powered_mean},
     statistics::{
-        Interval, LEVEL, bootstrap_mean, clustered_mean_interval, mean_interval, paired_difference,
-        wilson,
+        Interval, LEVEL, bootstrap_mean, clustered_mean_interval, crossed_mean_interval,
+        mean_interval, paired_difference, wilson,
     },
 };
 
@@ -140,6 +140,31 @@ fn judge_corrected_values() {
                 .map(|item| (score(truly(item)), score(says(truly(item), stream, item))))
                 .collect();
             prediction_powered_mean(&scores, &both, LEVEL).unwrap().1
+        });
+    }
+}
+
+#[test]
+fn intervals_over_prompts_cover() {
+    // Right or wrong on 150 questions of differing ease, under prompts that shift all of them.
+    let table = |prompts: u64, shift: f64, stream: Seed| -> Vec<f64> {
+        let by_prompt = stream.derive("prompt");
+        let mut scores = Vec::new();
+        for question in 0..150 {
+            let own = stream.derive("question").nth(question);
+            let ease = 0.35 + 0.3 * own.f64_at(0);
+            for prompt in 0..prompts {
+                let probability = ease + shift * by_prompt.normal_at(prompt);
+                scores.push(hit(probability.clamp(0.0, 1.0), own, 1 + prompt));
+            }
+        }
+        scores
+    };
+    for (prompts, shift) in [(4u64, 0.05), (4, 0.15), (8, 0.05)] {
+        let name = format!("mean over {prompts} prompts that shift it by {shift}");
+        check(&name, 0.5, |seed| {
+            let scores = table(prompts, shift, seed);
+            crossed_mean_interval(&scores, prompts as usize, LEVEL).unwrap().1
         });
     }
 }

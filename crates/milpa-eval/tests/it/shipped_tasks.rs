@@ -3,17 +3,22 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use milpa_base::ScoreRequest;
 use milpa_eval::{
     TaskSpec,
     harness::{
-        PreparedTask,
+        HarnessRun, PreparedTask,
+        ask::Answers,
         requests::{PromptOptions, Request},
     },
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::real_data::data;
+use crate::{
+    models::{Scripted, info, with_watch},
+    real_data::data,
+};
 
 /// Documents of a task with lm_eval's requests for each: prompt, or context and continuation.
 #[derive(Deserialize)]
@@ -88,4 +93,96 @@ fn real_files_give_their_questions() {
     let languages: std::collections::BTreeSet<&str> =
         nli.questions.questions.iter().map(|question| question.groups["lang"].as_str()).collect();
     assert_eq!(languages.len(), 10);
+}
+
+#[test]
+fn every_shipped_prompt_can_be_asked() {
+    let Some(data) = data() else { return };
+    let folder = data.join("eval");
+    let limit = Some(3);
+    let options = PromptOptions { data: Some(&folder), limit, ..PromptOptions::default() };
+    let check = |name: &str, prompts: usize| {
+        let spec = TaskSpec::builtin(name).unwrap();
+        let others = PreparedTask::other_prompts(&spec, &options).unwrap();
+        assert_eq!(others.len(), prompts, "{name}");
+        let main = prepare(name, &folder);
+        for (variant, other) in &others {
+            let (a, b) = (&main.questions.questions[0], &other.questions.questions[0]);
+            assert_ne!(a.requests, b.requests, "{name}: {variant}");
+        }
+    };
+    check("pt/enem_2022", 6);
+    check("es/exams", 4);
+    check("pt/exams", 4);
+    check("es/mgsm", 3);
+    check("es/xquad", 3);
+    check("mul/americasnli", 3);
+}
+
+const ORDERS: &str = "name = \"es/x\"\nversion = 1\nkind = \"multiple_choice\"\nlanguages = [\"es\"]\n\
+    summary = \"s\"\nlicence = \"l\"\ncitation = \"c\"\n[multiple_choice]\nid = \"id\"\n\
+    choices = \"choices\"\nanswer = \"answer\"\nmetrics = [\"acc\"]\n\
+    [multiple_choice.continuation]\ntemplate = \"{question}\"\n\
+    [multiple_choice.letters]\ntemplate = \"{question}\\n{choices}\\nR:\"\n\
+    [[prompts]]\nname = \"a\"\nstyle = \"letters\"\n\
+    [[prompts]]\nname = \"b\"\nstyle = \"letters\"\nrotate_choices = 1\n";
+
+#[test]
+fn a_model_that_always_says_a_is_found_out_by_the_orders() {
+    let spec = TaskSpec::parse(ORDERS, Path::new("task.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("items.jsonl");
+    // The first choice is right each time.
+    let row = |n: usize| {
+        format!(
+            "{{\"id\":\"{n}\",\"question\":\"q{n}\",\"choices\":[\"si\",\"no\"],\"answer\":0}}\n"
+        )
+    };
+    fs::write(&path, (0..8).map(row).collect::<String>()).unwrap();
+    let options = PromptOptions { data: Some(&path), ..PromptOptions::default() };
+    let main = PreparedTask::from_toml(&spec, &options).unwrap();
+    let others = PreparedTask::other_prompts(&spec, &options).unwrap();
+    let model = Scripted(info("always a"), |request: &ScoreRequest| {
+        if request.continuation.trim() == "A" || request.continuation.trim() == "si" {
+            -1.0
+        } else {
+            -2.0
+        }
+    });
+    let (scores, logs) = with_watch(|watch| {
+        let mut run = HarnessRun {
+            model: &model,
+            answers: &mut Answers::default(),
+            chat: false,
+            log_texts: false,
+            replicates: 100,
+            watch,
+        };
+        run.score_prompts(&main, &others).unwrap()
+    });
+    let found = &scores.prompts[0];
+    let named: Vec<(&str, f64)> =
+        found.prompts.iter().map(|prompt| (prompt.name.as_str(), prompt.value)).collect();
+    assert_eq!(named, [("main", 1.0), ("a", 1.0), ("b", 0.0)]);
+    assert!((found.spread - 1.0).abs() < 1e-12 && (found.mean - 2.0 / 3.0).abs() < 1e-12);
+    // All of the variance lies in the prompts, and the interval says so.
+    assert!(found.variance.prompts > 0.3 && found.variance.items < 1e-12);
+    let interval = found.interval.unwrap();
+    assert!(interval.high - interval.low > 1.0, "{interval:?}");
+    assert_eq!(logs.len(), 24);
+    assert_eq!(logs[8].prompt.as_deref(), Some("a"));
+    assert_eq!(scores.metrics[0].value, 1.0);
+}
+
+#[test]
+fn prompts_that_a_task_cannot_have_are_refused() {
+    let check = |from: &str, to: &str, part: &str| {
+        assert!(ORDERS.contains(from));
+        let error = TaskSpec::parse(&ORDERS.replace(from, to), Path::new("task.toml")).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    };
+    check("name = \"b\"", "name = \"a\"", "one name");
+    check("name = \"b\"", "name = \"main\"", "one name");
+    check("rotate_choices = 1", "template = \"{question\"", "without");
+    check("rotate_choices = 1", "harness = { doc_to_text = \"a\" }", "does not take");
 }

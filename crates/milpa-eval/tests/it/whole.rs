@@ -148,7 +148,7 @@ fn what_is_missing_is_said_before_the_model_is_asked() {
         assert!(error.contains(part), "{part:?} is not in: {error}");
     };
     check(entry(Path::new("pt/enem_2022"), None), "data = \"path/to/items.jsonl\"");
-    check(entry(Path::new("pt/enem_2022"), Some(Path::new("no/file"))), "cannot read no/file");
+    check(entry(Path::new("pt/enem_2022"), Some(Path::new("no/file"))), "finds no file no/file");
     check(entry(Path::new("pt/enem2022"), None), "did you mean \"pt/enem_2022\"?");
     check(entry(Path::new("no/task.toml"), None), "cannot read no/task.toml");
 }

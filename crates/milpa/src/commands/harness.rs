@@ -1,17 +1,19 @@
 //! `milpa eval run`: tasks as the LM Evaluation Harness runs them.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use milpa_base::artifact::write_file_atomic;
 use milpa_eval::{
     EvalConfig, TaskSpec, Watch,
     harness::{
-        HARNESS_FORMAT, HarnessReport, HarnessRun, PreparedTask, QuestionLog,
+        HARNESS_FORMAT, HarnessReport, HarnessRun, PreparedTask,
         ask::Answers,
+        conversation::{ConversationTask, Conversed, Transcript},
         requests::{ChatRenderer, PromptOptions},
         task_file::LoadedTask,
     },
+    task::TaskKind,
 };
 use milpa_tokens::Message;
 
@@ -69,8 +71,11 @@ fn score(
         data: arguments.data.as_deref(),
     };
     // All tasks are read before the model is asked anything.
-    let tasks: Vec<PreparedTask> =
-        arguments.tasks.iter().map(|task| prepare(task, &options)).collect::<Result<_>>()?;
+    let tasks: Vec<Prepared> = arguments
+        .tasks
+        .iter()
+        .map(|task| prepare(task, arguments, &options))
+        .collect::<Result<_>>()?;
     let mut answers = Answers::open(&arguments.out.join(ANSWERS_FILE))?;
     let replicates = EvalConfig::default().bootstrap_replicates;
     let mut harness = HarnessRun {
@@ -83,9 +88,21 @@ fn score(
     };
     let (mut scores, mut logs) = (Vec::new(), Vec::new());
     for task in &tasks {
-        let (scored, log) = harness.score(task)?;
-        scores.push(scored);
-        logs.extend(log);
+        match task {
+            Prepared::Asked(task, others) => {
+                let (scored, log) = harness.score_prompts(task, others)?;
+                scores.push(scored);
+                logs.extend(log);
+            }
+            Prepared::Conversation(task) => {
+                let conversed = harness.converse(task, model.converses().then_some(render))?;
+                if conversed.for_a_judge {
+                    hand_out(context, &arguments.out, &conversed)?;
+                }
+                scores.push(conversed.scores);
+                logs.extend(conversed.logs);
+            }
+        }
     }
     let report = HarnessReport {
         format: HARNESS_FORMAT,
@@ -107,15 +124,56 @@ fn score(
     Ok(report)
 }
 
-fn prepare(task: &std::path::Path, options: &PromptOptions<'_>) -> Result<PreparedTask> {
-    let is_yaml = task.extension().is_some_and(|end| end == "yaml" || end == "yml");
-    if is_yaml {
-        return Ok(PreparedTask::from_yaml(&LoadedTask::load(task)?, options)?);
-    }
-    Ok(PreparedTask::from_toml(&TaskSpec::find(task)?, options)?)
+/// A task, ready to be run.
+enum Prepared {
+    /// With its own prompt, and with others.
+    Asked(PreparedTask, Vec<(String, PreparedTask)>),
+    Conversation(Box<ConversationTask>),
 }
 
-fn lines(logs: &[QuestionLog]) -> Result<Vec<u8>> {
+/// Writes questions and answers as `milpa eval judge` reads them, and says how to go on.
+fn hand_out(context: &Context, out: &Path, conversed: &Conversed) -> Result<()> {
+    let name = conversed.scores.task.replace('/', "_");
+    let questions = out.join(format!("{name}.questions.jsonl"));
+    let answers = out.join(format!("{name}.answers.jsonl"));
+    let asked: Vec<_> = conversed.transcripts.iter().map(Transcript::question).collect();
+    write_file_atomic(&questions, &lines(&asked)?)?;
+    write_file_atomic(&answers, &lines(&conversed.transcripts)?)?;
+    let turns = conversed.transcripts.iter().map(|each| each.answers.len()).max().unwrap_or(0);
+    context.progress.say(&format!(
+        "{}: answers of up to {turns} turns are to be judged: milpa eval judge grade --judge MODEL \
+         --prompt NAME --questions {} --answers {} --out DIR",
+        conversed.scores.task,
+        questions.display(),
+        answers.display()
+    ));
+    Ok(())
+}
+
+fn prepare(
+    task: &Path,
+    arguments: &HarnessArguments,
+    options: &PromptOptions<'_>,
+) -> Result<Prepared> {
+    let is_yaml = task.extension().is_some_and(|end| end == "yaml" || end == "yml");
+    if is_yaml {
+        let task = PreparedTask::from_yaml(&LoadedTask::load(task)?, options)?;
+        return Ok(Prepared::Asked(task, Vec::new()));
+    }
+    let spec = TaskSpec::find(task)?;
+    Ok(if spec.kind == TaskKind::Conversation {
+        Prepared::Conversation(Box::new(ConversationTask::prepare(&spec, options)?))
+    } else {
+        let others = if arguments.all_prompts {
+            PreparedTask::other_prompts(&spec, options)?
+        } else {
+            Vec::new()
+        };
+        Prepared::Asked(PreparedTask::from_toml(&spec, options)?, others)
+    })
+}
+
+fn lines<T: serde::Serialize>(logs: &[T]) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     for log in logs {
         serde_json::to_writer(&mut text, log)?;
