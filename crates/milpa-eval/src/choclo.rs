@@ -14,7 +14,7 @@ mod grammar;
 mod graph;
 mod knowledge;
 mod phrase;
-mod score;
+pub(crate) mod score;
 mod split;
 mod values;
 mod write;
@@ -22,31 +22,33 @@ mod write;
 use std::{
     collections::BTreeMap,
     fmt,
-    fs::File,
-    io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
 
-use milpa_base::{
-    ArtifactWriter, Digest, Kind, Progress, Seed, StopFlag, artifact::Record, hash_bytes, hash_file,
-};
+use milpa_base::{ArtifactWriter, Digest, Kind, Seed, artifact::Record, hash_file};
 use serde::{Deserialize, Serialize};
 
 pub use audit::{Audit, RULES, check_question, check_text};
 pub use grammar::Language;
 pub use graph::DumpCounts;
 pub use knowledge::Mode;
-pub use score::{Answer, Object, Reading, Tier, TierCounts};
+pub(crate) use knowledge::country_codes;
+pub use score::{Answer, Object, Reading, Tier, TierCounts, grade_names};
 pub use split::Difficulty;
 pub use values::{Date, DatePrecision};
 pub use write::ChocloItem;
 
+pub use crate::benchmark::BuildWatch;
 use crate::{
+    benchmark::{
+        self, ItemFiles,
+        components::{Components, components},
+    },
     choclo::{
         entity::Id,
         facts::Fact,
         knowledge::Knowledge,
-        split::{Components, components, difficulties},
+        split::difficulties,
         write::{Writer, popularity},
     },
     error::EvalError,
@@ -89,15 +91,6 @@ impl ChocloConfig {
             max_component_share: 0.05,
         }
     }
-}
-
-/// Where progress goes and who may stop the work.
-#[derive(Clone, Copy)]
-pub struct BuildWatch<'a> {
-    /// Told of bytes read and items written.
-    pub progress: &'a dyn Progress,
-    /// Stops the build at the next block.
-    pub stop: &'a StopFlag,
 }
 
 /// What popularity means in a build.
@@ -237,7 +230,7 @@ pub fn build_choclo(
     let graph = survey.into_graph(&knowledge, watch)?;
     let mut dropped_facts = BTreeMap::new();
     let facts = facts::facts(&knowledge, &graph, &mut dropped_facts);
-    let canary = canary(config.seed, &dump_date);
+    let canary = benchmark::canary("choclo", config.seed, &dump_date);
     let by_population = graph.nodes.iter().all(|node| node.entity.sitelinks == 0);
     let difficulties = difficulties(graph.nodes[..graph.subjects].iter().filter_map(|node| {
         let category = knowledge.classes[node.class?].category.as_str();
@@ -300,15 +293,10 @@ fn write_items(
     report: &mut ChocloReport,
     watch: BuildWatch<'_>,
 ) -> Result<(), EvalError> {
-    let mut files: BTreeMap<String, (BufWriter<File>, PathBuf)> = BTreeMap::new();
-    for split in ["dev", "test"] {
-        for language in Language::ALL {
-            let name = format!("{split}-{}.jsonl", language.code());
-            let path = artifact.dir().join(&name);
-            let file = File::create(&path).map_err(write_error(&path))?;
-            files.insert(name, (BufWriter::new(file), path));
-        }
-    }
+    let names = ["dev", "test"].into_iter().flat_map(|split| {
+        Language::ALL.into_iter().map(move |language| file_name(split, language))
+    });
+    let mut files = ItemFiles::create(artifact, names)?;
     let split_seed = config.seed.derive("split");
     let mut sample = Sample::new(config.seed.derive("audit"));
     watch.progress.begin("writing questions", Some(facts.len() as u64), "facts");
@@ -349,16 +337,11 @@ fn write_items(
                 drop_for("breaks a rule of grammar");
                 continue;
             }
-            let name = format!("{}-{}.jsonl", if dev { "dev" } else { "test" }, language.code());
-            let (file, path) = files.get_mut(&name).expect("all splits have a file");
-            serde_json::to_writer(&mut *file, &item)
-                .map_err(std::io::Error::from)
-                .and_then(|()| file.write_all(b"\n"))
-                .map_err(write_error(path))?;
+            let name = file_name(if dev { "dev" } else { "test" }, language);
+            files.write(&name, &item)?;
             let count = |table: &mut BTreeMap<String, u64>, key: &str| {
                 *table.entry(key.to_owned()).or_default() += 1;
             };
-            count(&mut report.items, &name);
             count(&mut report.relations, &item.relation);
             count(&mut report.countries, &item.country);
             count(&mut report.forms, "short answer");
@@ -373,21 +356,13 @@ fn write_items(
     }
     watch.progress.end();
     report.audit_sample = sample.audit();
-    let mut hasher = blake3::Hasher::new();
-    for (name, (file, path)) in &mut files {
-        file.flush().map_err(write_error(path))?;
-        hasher.update(name.as_bytes());
-        hasher
-            .update_reader(File::open(&*path).map_err(write_error(path))?)
-            .map_err(write_error(path))?;
-    }
-    report.content_hash = Digest(*hasher.finalize().as_bytes());
+    (report.items, report.content_hash) = files.finish()?;
     Ok(())
 }
 
-fn write_error(path: &Path) -> impl Fn(std::io::Error) -> EvalError + use<> {
-    let path = path.to_owned();
-    move |source| EvalError::Write { path: path.clone(), what: "the items", source }
+/// Name of the file of a split in a language.
+fn file_name(split: &str, language: Language) -> String {
+    format!("{split}-{}.jsonl", language.code())
 }
 
 /// Keeps the questions whose hashed ids are least: a sample that a seed decides.
@@ -455,12 +430,6 @@ fn finish(
     };
     artifact.finish(record)?;
     Ok(())
-}
-
-/// A string that nobody writes by chance, for finding the benchmark in training data.
-fn canary(seed: Seed, dump_date: &str) -> String {
-    let digest = hash_bytes(format!("choclo canary {} {dump_date}", seed.0).as_bytes()).to_string();
-    format!("CHOCLO-CANARY-{}", &digest[..32])
 }
 
 /// The spool lies beside the folder that is built, on the same disk.

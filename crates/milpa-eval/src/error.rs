@@ -226,7 +226,54 @@ pub enum EvalError {
         #[source]
         source: io::Error,
     },
+    /// A line of a file that people or programs wrote for the benchmark of questions is wrong.
+    #[error("{path}:{line}: {problem}")]
+    TruequeLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// Sheets that people filled in have mistakes.
+    #[error("{}", sheet_message(.problems))]
+    Sheets {
+        /// Each with its file and line.
+        problems: Vec<String>,
+    },
+    /// A sheet was filled in where the program writes it.
+    #[error(
+        "{path} was filled in where new sheets are written; move it to {filled} (or delete it) and run the same command again"
+    )]
+    SheetFilledInPlace {
+        /// The sheet.
+        path: PathBuf,
+        /// Where filled sheets go.
+        filled: PathBuf,
+    },
+    /// The benchmark of questions cannot be frozen.
+    #[error("cannot freeze the benchmark: {0}")]
+    Freeze(String),
     /// A stop was asked for.
     #[error("the evaluation was stopped; run the same command to do it again")]
     Interrupted,
+}
+
+/// Problems of sheets that a message shows.
+const PROBLEMS_SHOWN: usize = 20;
+
+fn sheet_message(problems: &[String]) -> String {
+    let mut text = format!(
+        "{} rows of the filled sheets are wrong; put them right and run the same command again:",
+        problems.len()
+    );
+    for problem in problems.iter().take(PROBLEMS_SHOWN) {
+        text.push_str("\n  ");
+        text.push_str(problem);
+    }
+    if problems.len() > PROBLEMS_SHOWN {
+        text.push_str(&format!("\n  and {} more", problems.len() - PROBLEMS_SHOWN));
+    }
+    text
 }

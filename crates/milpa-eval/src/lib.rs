@@ -6,13 +6,14 @@
 //! [`mod@multiple_choice`] and [`mod@perplexity`] score, [`statistics`] says how certain a number is,
 //! [`mod@run`] puts all of it into the [`report`]. [`mod@ledger`] holds
 //! checkpoints against their base, [`arena`] rates models by votes, [`judge`] asks
-//! models about answers, [`choclo`] builds a benchmark of the region.
+//! models about answers, [`choclo`] and [`trueque`] build benchmarks of the region.
 //! [`verify`] says whether a written answer is right, and why, [`refusal`] whether it refuses,
 //! [`factuality`] what knowing and not knowing is worth.
 
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod benchmark;
 pub mod choclo;
 pub mod compare;
 mod compress;
@@ -31,12 +32,14 @@ pub mod perplexity;
 pub mod probe;
 pub mod refusal;
 pub mod report;
+mod rows;
 pub mod run;
 pub mod samples;
 pub mod statistics;
 pub mod task;
 pub mod template;
 pub mod texts;
+pub mod trueque;
 pub mod verify;
 
 pub use compare::{PairedComparison, compare_items};

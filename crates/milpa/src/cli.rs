@@ -670,6 +670,23 @@ pub enum BuildCommand {
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
     },
+    /// Questions that people really asked a chat, with answers that two people reviewed
+    #[command(
+        after_help = "Examples\n  milpa eval build trueque trueque.toml --work work\n  milpa eval build trueque trueque.toml --work work --out trueque-1.0\n  milpa eval build trueque trueque.toml --work work --previous trueque-1.0 --out trueque-1.1\n\nThe same command goes on as far as the sheets in WORK/filled allow; docs/trueque.md has the way"
+    )]
+    Trueque {
+        /// What to read and whom to ask: trueque.toml
+        config: PathBuf,
+        /// Working folder: stages, sheets, everything that is not published
+        #[arg(long, value_name = "DIR")]
+        work: PathBuf,
+        /// Freeze what both reviewers accepted into this folder
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// The version before: what may stay of it stays, on its side of the split
+        #[arg(long, value_name = "DIR")]
+        previous: Option<PathBuf>,
+    },
 }
 
 fn parse_half(text: &str) -> Result<milpa_eval::refusal::Half, String> {

@@ -203,6 +203,14 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 }
                 eval::build_choclo(context, &config, &out)
             }
+            EvalCommand::Build(BuildCommand::Trueque { config, work, out, previous }) => {
+                let folders = milpa_eval::trueque::TruequeFolders {
+                    work: &work,
+                    out: out.as_deref(),
+                    previous: previous.as_deref(),
+                };
+                eval::build_trueque(context, &config, folders)
+            }
         },
         Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, gguf, out } => {
             let mut recipe = context.recipe_of_artifacts(&recipe)?;

@@ -5,12 +5,15 @@
 
 use std::{collections::HashMap, path::Path};
 
-use milpa_base::lines::{Line, LineReader};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::style;
-use crate::{error::EvalError, items::Skips};
+use crate::{
+    error::EvalError,
+    items::Skips,
+    rows::{Row, Rows},
+};
 
 /// Longest line of a vote with its answers, in bytes.
 const MAX_VOTE_BYTES: usize = 16 << 20;
@@ -161,86 +164,38 @@ pub struct Votes {
 /// [`MAX_COMPETITORS`].
 pub fn read_votes(path: &Path, fields: &VoteFields) -> Result<Votes, EvalError> {
     let read_error = |source| EvalError::Read { path: path.to_owned(), source };
-    let mut reader = LineReader::open(path, MAX_VOTE_BYTES).map_err(read_error)?;
-    let is_csv = path.to_string_lossy().split('.').skip(1).any(|part| part == "csv");
+    let mut rows = Rows::open(path, MAX_VOTE_BYTES).map_err(read_error)?;
     let mut votes = Votes {
         categories: fields.categories.iter().map(|name| (name.clone(), Names::default())).collect(),
         style: fields.style_names(),
         ..Votes::default()
     };
     let bad = |detail: String| EvalError::Votes { path: path.to_owned(), detail };
-    let mut head: Option<Vec<String>> = None;
-    let (mut record, mut quote_is_open) = (String::new(), false);
-    let mut first_line = 0;
-    while let Some(line) = reader.next_line().map_err(read_error)? {
-        let text = match line {
-            Line::TooLong { .. } => Err("the line is longer than 16 MiB"),
-            Line::Whole(bytes) => {
-                std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| "not valid UTF-8")
+    if let Some(columns) = rows.columns().map_err(read_error)? {
+        for wanted in [&fields.model_a, &fields.model_b, &fields.winner] {
+            if !columns.contains(wanted) {
+                return Err(bad(format!(
+                    "there is no column {wanted:?}; the file has: {}",
+                    columns.join(", ")
+                )));
             }
-        };
-        let number = reader.line_number();
-        let text = match text {
-            Ok(text) if text.trim().is_empty() && record.is_empty() => continue,
-            Ok(text) => text,
-            Err(reason) => {
-                votes.lines += 1;
-                votes.skips.add(reason, number);
-                continue;
-            }
-        };
-        if record.is_empty() {
-            first_line = number;
         }
-        let object = if is_csv {
-            // A quoted cell may hold line ends: after an odd number of quotes it goes on.
-            record.push_str(text.trim_end_matches(['\r', '\n']));
-            quote_is_open ^= text.matches('"').count() % 2 == 1;
-            if quote_is_open && record.len() < MAX_VOTE_BYTES {
-                record.push('\n');
-                continue;
-            }
-            quote_is_open = false;
-            let cells = csv_cells(&std::mem::take(&mut record));
-            let Some(names) = &head else {
-                for wanted in [&fields.model_a, &fields.model_b, &fields.winner] {
-                    if !cells.contains(wanted) {
-                        return Err(bad(format!(
-                            "there is no column {wanted:?}; the file has: {}",
-                            cells.join(", ")
-                        )));
-                    }
-                }
-                head = Some(cells);
-                continue;
-            };
-            let row = names.iter().cloned().zip(cells.into_iter().map(Value::String));
-            Ok(row.collect::<Map<String, Value>>())
-        } else {
-            match serde_json::from_str(&text) {
-                Ok(Value::Object(object)) => Ok(object),
-                Ok(_) => Err("not a JSON object".to_owned()),
-                Err(_) => Err("not valid JSON".to_owned()),
-            }
-        };
+    }
+    while let Some((line, row)) = rows.next_row().map_err(read_error)? {
         votes.lines += 1;
-        let added = object.and_then(|object| votes.add(&object, fields, first_line));
+        let added = row.map_err(str::to_owned).and_then(|object| votes.add(&object, fields, line));
         if let Err(reason) = added {
-            votes.skips.add(&reason, first_line);
+            votes.skips.add(&reason, line);
         }
         if votes.models.all().len() > MAX_COMPETITORS {
             return Err(bad(format!(
-                "line {first_line} brings more than {MAX_COMPETITORS} models; check the field {:?}",
+                "line {line} brings more than {MAX_COMPETITORS} models; check the field {:?}",
                 fields.model_a
             )));
         }
         if votes.votes.len() > MAX_VOTES {
             return Err(bad(format!("there are more than {MAX_VOTES} votes; split the file")));
         }
-    }
-    if !record.is_empty() {
-        votes.lines += 1;
-        votes.skips.add("a quote that does not end", first_line);
     }
     if votes.votes.is_empty() {
         let detail = if votes.skips.0.is_empty() {
@@ -255,12 +210,7 @@ pub fn read_votes(path: &Path, fields: &VoteFields) -> Result<Votes, EvalError> 
 
 impl Votes {
     /// Adds the vote that `object` holds, or says why it is none.
-    fn add(
-        &mut self,
-        object: &Map<String, Value>,
-        fields: &VoteFields,
-        line: u64,
-    ) -> Result<(), String> {
+    fn add(&mut self, object: &Row, fields: &VoteFields, line: u64) -> Result<(), String> {
         let text = |name: &str| match object.get(name) {
             Some(Value::String(text)) if !text.trim().is_empty() => Some(text.trim().to_owned()),
             Some(Value::Number(number)) => Some(number.to_string()),
@@ -350,25 +300,6 @@ fn civil_day(date: &str) -> Option<i64> {
 }
 
 /// Cells of one CSV record (RFC 4180): quotes around a cell, doubled inside.
-fn csv_cells(record: &str) -> Vec<String> {
-    let mut cells = vec![String::new()];
-    let mut quoted = false;
-    let mut characters = record.chars().peekable();
-    while let Some(character) = characters.next() {
-        let cell = cells.last_mut().expect("there is always a cell");
-        match character {
-            '"' if quoted && characters.peek() == Some(&'"') => {
-                characters.next();
-                cell.push('"');
-            }
-            '"' if quoted => quoted = false,
-            '"' if cell.is_empty() => quoted = true,
-            ',' if !quoted => cells.push(String::new()),
-            _ => cell.push(character),
-        }
-    }
-    cells
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 //! They are data (`data/choclo/*.toml`); a caller may bring its own relations. What a table says is
 //! checked when it is read, so that no template fails while questions are written.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::OnceLock};
 
 use milpa_base::{ConfigError, config::invalid_value, load_toml, parse_toml};
 use serde::Deserialize;
@@ -148,6 +148,17 @@ pub(crate) struct Knowledge {
     pub(crate) plural_heads: [Vec<String>; 2],
     /// Those of the nouns that name an administrative division.
     pub(crate) divisions: [Vec<String>; 2],
+}
+
+/// The codes (ISO 3166-1) of the region's countries and territories, in the order of the table.
+pub(crate) fn country_codes() -> Vec<&'static str> {
+    static CODES: OnceLock<Vec<String>> = OnceLock::new();
+    let codes = CODES.get_or_init(|| {
+        let file: CountriesFile = parse_toml(COUNTRIES, Path::new("countries.toml"))
+            .expect("the table of countries is tested to load");
+        file.country.into_iter().map(|country| country.code).collect()
+    });
+    codes.iter().map(String::as_str).collect()
 }
 
 impl Knowledge {

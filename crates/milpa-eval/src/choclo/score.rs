@@ -160,10 +160,12 @@ impl Object {
     fn grade(&self, response: &str, reading: Reading) -> Option<Tier> {
         match self {
             Self::Item { label, aliases, .. } => {
-                grade_name(response, label, aliases, reading.language)
+                grade_name(response, label, aliases, articles(reading.language.code()))
             }
-            Self::Text { text } => grade_name(response, text, &[], reading.language)
-                .filter(|&tier| tier != Tier::EditDistance),
+            Self::Text { text } => {
+                grade_name(response, text, &[], articles(reading.language.code()))
+                    .filter(|&tier| tier != Tier::EditDistance)
+            }
             Self::Date { date, text } => {
                 if response == text {
                     return Some(Tier::Exact);
@@ -192,19 +194,39 @@ impl Object {
     }
 }
 
-fn grade_name(response: &str, label: &str, aliases: &[String], language: Language) -> Option<Tier> {
+/// The strictest tier at which `response` is one of `names`, the first of which is the name and the
+/// others its aliases, or `None`; `language` (`es`, `pt`, `en`) decides what is an article.
+///
+/// As for [`Answer::grade`] the first line of the response counts, without a lead.
+pub fn grade_names(response: &str, names: &[String], language: &str) -> Option<Tier> {
+    let (label, aliases) = names.split_first()?;
+    grade_name(answer_of(response)?, label, aliases, articles(language))
+}
+
+/// The articles of a language that a name is compared without.
+fn articles(language: &str) -> &'static [&'static str] {
+    match language {
+        "es" => &["el", "la", "los", "las", "un", "una"],
+        "pt" => &["o", "a", "os", "as", "um", "uma"],
+        "en" => &["the", "a", "an"],
+        _ => &[],
+    }
+}
+
+fn grade_name(response: &str, label: &str, aliases: &[String], articles: &[&str]) -> Option<Tier> {
     if response == label {
         return Some(Tier::Exact);
     }
-    let given = normalise(response, language);
+    let normalise = |text: &str| normalise_without(text, articles);
+    let given = normalise(response);
     if given.is_empty() {
         return None;
     }
-    let label = normalise(label, language);
+    let label = normalise(label);
     if given == label {
         return Some(Tier::Normalised);
     }
-    let aliases: Vec<String> = aliases.iter().map(|alias| normalise(alias, language)).collect();
+    let aliases: Vec<String> = aliases.iter().map(|alias| normalise(alias)).collect();
     if aliases.contains(&given) {
         return Some(Tier::Alias);
     }
@@ -227,7 +249,15 @@ fn grade_name(response: &str, label: &str, aliases: &[String], language: Languag
 /// The first line with anything on it, without what announces an answer.
 fn answer_of(response: &str) -> Option<&str> {
     let mut line = response.lines().map(str::trim).find(|line| !line.is_empty())?;
-    for lead in ["respuesta:", "resposta:", "la respuesta es", "a resposta é", "r:"] {
+    for lead in [
+        "respuesta:",
+        "resposta:",
+        "answer:",
+        "la respuesta es",
+        "a resposta é",
+        "the answer is",
+        "r:",
+    ] {
         if let Some(start) = line.get(..lead.len())
             && start.to_lowercase() == lead
         {
@@ -251,16 +281,16 @@ fn parts_of(response: &str) -> Vec<&str> {
 
 /// Lower case, punctuation as spaces, one space between words, no leading article.
 pub(crate) fn normalise(text: &str, language: Language) -> String {
+    normalise_without(text, articles(language.code()))
+}
+
+fn normalise_without(text: &str, articles: &[&str]) -> String {
     let spaced: String = text
         .nfc()
         .flat_map(char::to_lowercase)
         .map(|c| if c.is_alphanumeric() || is_combining_mark(c) { c } else { ' ' })
         .collect();
     let mut words: Vec<&str> = spaced.split_whitespace().collect();
-    let articles: &[&str] = match language {
-        Language::Spanish => &["el", "la", "los", "las", "un", "una"],
-        Language::Portuguese => &["o", "a", "os", "as", "um", "uma"],
-    };
     if words.len() > 1 && articles.contains(&words[0]) {
         words.remove(0);
     }
@@ -438,6 +468,25 @@ mod tests {
             Object::Text { text: "CO-ANT".to_owned() },
             &[("co ant", Some(Tier::Normalised)), ("CO-ANZ", None)],
         );
+    }
+
+    #[test]
+    fn lists_of_names_are_graded_in_each_language() {
+        let check = |language: &str, names: &[&str], response: &str, expect| {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            assert_eq!(grade_names(response, &names, language), expect, "{response:?}");
+        };
+        check(
+            "en",
+            &["Amazon River", "Amazon"],
+            "Answer: the Amazon River.",
+            Some(Tier::Normalised),
+        );
+        check("en", &["Amazon River", "Amazon"], "amazon", Some(Tier::Alias));
+        check("pt", &["Rio Negro"], "o rio negro", Some(Tier::Normalised));
+        check("es", &["1889"], "1888", None);
+        check("es", &["guaraní"], "guarani", Some(Tier::AccentFolded));
+        check("es", &[], "guaraní", None);
     }
 
     #[test]

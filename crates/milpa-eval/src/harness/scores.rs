@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
+    choclo::{Tier, grade_names},
     harness::{
         filters::Pipeline,
         requests::{Question, Target},
@@ -76,6 +77,8 @@ pub struct MetricSpec {
     kind: MetricKind,
     exact: ExactMatch,
     verifier: Option<Verifier>,
+    /// The loosest tier that counts, and the language of the answers.
+    tier: Option<(Tier, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,13 +100,14 @@ enum MetricKind {
     Chrf,
     ChrfPlus,
     Verify,
+    Tier,
 }
 
 use MetricKind as Kind;
 use OutputType::{GenerateUntil, Loglikelihood, LoglikelihoodRolling, MultipleChoice};
 
 /// Name, kind, how a task's score is made, whether more is better, and where it counts.
-const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 22] = [
+const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 27] = [
     ("acc", Kind::Acc, "mean", true, &[Loglikelihood, MultipleChoice]),
     ("acc_norm", Kind::AccNorm, "mean", true, &[MultipleChoice]),
     ("acc_bytes", Kind::AccBytes, "mean", true, &[MultipleChoice]),
@@ -140,7 +144,26 @@ const METRICS: [(&str, Kind, &str, bool, &[OutputType]); 22] = [
     ("verify_date", Kind::Verify, "mean", true, &[GenerateUntil]),
     ("verify_code", Kind::Verify, "mean", true, &[GenerateUntil]),
     ("verify_choice", Kind::Verify, "mean", true, &[GenerateUntil]),
+    // Not the harness's: the tiers of this project's benchmarks, each with the stricter ones; the
+    // first reference is the name and the others its aliases; `language` says what is an article.
+    ("tier_exact", Kind::Tier, "mean", true, &[GenerateUntil]),
+    ("tier_normalised", Kind::Tier, "mean", true, &[GenerateUntil]),
+    ("tier_alias", Kind::Tier, "mean", true, &[GenerateUntil]),
+    ("tier_accent_folded", Kind::Tier, "mean", true, &[GenerateUntil]),
+    ("tier_edit_distance", Kind::Tier, "mean", true, &[GenerateUntil]),
 ];
+
+/// The loosest tier that a metric counts.
+fn tier_of(name: &str) -> Option<Tier> {
+    Some(match name {
+        "tier_exact" => Tier::Exact,
+        "tier_normalised" => Tier::Normalised,
+        "tier_alias" => Tier::Alias,
+        "tier_accent_folded" => Tier::AccentFolded,
+        "tier_edit_distance" => Tier::EditDistance,
+        _ => return None,
+    })
+}
 
 impl MetricSpec {
     /// The metrics of a task, or the harness's own choice for its output type.
@@ -193,6 +216,7 @@ impl MetricSpec {
         let mut exact = ExactMatch::default();
         let (mut marks, mut place) = (Marks::default(), Place::default());
         let mut block = Block::default();
+        let mut tier = tier_of(name).map(|tier| (tier, String::new()));
         let reads_numbers = matches!(name, "verify_number" | "verify_math" | "verify_quantity");
         for (key, value) in options {
             let flag =
@@ -225,6 +249,13 @@ impl MetricSpec {
                          `either` is meant"
                     ))?;
                 }
+                "language" if tier.is_some() => {
+                    let code = value.as_str().filter(|code| ["es", "pt", "en"].contains(code));
+                    let code = code.ok_or(format!(
+                        "the language of {name} is {value}; es, pt or en is meant"
+                    ))?;
+                    tier = tier_of(name).map(|tier| (tier, code.to_owned()));
+                }
                 "place" if reads_numbers || name == "verify_date" => {
                     place = serde_json::from_value(value.clone())
                         .map_err(|error| format!("the place of {name} is wrong: {error}"))?;
@@ -237,7 +268,7 @@ impl MetricSpec {
             }
         }
         let verifier = Verifier::of_metric(name, marks, place, block);
-        Ok(Self { name, kind, exact, verifier })
+        Ok(Self { name, kind, exact, verifier, tier })
     }
 
     /// Whether more is better.
@@ -407,6 +438,11 @@ fn generated(
             let verifier = metric.verifier.as_ref().ok_or("the metric has no verifier")?;
             let right = references.iter().any(|gold| verifier.verify(gold, &answer).is_correct());
             Part::Value(f64::from(u8::from(right)))
+        }
+        Kind::Tier => {
+            let (loosest, language) = metric.tier.as_ref().ok_or("the metric has no tier")?;
+            let tier = grade_names(&answer, references, language);
+            Part::Value(f64::from(u8::from(tier.is_some_and(|tier| tier <= *loosest))))
         }
         Kind::TokenF1 => {
             let best = references.iter().map(|text| token_f1(&answer, text)).fold(0.0, f64::max);

@@ -17,5 +17,6 @@ mod real_data;
 mod shipped_tasks;
 mod statistics;
 mod tasks;
+mod trueque;
 mod verifiers;
 mod whole;

@@ -18,6 +18,7 @@ use milpa_eval::{
     EvalConfig, EvalReport, PerplexityConfig, RunInfo, TaskEntry, Watch,
     choclo::{BuildWatch, ChocloConfig},
     perplexity as measure,
+    trueque::{TruequeConfig, TruequeFolders},
 };
 
 use crate::{
@@ -133,4 +134,12 @@ pub fn build_choclo(context: &Context, config: &ChocloConfig, out: &Path) -> Res
     let watch = BuildWatch { progress: &context.progress, stop: &context.stop };
     let report = milpa_eval::choclo::build_choclo(config, out, watch)?;
     context.show(&report, || report.to_string())
+}
+
+/// Questions of people from the logs of a chat, as far as logs and sheets allow.
+pub fn build_trueque(context: &Context, config: &Path, folders: TruequeFolders<'_>) -> Result<()> {
+    let config = TruequeConfig::load(config, &|name| std::env::var(name).ok())?;
+    let watch = BuildWatch { progress: &context.progress, stop: &context.stop };
+    let build = milpa_eval::trueque::build_trueque(&config, folders, context.threads, watch)?;
+    context.show(&build, || build.to_string())
 }
