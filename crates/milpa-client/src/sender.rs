@@ -174,11 +174,9 @@ impl Sender {
             };
             self.meter().settle(most, None);
             match outcome {
-                Attempt::Never(Unanswered::Refused { status, message })
-                    if self.learns(ask, quirks, &message) =>
-                {
-                    let _ = status;
-                }
+                // The same question in the way that this endpoint wants it.
+                Attempt::Never(Unanswered::Refused { message, .. })
+                    if self.learns(ask, quirks, &message) => {}
                 Attempt::Never(unanswered) => {
                     if let Unanswered::Refused { status: status @ 300.., .. } = &unanswered {
                         self.problem(&format!("refused ({status})"));
