@@ -256,7 +256,7 @@ fn facts_are_right_wrong_or_withheld_with_a_confidence() {
     let names: Vec<(&str, f64)> =
         scores.metrics.iter().map(|score| (score.metric.as_str(), score.value)).collect();
     let surely = (-0.1f64).exp();
-    let brier = ((1.0 - surely).powi(2) + surely.powi(2)) / 2.0;
+    let brier = f64::midpoint((1.0 - surely).powi(2), surely.powi(2));
     let expect = [
         ("correct", 1.0 / 3.0),
         ("wrong", 1.0 / 3.0),

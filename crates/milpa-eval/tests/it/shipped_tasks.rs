@@ -7,7 +7,7 @@ use milpa_base::ScoreRequest;
 use milpa_eval::{
     TaskSpec,
     harness::{
-        HarnessRun, PreparedTask,
+        HARNESS_FORMAT, HarnessReport, HarnessRun, PreparedTask,
         ask::Answers,
         requests::{PromptOptions, Request},
     },
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
+    conversations::Talker,
     models::{Scripted, info, with_watch},
     real_data::data,
 };
@@ -185,4 +186,81 @@ fn prompts_that_a_task_cannot_have_are_refused() {
     check("name = \"b\"", "name = \"main\"", "one name");
     check("rotate_choices = 1", "template = \"{question\"", "without");
     check("rotate_choices = 1", "harness = { doc_to_text = \"a\" }", "does not take");
+}
+
+#[test]
+fn a_report_shows_groups_prompts_and_published_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let sums =
+        (1..9).map(|n| format!("{{\"question\": \"{n} + {n}\", \"answer\": \"{}\"}}\n", 2 * n));
+    fs::write(folder.path().join("mgsm_es.jsonl"), sums.collect::<String>()).unwrap();
+    let pair = |lang: &str, label: &str| {
+        format!(
+            "{{\"lang\": \"{lang}\", \"premise\": \"a\", \"hypothesis\": \"b\", \"label\": \"{label}\"}}\n"
+        )
+    };
+    let pairs = pair("gn", "entailment")
+        + &pair("gn", "neutral")
+        + &pair("aym", "entailment")
+        + &pair("aym", "entailment");
+    let zipped = zstd::encode_all(pairs.as_bytes(), 1).unwrap();
+    fs::write(folder.path().join("americasnli_dev.jsonl.zst"), zipped).unwrap();
+    // Right where the prompt asks for an answer, and fond of "Sí".
+    let model = Talker::new(|prompt| {
+        let number: u32 = prompt.chars().find_map(|c| c.to_digit(10)).unwrap_or(0);
+        if prompt.contains("Respuesta:") { format!(" {}", 2 * number) } else { " no".to_owned() }
+    });
+    let options = PromptOptions { data: Some(folder.path()), ..PromptOptions::default() };
+    let mut tasks = Vec::new();
+    with_watch(|watch| {
+        let mut answers = Answers::default();
+        let mut run = HarnessRun {
+            model: &model,
+            answers: &mut answers,
+            chat: false,
+            log_texts: false,
+            replicates: 100,
+            watch,
+        };
+        for name in ["es/mgsm", "mul/americasnli"] {
+            let spec = TaskSpec::builtin(name).unwrap();
+            let main = PreparedTask::from_toml(&spec, &options).unwrap();
+            let others = PreparedTask::other_prompts(&spec, &options).unwrap();
+            tasks.push(run.score_prompts(&main, &others).unwrap().0);
+        }
+    });
+    let nli = &tasks[1];
+    assert_eq!(nli.groups.len(), 2);
+    // One of two in Guaraní, two of two in Aymara: three quarters, each language counting half.
+    assert!((nli.group_means["lang"][0].value - 0.75).abs() < 1e-12);
+    let report = HarnessReport {
+        format: HARNESS_FORMAT,
+        milpa_version: "0".to_owned(),
+        command_line: "milpa eval run".to_owned(),
+        model: info("talker"),
+        endpoint: None,
+        fewshot_seed: 1234,
+        chat_template: false,
+        bootstrap_replicates: 100,
+        tasks,
+    };
+    let text = serde_json::to_string(&report).unwrap();
+    let read: HarnessReport = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.tasks[0].published[0].figures.len(), 4);
+    let pages = [report.to_markdown(), report.to_html(), report.to_string()];
+    for (page, end) in pages.iter().zip(["md", "html", "txt"]) {
+        // Left where a person can look at it.
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("harness_report.{end}"));
+        fs::write(path, page).unwrap();
+        for part in [
+            "· lang gn",
+            "· mean over lang",
+            "LatamGPT-70B SFT",
+            "+0.2120",
+            "250 questions there, 8 here",
+            "best main 1.0000, worst",
+        ] {
+            assert!(page.contains(part), "{part:?} is not in\n{page}");
+        }
+    }
 }
