@@ -170,6 +170,10 @@ pub fn train(
     let key = record.key.expect("a record made with new() has its key");
     let extended = checkpoint_to_extend(job, out, &record)?;
     if extended.is_none() {
+        if !job.config.stages.is_empty() && read_key(out) != key.to_string() {
+            // A new run: stages that cannot be drawn are refused before the folder is touched.
+            Data::open(job, None, false)?;
+        }
         claim_folder(out, key, progress)?;
     }
     let _lock = RunLock::acquire(out)?;
@@ -267,6 +271,11 @@ fn write_key(out: &Path, key: Digest) -> Result<(), TrainError> {
     Ok(write_file_atomic(&out.join(KEY_FILE), key.to_string().as_bytes())?)
 }
 
+/// The key of the run in a folder; empty if there is none.
+fn read_key(out: &Path) -> String {
+    fs::read_to_string(out.join(KEY_FILE)).unwrap_or_default().trim().to_owned()
+}
+
 /// The checkpoint from which a run in stages goes on with another plan than its own; `None` where the
 /// folder's run is this one, or where there is none in stages.
 fn checkpoint_to_extend(
@@ -274,9 +283,9 @@ fn checkpoint_to_extend(
     out: &Path,
     record: &Record,
 ) -> Result<Option<PathBuf>, TrainError> {
-    let key = fs::read_to_string(out.join(KEY_FILE)).unwrap_or_default();
+    let key = read_key(out);
     let now = record.key.expect("a record made with new() has its key").to_string();
-    if job.config.stages.is_empty() || key.is_empty() || key.trim() == now {
+    if job.config.stages.is_empty() || key.is_empty() || key == now {
         return Ok(None);
     }
     let path = out.to_owned();

@@ -13,6 +13,7 @@ use milpa_base::{
     write_file_atomic,
 };
 use milpa_corpus::times::StageTime;
+use milpa_train::Metric;
 
 use crate::{
     commands::eval,
@@ -45,8 +46,8 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
     if let Some(parameters) = evaluation.model.parameters {
         card(si(parameters as f64), "parameters");
     }
-    if let Some(milpa_train::Metric::Step { tokens, .. }) =
-        metrics.iter().rfind(|metric| matches!(metric, milpa_train::Metric::Step { .. }))
+    if let Some(Metric::Step { tokens, .. }) =
+        metrics.iter().rfind(|metric| matches!(metric, Metric::Step { .. }))
     {
         card(si(*tokens as f64), "tokens trained on");
     }
@@ -71,6 +72,8 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
     if let Ok(curve) = std::fs::read_to_string(folders.train().join("loss.svg")) {
         page += &curve;
     }
+
+    page += &what_was_read(&metrics);
 
     page += "<h2>Evaluation</h2>";
     for (_, svg) in evaluation.plots() {
@@ -111,6 +114,48 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
     page += page::END;
     write_file_atomic(&folders.report(), page.as_bytes())?;
     Ok(())
+}
+
+/// Tokens by stage and source, and the time of waiting for them; nothing for a run without such lines.
+fn what_was_read(metrics: &[Metric]) -> String {
+    let mut rows: Vec<(&str, BTreeMap<&str, u64>)> = Vec::new();
+    let (mut seconds, mut waited) = (0.0, 0.0);
+    for metric in metrics {
+        let Metric::Data { stage, tokens, step_seconds, data_seconds, .. } = metric else {
+            continue;
+        };
+        (seconds, waited) = (seconds + step_seconds, waited + data_seconds);
+        let stage = stage.as_deref().unwrap_or("all");
+        if rows.last().is_none_or(|(name, _)| *name != stage) {
+            rows.push((stage, BTreeMap::new()));
+        }
+        let Some((_, sums)) = rows.last_mut() else { continue };
+        for (source, tokens) in tokens {
+            *sums.entry(source).or_default() += tokens;
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut table =
+        "<div class='wide'><table><tr><th>stage</th><th>source</th><th class='n'>tokens read</th>\
+                     <th class='n'>share</th></tr>"
+            .to_owned();
+    for (stage, sums) in rows {
+        let total: u64 = sums.values().sum();
+        for (source, tokens) in sums {
+            let share = tokens as f64 / total.max(1) as f64 * 100.0;
+            let _ = write!(
+                table,
+                "<tr><td>{}</td><td>{}</td><td class='n'>{}</td><td class='n'>{share:.1} %</td></tr>",
+                escape(stage),
+                escape(source),
+                si(tokens as f64)
+            );
+        }
+    }
+    let share = waited / f64::max(seconds, f64::MIN_POSITIVE) * 100.0;
+    table + &format!("</table></div><p>Steps waited {share:.1} % of their time for data.</p>")
 }
 
 /// The speed of the corpus's stages as a table, or nothing where it was not noted.

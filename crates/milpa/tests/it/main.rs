@@ -9,4 +9,5 @@ mod harness;
 mod plan;
 mod plan_cluster;
 mod resume;
+mod stages;
 mod usage;
