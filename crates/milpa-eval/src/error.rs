@@ -146,6 +146,14 @@ pub enum EvalError {
         /// What is wrong.
         problem: String,
     },
+    /// The text that questions are looked for in cannot be used.
+    #[error("cannot look for questions in {corpus}: {problem}")]
+    Against {
+        /// The text.
+        corpus: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A reference compressor failed.
     #[error("cannot compress {bytes} bytes with {compressor} for comparison")]
     Compress {

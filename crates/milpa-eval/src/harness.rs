@@ -28,13 +28,14 @@ use milpa_base::{Digest, EndpointRecord, FinishReason, ModelInfo, PromptTokens, 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    contamination::{self, ContaminationReport},
     error::EvalError,
     factuality::FactualityReport,
     harness::{
         ask::{Answers, Asker},
         filters::{Filter, Pipeline},
         published::{Published, Setting, beside},
-        requests::{PromptOptions, Question, Questions, Request, Target, questions},
+        requests::{PromptOptions, Question, Questions, Request, Target, questions, with_choices},
         scores::{MetricScore, MetricSpec, Part, Response, aggregate, score_question},
         sensitivity::{PromptSensitivity, sensitivity},
         task_file::{LoadedTask, OutputType, bad_task},
@@ -193,6 +194,7 @@ impl PreparedTask {
             Question {
                 number,
                 line: item.line,
+                text: with_choices(&item.prompt, &item.choices),
                 requests,
                 choices,
                 target: Target::Choice(Some(item.answer)),
@@ -266,6 +268,9 @@ pub struct TaskScores {
     /// How far scores depend on the prompt, where several were tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<PromptSensitivity>,
+    /// Which questions stand in a corpus, where that was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contamination: Option<ContaminationReport>,
     /// What others published for this task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<Published>,
@@ -436,6 +441,7 @@ impl HarnessRun<'_> {
             metrics,
             group_means: group_means(&groups),
             groups,
+            contamination: None,
             refusal: None,
             factuality: None,
             prompts: Vec::new(),
@@ -586,7 +592,8 @@ impl HarnessRun<'_> {
 /// The mean over the groups of each field, of scores that all of them have.
 fn group_means(groups: &[GroupScores]) -> BTreeMap<String, Vec<MetricScore>> {
     let mut fields: BTreeMap<String, Vec<&GroupScores>> = BTreeMap::new();
-    for group in groups {
+    // What stands in a corpus is no sample of what does not.
+    for group in groups.iter().filter(|group| group.field != contamination::FIELD) {
         fields.entry(group.field.clone()).or_default().push(group);
     }
     let means = |groups: &[&GroupScores]| {

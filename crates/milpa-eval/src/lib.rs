@@ -18,6 +18,7 @@ pub mod choclo;
 pub mod compare;
 mod compress;
 pub mod config;
+pub mod contamination;
 pub mod divergence;
 mod error;
 pub mod factuality;

@@ -35,7 +35,8 @@ One stage at a time
   tokens    train, encode, generate-replay, inspect: tokenizer and token shards
   plan      run, viability, continued, inference, calibrate: what it takes, before it is spent
   train     Train a model
-  eval      run, suite, compare, judge, arena: measure models; build: make a benchmark
+  eval      look, run, suite, instructions, code, refusals, compare, judge, arena: measure models;
+            build: make a benchmark
   package   Make a bundle: Hugging Face folder and GGUF
 
 Use a model
@@ -444,6 +445,16 @@ pub struct HarnessArguments {
     /// Ask with every prompt that a task has, and show how far scores depend on it
     #[arg(long)]
     pub all_prompts: bool,
+    /// Look for the questions in this text (a corpus, or JSONL with `text`) and score those that
+    /// stand there apart
+    #[arg(long, value_name = "CORPUS")]
+    pub against: Option<PathBuf>,
+    /// Words of the n-grams by which questions are found with --against
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64), requires = "against")]
+    pub against_words: u32,
+    /// Share of a question's n-grams that must stand in one stretch
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "against")]
+    pub against_share: f64,
     /// Write prompts with the model's chat template
     #[arg(long)]
     pub apply_chat_template: bool,

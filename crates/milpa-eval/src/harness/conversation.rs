@@ -428,6 +428,7 @@ impl HarnessRun<'_> {
             metrics: scored.metrics,
             group_means: BTreeMap::new(),
             groups: scored.groups,
+            contamination: None,
             refusal: scored.refusal,
             factuality: scored.factuality,
             prompts: Vec::new(),

@@ -78,6 +78,7 @@ impl HarnessReport {
             html += &plot.to_svg();
         }
         for task in &self.tasks {
+            group_plots(task).iter().for_each(|plot| html += &plot.to_svg());
             html += &coverage_plot(task).map_or(String::new(), |plot| plot.to_svg());
             for prompts in &task.prompts {
                 html += &prompts_plot(&task.task, prompts).to_svg();
@@ -232,10 +233,43 @@ fn rows_of(metrics: &[MetricScore], head: &[String; 3]) -> Vec<Vec<String>> {
     metrics.iter().enumerate().map(row).collect()
 }
 
+/// For each field by which the questions are grouped, such as the country: the first share of each
+/// group, beside that of all questions.
+fn group_plots(task: &TaskScores) -> Vec<BarPlot> {
+    let mut fields: Vec<&str> = task.groups.iter().map(|group| group.field.as_str()).collect();
+    fields.dedup();
+    let plot = |field: &str| {
+        let whole = task.metrics.iter().find(|score| is_share(score))?;
+        let bars: Vec<Bar> = task
+            .groups
+            .iter()
+            .filter(|group| group.field == field)
+            .filter_map(|group| {
+                let same = |score: &&MetricScore| {
+                    score.metric == whole.metric && score.filter == whole.filter
+                };
+                let score = group.metrics.iter().find(same)?;
+                Some(Bar {
+                    name: format!("{} ({})", group.value, score.n),
+                    value: score.value,
+                    interval: score.interval.map(|interval| (interval.low, interval.high)),
+                    accent: true,
+                })
+            })
+            .collect();
+        (bars.len() > 1).then(|| BarPlot {
+            title: format!("{}: {} by {field}", task.task, whole.metric),
+            x_label: "score, with 95 % interval; the line is that of all questions".to_owned(),
+            bars,
+            reference: Some((whole.value, "all".to_owned())),
+        })
+    };
+    fields.into_iter().filter_map(plot).collect()
+}
+
 /// Scores between 0 and 1 that have an interval: accuracies, exact matches, F1.
 fn bars(task: &TaskScores) -> impl Iterator<Item = Bar> + '_ {
-    let is_share = |score: &&MetricScore| score.higher_is_better && score.value <= 1.0;
-    task.metrics.iter().filter(is_share).filter_map(|score| {
+    task.metrics.iter().filter(|score| is_share(score)).filter_map(|score| {
         let interval = score.interval?;
         let filter =
             if score.filter == "none" { String::new() } else { format!(" ({})", score.filter) };
@@ -246,6 +280,10 @@ fn bars(task: &TaskScores) -> impl Iterator<Item = Bar> + '_ {
             accent: true,
         })
     })
+}
+
+fn is_share(score: &MetricScore) -> bool {
+    score.higher_is_better && score.value <= 1.0
 }
 
 fn task_notes(task: &TaskScores) -> Vec<String> {
@@ -267,6 +305,22 @@ fn task_notes(task: &TaskScores) -> Vec<String> {
     notes.extend(task.prompts.iter().map(|prompts| format!("{name}: {}", prompts.note())));
     if let Some(factuality) = &task.factuality {
         notes.extend(factuality.notes().into_iter().map(|note| format!("{name}: {note}")));
+    }
+    if let Some(seen) = &task.contamination {
+        let first = seen.examples.first().map_or(String::new(), |finding| {
+            format!("; such as line {} in {}: {:?}", finding.line, finding.document, finding.begins)
+        });
+        notes.push(format!(
+            "{name}: {} of {} questions stand in {} ({} documents; {:.0} % of their {}-grams in one \
+             stretch), {} are too short to be looked for{first}",
+            seen.found,
+            seen.questions,
+            seen.corpus,
+            seen.documents,
+            100.0 * seen.ngrams.share,
+            seen.ngrams.words,
+            seen.too_short
+        ));
     }
     if task.scored < task.documents {
         notes.push(format!("{name}: {} of {} documents scored", task.scored, task.documents));

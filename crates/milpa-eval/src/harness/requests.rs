@@ -75,6 +75,8 @@ pub struct Question {
     pub number: usize,
     /// Line in the file.
     pub line: u64,
+    /// The question by itself: without examples, with its choices.
+    pub text: String,
     /// What is asked, in order.
     pub requests: Vec<Request>,
     /// The choices' texts, where there are choices.
@@ -87,6 +89,16 @@ pub struct Question {
     pub groups: BTreeMap<String, String>,
     /// What it shares with others.
     pub cluster: Option<String>,
+}
+
+/// A question with those of its choices that it does not hold itself.
+pub(crate) fn with_choices(text: &str, choices: &[String]) -> String {
+    let mut whole = text.to_owned();
+    for choice in choices.iter().filter(|choice| !text.contains(choice.as_str())) {
+        whole.push('\n');
+        whole.push_str(choice);
+    }
+    whole
 }
 
 /// What may be said on the command line about prompts.
@@ -189,6 +201,10 @@ pub fn questions(
             Ok((requests, choices, target)) => questions.push(Question {
                 number,
                 line: *line,
+                text: match writer.question.text(document) {
+                    Ok(Answer::One(text)) => with_choices(&text, &choices),
+                    _ => with_choices("", &choices),
+                },
                 requests,
                 choices,
                 target,

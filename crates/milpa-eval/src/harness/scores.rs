@@ -616,6 +616,7 @@ mod tests {
         let choices = choices.iter().map(|choice| (*choice).to_owned()).collect();
         Question {
             number: 0,
+            text: String::new(),
             line: 1,
             requests: Vec::new(),
             choices,

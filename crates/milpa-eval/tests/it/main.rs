@@ -4,6 +4,7 @@
 
 mod arena;
 mod choclo;
+mod contamination;
 mod conversations;
 mod coverage;
 mod instructions;

@@ -4,8 +4,10 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use milpa_base::artifact::write_file_atomic;
+use milpa_corpus::{Split, read_split};
 use milpa_eval::{
     EvalConfig, TaskSpec, Watch,
+    contamination::{self, ContaminationReport},
     harness::{
         HARNESS_FORMAT, HarnessReport, HarnessRun, PreparedTask,
         ask::Answers,
@@ -13,8 +15,10 @@ use milpa_eval::{
         requests::{ChatRenderer, PromptOptions},
         task_file::LoadedTask,
     },
+    read_jsonl_texts,
     task::TaskKind,
 };
+use milpa_text::ngram_index::NgramConfig;
 use milpa_tokens::Message;
 
 use crate::{
@@ -71,11 +75,13 @@ fn score(
         data: arguments.data.as_deref(),
     };
     // All tasks are read before the model is asked anything.
-    let tasks: Vec<Prepared> = arguments
+    let mut tasks: Vec<Prepared> = arguments
         .tasks
         .iter()
         .map(|task| prepare(task, arguments, &options))
         .collect::<Result<_>>()?;
+    let watch = Watch { progress: &context.progress, stop: &context.stop };
+    let mut seen = look_for(&mut tasks, arguments, watch)?.into_iter();
     let mut answers = Answers::open(&arguments.out.join(ANSWERS_FILE))?;
     let replicates = EvalConfig::default().bootstrap_replicates;
     let mut harness = HarnessRun {
@@ -84,13 +90,14 @@ fn score(
         chat: arguments.apply_chat_template,
         log_texts: arguments.log_texts,
         replicates,
-        watch: Watch { progress: &context.progress, stop: &context.stop },
+        watch,
     };
     let (mut scores, mut logs) = (Vec::new(), Vec::new());
     for task in &tasks {
         match task {
             Prepared::Asked(task, others) => {
-                let (scored, log) = harness.score_prompts(task, others)?;
+                let (mut scored, log) = harness.score_prompts(task, others)?;
+                scored.contamination = seen.next();
                 scores.push(scored);
                 logs.extend(log);
             }
@@ -129,6 +136,32 @@ enum Prepared {
     /// With its own prompt, and with others.
     Asked(PreparedTask, Vec<(String, PreparedTask)>),
     Conversation(Box<ConversationTask>),
+}
+
+/// Looks for the questions of the tasks in the text of `--against`: a report for each task that is
+/// asked, in their order.
+fn look_for(
+    tasks: &mut [Prepared],
+    arguments: &HarnessArguments,
+    watch: Watch<'_>,
+) -> Result<Vec<ContaminationReport>> {
+    let Some(path) = &arguments.against else { return Ok(Vec::new()) };
+    let mut asked: Vec<&mut PreparedTask> = tasks
+        .iter_mut()
+        .filter_map(|task| match task {
+            Prepared::Asked(task, _) => Some(task),
+            Prepared::Conversation(_) => None,
+        })
+        .collect();
+    let ngrams = NgramConfig { words: arguments.against_words, share: arguments.against_share };
+    let name = path.display().to_string();
+    if path.is_dir() {
+        let mut texts = read_split(path, Split::Train)?;
+        Ok(contamination::look_for(&mut asked, &mut texts, &name, ngrams, watch)?)
+    } else {
+        let mut texts = read_jsonl_texts(path, "text")?;
+        Ok(contamination::look_for(&mut asked, &mut texts, &name, ngrams, watch)?)
+    }
 }
 
 /// Writes questions and answers as `milpa eval judge` reads them, and says how to go on.
