@@ -620,7 +620,12 @@ fn mean_of_scores(first: &MetricScore, scores: &[&MetricScore]) -> Option<Metric
         squares.map(|squares| squares.iter().sum::<f64>().sqrt() / scores.len() as f64);
     let interval = standard_error.map(|error| {
         let half = normal_quantile(f64::midpoint(1.0, LEVEL)) * error;
-        Interval { low: value - half, high: value + half, level: LEVEL, method: Method::Combined }
+        let (low, high) = (value - half, value + half);
+        let interval = Interval { low, high, level: LEVEL, method: Method::Combined };
+        let are_shares = scores.iter().all(|score| {
+            score.interval.is_none_or(|interval| interval.low >= 0.0 && interval.high <= 1.0)
+        });
+        if are_shares { interval.within_shares() } else { interval }
     });
     Some(MetricScore { value, standard_error, interval, n: scores.len() as u64, ..first.clone() })
 }

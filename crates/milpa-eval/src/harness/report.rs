@@ -191,7 +191,7 @@ fn prompts_plot(task: &str, prompts: &PromptSensitivity) -> BarPlot {
         accent: prompt.name == MAIN_PROMPT,
     };
     BarPlot {
-        title: format!("{task}: {} by prompt", prompts.metric),
+        title: format!("{task}: {}{} by prompt", prompts.metric, shown_filter(&prompts.filter)),
         x_label: "score, with 95 % interval over questions".to_owned(),
         bars: prompts.prompts.iter().map(bar).collect(),
         reference: Some((prompts.mean, "mean over prompts".to_owned())),
@@ -207,14 +207,16 @@ fn list(html: &mut String, title: &str, notes: &[String]) {
     *html += "</ul>";
 }
 
+/// The name of a pipeline behind that of a metric; nothing where there is none.
+pub(super) fn shown_filter(name: &str) -> String {
+    if name == "none" { String::new() } else { format!(" ({name})") }
+}
+
 /// A row for each score; `head` stands before the first.
 fn rows_of(metrics: &[MetricScore], head: &[String; 3]) -> Vec<Vec<String>> {
     let row = |(index, score): (usize, &MetricScore)| {
         let first = |text: &String| if index == 0 { text.clone() } else { String::new() };
-        let filter = match score.filter.as_str() {
-            "none" => String::new(),
-            name => format!(" ({name})"),
-        };
+        let filter = shown_filter(&score.filter);
         let arrow = if score.higher_is_better { '↑' } else { '↓' };
         let [name, version, shots] = head;
         vec![
@@ -271,8 +273,7 @@ fn group_plots(task: &TaskScores) -> Vec<BarPlot> {
 fn bars(task: &TaskScores) -> impl Iterator<Item = Bar> + '_ {
     task.metrics.iter().filter(|score| is_share(score)).filter_map(|score| {
         let interval = score.interval?;
-        let filter =
-            if score.filter == "none" { String::new() } else { format!(" ({})", score.filter) };
+        let filter = shown_filter(&score.filter);
         Some(Bar {
             name: format!("{} · {}{filter}", task.task, score.metric),
             value: score.value,

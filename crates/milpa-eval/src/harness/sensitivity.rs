@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    harness::{QuestionLog, scores::MetricScore},
+    harness::{QuestionLog, report::shown_filter, scores::MetricScore},
     statistics::{
         Interval, LEVEL, Share, VarianceShares, crossed_mean_interval, mean, mean_interval,
         variance_shares,
@@ -94,7 +94,10 @@ pub(crate) fn sensitivity(
         prompts,
         spread: (best - worst).abs(),
         mean: mean(&table),
-        interval: crossed_mean_interval(&table, runs.len(), LEVEL).map(|(_, interval)| interval),
+        interval: crossed_mean_interval(&table, runs.len(), LEVEL).map(|(_, interval)| {
+            let are_shares = table.iter().all(|score| (0.0..=1.0).contains(score));
+            if are_shares { interval.within_shares() } else { interval }
+        }),
         variance,
     })
 }
@@ -111,8 +114,9 @@ impl PromptSensitivity {
         let VarianceShares { items, prompts, interaction, .. } = self.variance;
         let whole = (items + prompts + interaction).max(f64::MIN_POSITIVE);
         let percent = |part: f64| 100.0 * part / whole;
+        let filter = shown_filter(&self.filter);
         format!(
-            "{} over {} prompts and {} questions: best {}, worst {}, spread {:.4}; mean {:.4}{interval}; \
+            "{}{filter} over {} prompts and {} questions: best {}, worst {}, spread {:.4}; mean {:.4}{interval}; \
              of the variance {:.0} % lies in questions, {:.0} % in prompts, {:.0} % in both together",
             self.metric,
             self.prompts.len(),

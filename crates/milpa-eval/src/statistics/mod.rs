@@ -73,6 +73,14 @@ pub struct Interval {
     pub method: Method,
 }
 
+impl Interval {
+    /// The part between 0 and 1, for what cannot lie beyond.
+    #[must_use]
+    pub fn within_shares(self) -> Self {
+        Self { low: self.low.clamp(0.0, 1.0), high: self.high.clamp(0.0, 1.0), ..self }
+    }
+}
+
 /// A share of what was counted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
