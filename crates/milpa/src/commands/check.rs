@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use milpa_train::{StageConfig, TrainConfig};
 
 use crate::{commands::train, context::Context};
 
@@ -18,5 +19,21 @@ pub fn check(context: &Context, path: &Path) -> Result<()> {
         bail!("paths in {} that do not exist:\n{}", recipe.path.display(), list.join("\n"));
     }
     let plan = train::check_plan(context, &recipe, None)?;
-    context.show(&plan, || format!("{} is in order\n\n{plan}", recipe.path.display()))
+    context.show(&plan, || {
+        format!("{} is in order\n\n{plan}{}", recipe.path.display(), stages(&recipe.recipe.train))
+    })
+}
+
+/// The steps of each stage, for a run that has some.
+fn stages(config: &TrainConfig) -> String {
+    let steps = config.stage_steps().unwrap_or_default();
+    let one = |(stage, steps): (&StageConfig, u64)| format!("{} {steps} steps", stage.name);
+    let stages: Vec<String> = config.stages.iter().zip(steps).map(one).collect();
+    if stages.is_empty() {
+        return String::new();
+    }
+    format!(
+        "\nstages       {}; milpa train --dry-run shows tokens and epochs by source",
+        stages.join(", ")
+    )
 }
