@@ -229,7 +229,7 @@ mod tests {
         let replay = "[[train.replay]]\nname = \"general\"\nshare = 0.1\n[eval]";
         let error = read(&recipe.replacen("[eval]", replay, 1)).unwrap_err().to_string();
         assert!(error.contains("`general` and has no `tokens`"), "{error}");
-        let error = read(&recipe.replace("40960 tokens", "4096 tokens")).unwrap_err().to_string();
+        let error = read(&recipe.replace("40960 tokens", "409600 tokens")).unwrap_err().to_string();
         assert!(error.contains("`train.stage` cannot be right: the stages"), "{error}");
     }
 
