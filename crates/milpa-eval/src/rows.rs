@@ -107,6 +107,7 @@ fn separator(head: &str) -> char {
     [',', ';', '\t'].into_iter().rev().max_by_key(|&sign| count(sign)).unwrap_or(',')
 }
 
+/// Cells of one CSV record (RFC 4180): quotes around a cell, doubled inside.
 fn csv_cells(record: &str, separator: char) -> Vec<String> {
     let mut cells = vec![String::new()];
     let mut quoted = false;

@@ -104,7 +104,7 @@ impl fmt::Display for TruequeBuild {
             let mut reasons: Vec<_> = row.rejected.iter().collect();
             reasons.sort_by_key(|(reason, count)| (Reverse(**count), (*reason).clone()));
             for (reason, count) in reasons.iter().take(6) {
-                writeln!(f, "{:>25}   {reason}", count)?;
+                writeln!(f, "{count:>25}   {reason}")?;
             }
             if reasons.len() > 6 {
                 let rest: u64 = reasons[6..].iter().map(|(_, count)| **count).sum();
@@ -311,18 +311,17 @@ fn without_duplicates(
             .into_iter()
             .filter(|(number, _)| kept[*number].language == question.language)
             .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-        match nearest {
-            Some((number, _)) => rejected.push(Rejected {
+        if let Some((number, _)) = nearest {
+            rejected.push(Rejected {
                 id: question.id,
                 reason: "asks the same as another".to_owned(),
                 question: question.question,
                 instead: kept[number].id.clone(),
                 ..Rejected::default()
-            }),
-            None => {
-                alike.enter(kept.len(), print);
-                kept.push(question);
-            }
+            });
+        } else {
+            alike.enter(kept.len(), print);
+            kept.push(question);
         }
     }
     kept.sort_by(|a, b| a.id.cmp(&b.id));

@@ -419,7 +419,7 @@ pub(crate) fn invent(spec: &Spec) -> Invented {
             turns.push(("user", other));
             turns.push(("assistant", "…"));
         }
-        if draw(4) % 6 == 0 {
+        if draw(4).is_multiple_of(6) {
             let (_, text, secret) = PERSONAL[draw(5) as usize % PERSONAL.len()];
             turns.push(("user", text));
             planted.push(secret.to_owned());
@@ -570,7 +570,7 @@ fn answer_row(id: &str, question: &str) -> Value {
 
 fn review_row(id: &str, answer_hash: &str, topic: &str, reviewer: &str) -> Value {
     let draw = Seed(11).derive(id).0;
-    if draw % 11 == 0 {
+    if draw.is_multiple_of(11) {
         return json!({
             "id": id, "answer_hash": answer_hash, "verdict": "reject", "reason": "no_reliable_source", "reviewer": reviewer,
         });

@@ -299,8 +299,6 @@ fn civil_day(date: &str) -> Option<i64> {
     Some(era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468)
 }
 
-/// Cells of one CSV record (RFC 4180): quotes around a cell, doubled inside.
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -326,7 +326,7 @@ fn read_batch(
                 })
             })
             .collect();
-        let joined = workers.into_iter().map(|worker| worker.join());
+        let joined = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined.flat_map(|part| part.expect("reading a line does not panic")).collect()
     })
 }

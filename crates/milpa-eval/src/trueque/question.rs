@@ -64,9 +64,12 @@ fn sentences(turn: &str) -> Vec<&str> {
                 next.is_none_or(|next| !matches!(next, '?' | '!' | '»' | '"' | '”'))
             }
             '.' | ';' => {
-                let word = turn[start..at].rsplit(char::is_whitespace).next().unwrap_or_default();
-                let short = word.chars().count() <= 3 && word.starts_with(char::is_uppercase);
-                next.is_none_or(char::is_whitespace) && !short
+                // "EE. UU." and "Sr." end no sentence.
+                next.is_none_or(char::is_whitespace) && {
+                    let mut words = turn[start..at].rsplit(char::is_whitespace);
+                    let word = words.next().unwrap_or_default();
+                    word.chars().nth(3).is_some() || !word.starts_with(char::is_uppercase)
+                }
             }
             _ => false,
         };
@@ -102,10 +105,9 @@ fn question(sentence: &str, language: Language, alone: bool) -> Option<String> {
         return kept.contains(char::is_alphanumeric).then(|| kept.to_owned());
     }
     let most = match begins {
-        Begins::No => return None,
         Begins::Surely => MAX_UNMARKED_WORDS,
         Begins::Perhaps if alone => MAX_AMBIGUOUS_WORDS,
-        Begins::Perhaps => return None,
+        _ => return None,
     };
     (folded.len() <= most).then(|| stripped.to_owned())
 }

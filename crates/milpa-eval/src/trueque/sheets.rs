@@ -297,10 +297,13 @@ fn short(text: &str) -> Result<Vec<String>, String> {
 
 const NO_SOURCE: &str = "an answer without source; give an address or a bibliographic reference";
 
+/// Sheets by the step that they belong to.
+type Steps = BTreeMap<&'static str, Vec<PathBuf>>;
+
 /// Names of the files that came back, by the step that they belong to, and of those that do not.
-fn files_of(dir: &Path) -> Result<(BTreeMap<&'static str, Vec<PathBuf>>, Vec<PathBuf>), EvalError> {
+fn files_of(dir: &Path) -> Result<(Steps, Vec<PathBuf>), EvalError> {
     let failed = |source| EvalError::Read { path: dir.to_owned(), source };
-    let (mut known, mut other) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
+    let (mut known, mut other) = (Steps::new(), Vec::new());
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -315,7 +318,9 @@ fn files_of(dir: &Path) -> Result<(BTreeMap<&'static str, Vec<PathBuf>>, Vec<Pat
             None => other.push(path),
         }
     }
-    known.values_mut().for_each(|paths| paths.sort());
+    for paths in known.values_mut() {
+        paths.sort();
+    }
     other.sort();
     Ok((known, other))
 }
@@ -560,9 +565,7 @@ fn add_review(
         ));
         return Ok(());
     }
-    let decision = if !keep {
-        Decision::Reject { reason: cells.reason()? }
-    } else {
+    let decision = if keep {
         let correct =
             correct.ok_or("keep needs `correct`: whether the answer is right, yes or no")?;
         if !correct && changes.reference.is_none() && changes.short_answers.is_none() {
@@ -577,6 +580,8 @@ fn add_review(
             return Err(format!("corrected: {NO_SOURCE}"));
         }
         Decision::Keep { correct, answer: changes.apply(&answered.proposal) }
+    } else {
+        Decision::Reject { reason: cells.reason()? }
     };
     let review = Review { by: by.clone(), decision };
     let reviews = returned.reviews.entry(id.to_owned()).or_default();

@@ -99,10 +99,9 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 fn items(dir: &Path) -> BTreeMap<String, (String, TruequeItem)> {
     let mut found = BTreeMap::new();
-    for name in files(dir).keys().map(|path| path.to_string_lossy().into_owned()) {
-        let Some((split, _)) = name.split_once('-').filter(|_| name.ends_with(".jsonl")) else {
-            continue;
-        };
+    let tables = files(dir).into_keys().filter(|path| path.extension() == Some("jsonl".as_ref()));
+    for name in tables.map(|path| path.to_string_lossy().into_owned()) {
+        let (split, _) = name.split_once('-').unwrap();
         for item in read_items(&dir.join(&name)).unwrap() {
             assert!(found.insert(item.id.clone(), (split.to_owned(), item)).is_none());
         }
