@@ -204,12 +204,11 @@ impl Field {
                 break status;
             }
             let saved = newest(&out);
-            if killed < 4 && saved > last + 3 * EVERY {
-                if let Some(child) = child_of(supervisor.id()) {
-                    let signal = if killed % 2 == 0 { "-KILL" } else { "-SEGV" };
-                    Command::new("kill").args([signal, &child.to_string()]).status()?;
-                    (killed, last) = (killed + 1, saved);
-                }
+            let due = killed < 4 && saved > last + 3 * EVERY;
+            if let Some(child) = due.then(|| child_of(supervisor.id())).flatten() {
+                let signal = if killed % 2 == 0 { "-KILL" } else { "-SEGV" };
+                Command::new("kill").args([signal, &child.to_string()]).status()?;
+                (killed, last) = (killed + 1, saved);
             }
             std::thread::sleep(Duration::from_millis(20));
         };

@@ -243,14 +243,13 @@ impl ParameterStore {
     pub fn snapshot(&self) -> Self {
         let mut copy = Self::new(self.device.clone());
         for parameter in &self.parameters {
-            let data = match parameter.data.blocks() {
-                Some(_) => Arc::clone(&parameter.data),
-                None => {
-                    let (length, dtype) = (parameter.data.len(), parameter.data.dtype());
-                    let mut data = self.device.allocate_as(length, dtype);
-                    self.device.copy(&parameter.data, &mut data);
-                    Arc::new(data)
-                }
+            let data = if parameter.data.blocks().is_some() {
+                Arc::clone(&parameter.data)
+            } else {
+                let (length, dtype) = (parameter.data.len(), parameter.data.dtype());
+                let mut data = self.device.allocate_as(length, dtype);
+                self.device.copy(&parameter.data, &mut data);
+                Arc::new(data)
             };
             copy.names.insert(parameter.name.clone(), ParameterId(copy.parameters.len()));
             copy.parameters.push(Parameter {

@@ -273,7 +273,7 @@ impl LanguageModel {
         labels.clear();
         for (group, own) in scores.chunks(GROUP).enumerate() {
             // Nearly all groups are passed over by one comparison of all their scores.
-            if own.iter().fold(false, |any, &score| any | (score >= least)) {
+            if own.iter().max().is_some_and(|&best| best >= least) {
                 let likely = own.iter().enumerate().filter(|&(_, &score)| score >= least);
                 labels.extend(likely.map(|(at, _)| group * GROUP + at));
             }

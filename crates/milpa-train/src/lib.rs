@@ -34,6 +34,7 @@ pub use schedule::{Curve, Piece, Schedule, Shape};
 pub use stability::{StabilityConfig, StabilityState};
 pub use stages::{ReplayConfig, SourceWeight, StageConfig, StageTable};
 pub use trainer::{
-    AVERAGED_CHECKPOINT, FINAL_CHECKPOINT, Job, Summary, model_shape, train, train_shape,
+    AVERAGED_CHECKPOINT, FINAL_CHECKPOINT, Job, OnGradients, Summary, model_shape, train,
+    train_shape,
 };
 pub use watchdog::{Activity, Hang, Pulse, ThreadState, Watchdog};

@@ -20,22 +20,19 @@ impl TensorFile {
     pub(crate) fn add(&mut self, device: &Device, name: String, shape: &[usize], buffer: &Buffer) {
         let mut values = vec![0.0; buffer.len()];
         device.download(buffer, &mut values);
-        let (dtype, bytes) = match buffer.dtype() {
+        let (dtype, bytes) = if buffer.dtype() == DType::BF16 {
             // Widened bf16 values have zeros in their lower half.
-            DType::BF16 => {
-                let mut bytes = vec![0; 2 * values.len()];
-                for (two, value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(&values) {
-                    *two = ((value.to_bits() >> 16) as u16).to_le_bytes();
-                }
-                (Dtype::BF16, bytes)
+            let mut bytes = vec![0; 2 * values.len()];
+            for (two, value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(&values) {
+                *two = ((value.to_bits() >> 16) as u16).to_le_bytes();
             }
-            _ => {
-                let mut bytes = vec![0; 4 * values.len()];
-                for (four, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&values) {
-                    *four = value.to_le_bytes();
-                }
-                (Dtype::F32, bytes)
+            (Dtype::BF16, bytes)
+        } else {
+            let mut bytes = vec![0; 4 * values.len()];
+            for (four, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&values) {
+                *four = value.to_le_bytes();
             }
+            (Dtype::F32, bytes)
         };
         self.tensors.insert(name, (dtype, shape.to_vec(), bytes));
     }

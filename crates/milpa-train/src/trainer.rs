@@ -57,6 +57,9 @@ const CREDIBLE_UTILISATION: f64 = 0.85;
 /// How often a step is shown to people; every step is in the metrics.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// What is called with a step and the parameters once their gradients are there.
+pub type OnGradients<'a> = &'a dyn Fn(u64, &mut ParameterStore);
+
 /// What a run is a function of, and where it computes.
 pub struct Job<'a> {
     /// Steps, schedule, optimiser.
@@ -90,7 +93,7 @@ pub struct Job<'a> {
     pub pulse: &'a Pulse,
     /// Called with the step (from 1) and the parameters once their gradients are there, before they
     /// are judged: to look at them, or to damage them in a test.
-    pub on_gradients: Option<&'a dyn Fn(u64, &mut ParameterStore)>,
+    pub on_gradients: Option<OnGradients<'a>>,
 }
 
 /// How a run ended.
@@ -209,7 +212,7 @@ pub fn train(
             write_key(out, key)?;
             progress.line(&format!("going on with the new plan after step {}", run.step));
         }
-        run.to_end(&record, progress, stop)
+        run.train_to_end(&record, progress, stop)
     })?;
     let curve = loss_curve(
         &read_metrics(out)
@@ -414,7 +417,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
     }
 
     /// Trains to the end, or to a stop; the identity of the final checkpoint.
-    fn to_end(
+    fn train_to_end(
         mut self,
         record: &Record,
         progress: &dyn Progress,

@@ -20,9 +20,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Without a limit of the user's: how many times the longest pause so far counts as standing still…
 const PATIENCE: u32 = 30;
 /// …but never less than this,
-const LEAST_LIMIT: Duration = Duration::from_secs(120);
+const LEAST_LIMIT: Duration = Duration::from_mins(2);
 /// and this as long as no step was finished.
-const FIRST_LIMIT: Duration = Duration::from_secs(1800);
+const FIRST_LIMIT: Duration = Duration::from_mins(30);
 /// Most threads that are described.
 const MAX_THREADS: usize = 256;
 
@@ -262,6 +262,6 @@ mod tests {
         pulse.beat(0, Activity::Gradients);
         assert_eq!(pulse.limit(None), LEAST_LIMIT);
         pulse.longest.store(60_000, Ordering::Relaxed);
-        assert_eq!(pulse.limit(None), Duration::from_secs(1800));
+        assert_eq!(pulse.limit(None), Duration::from_mins(30));
     }
 }

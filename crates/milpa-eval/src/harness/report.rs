@@ -78,7 +78,9 @@ impl HarnessReport {
             html += &plot.to_svg();
         }
         for task in &self.tasks {
-            group_plots(task).iter().for_each(|plot| html += &plot.to_svg());
+            for plot in group_plots(task) {
+                html += &plot.to_svg();
+            }
             html += &coverage_plot(task).map_or(String::new(), |plot| plot.to_svg());
             for prompts in &task.prompts {
                 html += &prompts_plot(&task.task, prompts).to_svg();

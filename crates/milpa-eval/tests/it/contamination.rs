@@ -26,8 +26,8 @@ const DATA: &str = r#"{"question": "¿En qué año se fundó la ciudad que hoy e
 {"question": "¿Dos?", "choices": ["2", "3"], "answer": 0}
 "#;
 
-fn text(id: &str, text: &str) -> std::io::Result<TextRecord> {
-    Ok(TextRecord { id: id.to_owned(), source: "web".to_owned(), text: text.to_owned() })
+fn text(id: &str, text: &str) -> TextRecord {
+    TextRecord { id: id.to_owned(), source: "web".to_owned(), text: text.to_owned() }
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn questions_that_were_seen_are_scored_apart() {
         text("c", "…la montaña más alta de la cordillera que cruza el sur del continente"),
     ];
     let reports = with_watch(|watch| {
-        let mut texts = corpus.into_iter();
+        let mut texts = corpus.into_iter().map(Ok);
         let ngrams = NgramConfig { words: 5, share: 0.4 };
         look_for(&mut [&mut prepared], &mut texts, "corpus", ngrams, watch).unwrap()
     });

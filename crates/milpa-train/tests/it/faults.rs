@@ -15,6 +15,9 @@ use crate::harness::{Beside, Field, files, recipe};
 
 const FINAL: &str = "checkpoint";
 
+/// Damages a checkpoint's folder.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 fn steps_kept(out: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(out.join("checkpoints"))
         .unwrap()
@@ -37,7 +40,7 @@ fn a_damaged_checkpoint_is_never_loaded() {
     let config = recipe("keep_checkpoints = 3");
     field.train("whole", &config).unwrap();
     let expect = files(&field.folder("whole").join(FINAL));
-    let damages: [(&str, &dyn Fn(&Path)); 4] = [
+    let damages: [(&str, Damage<'_>); 4] = [
         ("a flipped bit", &|dir| {
             let path = dir.join("optimizer.safetensors");
             let mut bytes = fs::read(&path).unwrap();
@@ -135,7 +138,7 @@ fn a_step_that_hangs_is_noticed_with_what_it_was_doing() {
     // Hangs until it is noticed.
     let hang = |step: u64, _: &mut ParameterStore| {
         if step == 5 {
-            let wait = Duration::from_secs(60);
+            let wait = Duration::from_mins(1);
             let hang = receiver.lock().unwrap().recv_timeout(wait).unwrap();
             assert_eq!((hang.steps_done, hang.activity), (4, Activity::Gradients));
         }

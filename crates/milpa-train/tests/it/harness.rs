@@ -8,11 +8,13 @@ use std::{
 };
 
 use milpa_base::{Progress, Seed, Silent, StopFlag, TextRecord};
-use milpa_model::{Device, ModelConfig, ParameterStore};
+use milpa_model::{Device, ModelConfig};
 use milpa_tokens::{
     Context, TokenDataset, Tokenizer, TokenizerConfig, TokensConfig, encode_shards, train_tokenizer,
 };
-use milpa_train::{Job, Metric, Pulse, ReplaySet, Summary, TrainConfig, TrainError, read_metrics};
+use milpa_train::{
+    Job, Metric, OnGradients, Pulse, ReplaySet, Summary, TrainConfig, TrainError, read_metrics,
+};
 
 const TEXTS: [&str; 4] = [
     "En un lugar de la Mancha, de cuyo nombre no quiero acordarme, vivía un hidalgo.",
@@ -26,7 +28,7 @@ const TEXTS: [&str; 4] = [
 pub(crate) struct Beside<'a> {
     pub(crate) mirror: Option<&'a Path>,
     pub(crate) pulse: Arc<Pulse>,
-    pub(crate) on_gradients: Option<&'a dyn Fn(u64, &mut ParameterStore)>,
+    pub(crate) on_gradients: Option<OnGradients<'a>>,
     /// Whether a run in stages goes on although its plan changed.
     pub(crate) extend: bool,
 }

@@ -134,7 +134,7 @@ fn score(
 /// A task, ready to be run.
 enum Prepared {
     /// With its own prompt, and with others.
-    Asked(PreparedTask, Vec<(String, PreparedTask)>),
+    Asked(Box<PreparedTask>, Vec<(String, PreparedTask)>),
     Conversation(Box<ConversationTask>),
 }
 
@@ -149,7 +149,7 @@ fn look_for(
     let mut asked: Vec<&mut PreparedTask> = tasks
         .iter_mut()
         .filter_map(|task| match task {
-            Prepared::Asked(task, _) => Some(task),
+            Prepared::Asked(task, _) => Some(&mut **task),
             Prepared::Conversation(_) => None,
         })
         .collect();
@@ -191,7 +191,7 @@ fn prepare(
     let is_yaml = task.extension().is_some_and(|end| end == "yaml" || end == "yml");
     if is_yaml {
         let task = PreparedTask::from_yaml(&LoadedTask::load(task)?, options)?;
-        return Ok(Prepared::Asked(task, Vec::new()));
+        return Ok(Prepared::Asked(Box::new(task), Vec::new()));
     }
     let spec = TaskSpec::find(task)?;
     Ok(if spec.kind == TaskKind::Conversation {
@@ -202,7 +202,7 @@ fn prepare(
         } else {
             Vec::new()
         };
-        Prepared::Asked(PreparedTask::from_toml(&spec, options)?, others)
+        Prepared::Asked(Box::new(PreparedTask::from_toml(&spec, options)?), others)
     })
 }
 
