@@ -105,6 +105,7 @@ pub fn look_for(
             watch.progress.advance(documents);
         }
     }
+    watch.progress.advance(documents);
     watch.progress.end();
     if documents == 0 {
         return Err(bad("it holds no text".to_owned()));
@@ -116,6 +117,8 @@ pub fn look_for(
         let searched = items.iter().filter(|place| own(place)).count();
         let hits: Vec<&Finding> =
             found.iter().filter(|(place, _)| own(place)).map(|(_, finding)| finding).collect();
+        // Where none was found there is nothing to tell apart.
+        let is_split = !hits.is_empty();
         reports.push(ContaminationReport {
             corpus: corpus.to_owned(),
             ngrams,
@@ -126,6 +129,9 @@ pub fn look_for(
             too_short: (questions - searched) as u64,
             examples: hits.into_iter().take(MAX_EXAMPLES).cloned().collect(),
         });
+        if !is_split {
+            continue;
+        }
         for (number, question) in task.questions.questions.iter_mut().enumerate() {
             let is_found = found.contains_key(&(at, number));
             let value = if is_found { "found" } else { "not found" };
