@@ -129,7 +129,7 @@ pub enum Command {
     },
     /// Say how to reproduce the numbers of a run
     Explain {
-        /// A run folder or an artifact folder
+        /// A run folder, the folder of an evaluation, or an artifact folder
         run: PathBuf,
     },
     /// Raw pages and books to clean documents

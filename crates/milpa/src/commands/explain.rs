@@ -1,11 +1,12 @@
 //! `milpa explain`: how the numbers of a run came about, and how to get them again.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use milpa_base::{Manifest, manifest::MANIFEST_FILE, units::duration};
 use milpa_plan::sheet::Sheet;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     context::Context,
@@ -30,10 +31,97 @@ struct Stage {
     seconds: f64,
 }
 
-/// Explains a run folder or one artifact.
+/// What a report of an evaluation says of its own making.
+#[derive(Debug, Serialize)]
+struct Evaluated {
+    folder: String,
+    milpa_version: String,
+    command: String,
+    model: Option<String>,
+    model_hash: Option<String>,
+    tasks: Vec<EvaluatedTask>,
+    /// Whether the model's answers lie there, so that the command asks for none again.
+    has_answers: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct EvaluatedTask {
+    name: String,
+    version: f64,
+    questions: u64,
+    shots: u64,
+    task_hash: String,
+    data_hashes: Vec<String>,
+}
+
+impl Evaluated {
+    /// Reads the report of a folder; `None` where there is none that names its command.
+    fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join("report.json");
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+        let report: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no JSON; evaluate again", path.display()))?;
+        let Some(command) = report["command_line"].as_str() else { return Ok(None) };
+        let string = |value: &Value| value.as_str().map(str::to_owned);
+        let task = |task: &Value| {
+            Some(EvaluatedTask {
+                name: string(&task["task"])?,
+                version: task["version"].as_f64().unwrap_or_default(),
+                questions: task["scored"].as_u64().unwrap_or_default(),
+                shots: task["num_fewshot"].as_u64().unwrap_or_default(),
+                task_hash: string(&task["task_hash"]).unwrap_or_default(),
+                data_hashes: task["data_hashes"]
+                    .as_array()
+                    .map_or_else(Vec::new, |hashes| hashes.iter().filter_map(&string).collect()),
+            })
+        };
+        let tasks = report["tasks"].as_array().map_or(&[][..], Vec::as_slice);
+        Ok(Some(Self {
+            folder: dir.display().to_string(),
+            milpa_version: string(&report["milpa_version"]).unwrap_or_default(),
+            command: command.to_owned(),
+            model: string(&report["model"]["name"]),
+            model_hash: string(&report["model"]["hash"]).filter(|hash| !hash.is_empty()),
+            tasks: tasks.iter().filter_map(task).collect(),
+            has_answers: dir.join("answers.jsonl").exists(),
+        }))
+    }
+}
+
+impl fmt::Display for Evaluated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "evaluation  {} (milpa {})", self.folder, self.milpa_version)?;
+        if let Some(model) = &self.model {
+            let hash = self.model_hash.as_deref().unwrap_or("not told");
+            writeln!(f, "model       {model}, weights {hash}")?;
+        }
+        for task in &self.tasks {
+            writeln!(
+                f,
+                "task        {} version {}: {} questions, {} examples each",
+                task.name, task.version, task.questions, task.shots
+            )?;
+            writeln!(f, "            task {}", task.task_hash)?;
+            for hash in &task.data_hashes {
+                writeln!(f, "            data {hash}")?;
+            }
+        }
+        let asks = if self.has_answers {
+            "the model's answers are kept there, so nothing is asked again"
+        } else {
+            "the model is asked again"
+        };
+        writeln!(f, "\nThis command makes it again; {asks}:\n  $ {}", self.command)
+    }
+}
+
+/// Explains a run folder, an evaluation or one artifact.
 pub fn explain(context: &Context, dir: &Path) -> Result<()> {
     if dir.join(MANIFEST_FILE).exists() {
         return artifact(context, dir);
+    }
+    if let Some(evaluated) = Evaluated::read(dir)? {
+        return context.show(&evaluated, || evaluated.to_string());
     }
     let stamps = read_stamps(dir);
     let title = "Planned and measured".to_owned();
@@ -45,8 +133,8 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
             return context.show(&costs, || costs.to_string());
         }
         bail!(
-            "{} is neither a run folder nor an artifact of milpa; give the folder of a run, such \
-             as runs/novelas, or one of the folders in it",
+            "{} is neither a run folder, an evaluation nor an artifact of milpa; give the folder of \
+             a run, such as runs/novelas, or one of the folders in it",
             dir.display()
         );
     }

@@ -106,6 +106,10 @@ fn tasks_of_the_harness_run_and_repeat_without_asking_again() {
     assert_eq!(field.read("e/questions.jsonl").lines().count(), 3);
     assert!(!field.read("e/questions.jsonl").contains("gato"), "a log without texts has one");
     assert!(field.read("e/report.html").contains("plurales"));
+    let explained = field.ok(&["explain", "e"]);
+    for part in ["plurales version", "3 questions", "nothing is asked again", "$ milpa eval run"] {
+        assert!(explained.contains(part), "{explained}");
+    }
 
     field.write("bad.yaml", b"task: x\nprocess_docs: !function utils.docs\n");
     let bad = ["eval", "run", "--model", "run/bundle", "--task", "bad.yaml", "--out", "e"];
