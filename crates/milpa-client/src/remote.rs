@@ -338,14 +338,14 @@ impl RemoteModel {
         Ok(RollingScore { log_likelihood, tokens: tokens.len() - 1, bytes })
     }
 
-    /// What is sent for a prompt.
-    fn input(&self, request: &GenerateRequest) -> Result<Input, ModelError> {
+    /// What is sent for a prompt, and how many tokens were cut from its left for that.
+    fn input(&self, request: &GenerateRequest) -> Result<(Input, usize), ModelError> {
         let config = self.config();
         let is_messages = request.parse_special && !config.renders_chats;
         if config.api == Api::Chat || (is_messages && config.api == Api::Auto) {
             let messages = if is_messages { read_messages(&request.prompt) } else { None };
             let user = || json!([{"role": "user", "content": request.prompt}]);
-            return Ok(Input::Messages(messages.unwrap_or_else(user)));
+            return Ok((Input::Messages(messages.unwrap_or_else(user)), 0));
         }
         if is_messages {
             return self.unavailable(
@@ -353,20 +353,23 @@ impl RemoteModel {
                  --api away, or give the model's tokenizer with its chat template: --tokenizer)",
             );
         }
-        let Some(encoder) = &self.encoder else { return Ok(Input::Text(request.prompt.clone())) };
+        let as_text = || Ok((Input::Text(request.prompt.clone()), 0));
+        let Some(encoder) = &self.encoder else { return as_text() };
         // A token stands for a byte at least, but for BOS and a space before the text.
         let surely_fits = request.prompt.len() + 2 + request.max_tokens <= self.info.context_length;
         let may_be_cut = request.truncate_prompt && self.info.context_length > 0 && !surely_fits;
         if !self.has_own_encoder && !may_be_cut {
-            return Ok(Input::Text(request.prompt.clone()));
+            return as_text();
         }
         let name = &self.info.name;
         let mut tokens = prompt_tokens(&**encoder, &request.prompt, request.parse_special, name)?;
+        let mut cut = 0;
         if may_be_cut && request.max_tokens < self.info.context_length {
             let most = self.info.context_length - request.max_tokens;
-            tokens.drain(..tokens.len().saturating_sub(most));
+            cut = tokens.len().saturating_sub(most);
+            tokens.drain(..cut);
         }
-        Ok(Input::Tokens(tokens))
+        Ok((Input::Tokens(tokens), cut))
     }
 
     fn generate_one(&self, request: &GenerateRequest) -> Result<Generation, ModelError> {
@@ -378,7 +381,8 @@ impl RemoteModel {
             sampling: request.sampling,
             stop: request.stop.clone(),
         };
-        let ask = Ask { input: self.input(request)?, generation: Some(generation) };
+        let (input, truncated_tokens) = self.input(request)?;
+        let ask = Ask { input, generation: Some(generation) };
         let answer = self.sender.ask(&ask)?;
         let mut text = answer.text;
         let mut finish_reason = match answer.finish_reason.as_str() {
@@ -398,8 +402,8 @@ impl RemoteModel {
         Ok(Generation {
             finish_reason,
             prompt_tokens: answer.prompt_tokens.unwrap_or_else(|| ask.prompt_estimate()) as usize,
-            // An endpoint that cuts prompts does not say so.
-            truncated_tokens: 0,
+            // What an endpoint cuts itself it does not say.
+            truncated_tokens,
             completion_tokens: answer.completion_tokens.unwrap_or(text.len() as u64 / 3 + 1)
                 as usize,
             text,
