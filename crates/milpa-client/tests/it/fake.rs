@@ -73,11 +73,15 @@ impl Fake {
                 let (handler, asked) = (handler.clone(), asked.clone());
                 let (most, together) = (most.clone(), together.clone());
                 std::thread::spawn(move || {
-                    let now = together.fetch_add(1, SeqCst) + 1;
-                    most.fetch_max(now, SeqCst);
+                    // Counted until the reply is made: once it is sent, the client asks the next.
+                    let counted = move |asked: &Asked| {
+                        most.fetch_max(together.fetch_add(1, SeqCst) + 1, SeqCst);
+                        let reply = handler(asked);
+                        together.fetch_sub(1, SeqCst);
+                        reply
+                    };
                     // A client that gives up is part of the tests.
-                    let _ = serve(stream.unwrap(), &*handler, &asked);
-                    together.fetch_sub(1, SeqCst);
+                    let _ = serve(stream.unwrap(), &counted, &asked);
                 });
             }
         });

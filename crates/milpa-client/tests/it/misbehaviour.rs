@@ -280,7 +280,8 @@ fn several_are_asked_at_a_time_and_a_stop_is_heard() {
         });
         assert!(ask(&model, "a").unwrap_err().to_string().contains("interrupted"));
     });
-    assert!(started.elapsed() < Duration::from_secs(5));
+    // A minute was asked for.
+    assert!(started.elapsed() < Duration::from_secs(40));
 }
 
 #[test]
