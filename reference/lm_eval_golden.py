@@ -267,6 +267,91 @@ metric_list:
 """,
 }
 
+TASKS["repeated"] = """include: sums.yaml
+task: repeated
+repeats: 3
+filter_list:
+  - name: vote
+    filter:
+      - function: regex
+        regex_pattern: "([0-9])"
+      - function: majority_vote
+      - function: take_first
+  - name: two
+    filter:
+      - function: take_first_k
+        k: 2
+      - function: remove_whitespace
+      - function: take_first
+metric_list:
+  - metric: exact_match
+"""
+
+# Tasks whose answers are drawn: only `golden` runs them, which keeps the draws.
+DRAWN = {
+    "votes": """task: votes
+{files test=capitals}
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "a"
+repeats: 8
+generation_kwargs: {until: ["\\n"], do_sample: true, temperature: 1.5, max_gen_toks: 6}
+filter_list:
+  - name: first
+    filter:
+      - {function: regex, regex_pattern: "[aeiou]", fallback: "-"}
+      - {function: take_first}
+  - name: vote@8
+    filter:
+      - {function: regex, regex_pattern: "[aeiou]", fallback: "-"}
+      - {function: majority_vote}
+      - {function: take_first}
+  - name: vote@5
+    filter:
+      - {function: take_first_k, k: 5}
+      - {function: regex, regex_pattern: "[aeiou]", fallback: "-"}
+      - {function: majority_vote}
+      - {function: take_first}
+  - name: vote of kinds
+    filter:
+      - {function: regex, regex_pattern: "[aeiou]", group_select: -1, fallback: "-"}
+      - {function: map, mapping_dict: {a: a, e: a, i: i}, default_value: u}
+      - {function: majority_vote}
+      - {function: take_first}
+  - name: mean@8
+    filter:
+      - {function: regex, regex_pattern: "[AEIOUaeiou]", fallback: "-"}
+  - name: mean@3
+    filter:
+      - {function: regex, regex_pattern: "[aeiou]", group_select: -1, fallback: "-"}
+      - {function: take_first_k, k: 3}
+  - name: vote kept
+    filter:
+      - {function: lowercase}
+      - {function: regex, regex_pattern: "[aeiou]", fallback: "-"}
+      - {function: majority_vote}
+metric_list:
+  - metric: exact_match
+    ignore_case: true
+""",
+    "votes_several": """task: votes_several
+{files test=capitals}
+test_split: test
+doc_to_text: "{{question}} "
+doc_to_target: "{{['a', 'u']}}"
+repeats: 4
+generation_kwargs: {until: ["\\n"], temperature: 1.2, max_gen_toks: 5}
+filter_list:
+  - name: vote
+    filter:
+      - {function: regex, regex_pattern: "[aeiou]", fallback: "-"}
+      - {function: majority_vote}
+      - {function: take_first}
+metric_list:
+  - metric: exact_match
+""",
+}
+
 # Tasks over the published sets; {data} is the folder with them.
 PUBLISHED = {
     "enem": ("enem_2022.jsonl", """task: enem
@@ -335,7 +420,7 @@ def write_tasks(folder):
     for name, rows in documents().items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    for name, text in TASKS.items():
+    for name, text in {**TASKS, **DRAWN}.items():
         write_task(folder, name, text)
 
 
@@ -416,18 +501,19 @@ def golden(out):
     expected = {}
     with tempfile.TemporaryDirectory() as scratch:
         make_model(scratch, own_texts())
-        results, _, _ = run_peer(scratch, TASKS, out)
-        for name in TASKS:
+        results, _, _ = run_peer(scratch, [*TASKS, *DRAWN], out)
+        for name in [*TASKS, *DRAWN]:
             rows = []
             for asked, answers in requests_of(results, name):
                 rows.append({"requests": [[part for part in one if isinstance(part, str)] for one in asked],
                              "responses": [float(a) if isinstance(a, (int, float)) else
-                                           [float(a[0]), bool(a[1])] if isinstance(a, list) else a for a in answers]})
+                                           a if isinstance(a, str) or isinstance(a[0], str) else
+                                           [float(a[0]), bool(a[1])] for a in answers]})
             expected[name] = {"questions": rows, "metrics": metrics_of(results, name)}
     text = json.dumps(expected, ensure_ascii=False, sort_keys=True)
     (out / "expected.json").write_text(text + "\n", encoding="utf-8")
     asked = sum(len(row["requests"]) for task in expected.values() for row in task["questions"])
-    print(f"{len(TASKS)} tasks, {asked} requests, {sum(len(t['metrics']) for t in expected.values())} metrics")
+    print(f"{len(expected)} tasks, {asked} requests, {sum(len(t['metrics']) for t in expected.values())} metrics")
 
 
 def run_ours(milpa, model, tasks, folder, out, limit=None):
@@ -480,6 +566,9 @@ def compare(milpa, model, tasks, folder, limit=None):
             continue
         task_parted = 0
         for (asked, answers), log in zip(rows, logs[name]):
+            if any(isinstance(answer, list) and isinstance(answer[0], str) for answer in answers):
+                # An answer that is drawn several times stands in one list there, here as so many requests.
+                asked, answers = asked * len(answers[0]), answers[0]
             for one, answer, request, response in zip(asked, answers, log["requests"], log["responses"], strict=True):
                 requests += 1
                 texts = [part for part in one if isinstance(part, str)]

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Golden values for the operations that only some families of decoders have: windows, soft caps, GeGLU,
-biases, partial rotary embedding and mixtures of experts.
+biases, partial rotary embedding and mixtures of experts; and for the z-loss.
 
 Computed by PyTorch in double precision as in `engine_golden.py`, whose helpers it uses; stored in the same
 layout. Needs: torch, safetensors. Rewrites crates/milpa-tensor/tests/golden/variants.safetensors.
@@ -63,6 +63,17 @@ def main():
     capped_loss = lambda x, w: F.cross_entropy(
         3.0 * torch.tanh(x @ w.T / 3.0), targets, ignore_index=-1).reshape(1)
     record("capped_cross_entropy", capped_loss, [normal(6, 8), normal(19, 8)], targets=targets)
+    # The coefficient as single precision has it; large, so that its part of the gradient is seen.
+    coefficient, row_weights = float(torch.tensor(0.01).float()), torch.tensor([0.5, 2.0, 1.0, 0.0, -1.0, 0.25])
+
+    def z_loss(x, w):
+        logits = x @ w.T
+        losses = F.cross_entropy(logits, targets, ignore_index=-1, reduction="none")
+        squares = torch.where(targets < 0, 0.0, torch.logsumexp(logits, -1) ** 2)
+        return (((losses + coefficient * squares) * row_weights).sum() / 3.0).reshape(1)
+
+    record("z_loss_cross_entropy", z_loss, [normal(6, 8, scale=3.0), normal(19, 8)], targets=targets)
+    put(stored, "z_loss_cross_entropy.weights", row_weights)
     save_file(stored, ROOT / "crates/milpa-tensor/tests/golden/variants.safetensors")
     print(f"{len({name.split('.')[0] for name in stored})} operations, {len(stored)} tensors; torch {torch.__version__}")
 

@@ -216,9 +216,33 @@ impl Field {
         ensure!(&final_files(&out)? == expect, "other bytes");
         let notes = fs::read_to_string(out.join("restarts.jsonl"))?;
         ensure!(notes.lines().count() == killed, "{notes}");
+        self.stop_supervised(expect)?;
         Ok(format!(
-            "--supervise: killed {killed} times by SIGKILL and SIGSEGV, went on by itself, same bytes"
+            "--supervise: killed {killed} times by SIGKILL and SIGSEGV, went on by itself; told to stop, saved and \
+             stopped; same bytes"
         ))
+    }
+
+    /// Tells a supervisor to stop, as a person does: the run saves where it stands, and neither goes on.
+    fn stop_supervised(&self, expect: &Files) -> Result<()> {
+        let out = self.out("supervised-stopped");
+        let mut command = self.command(&out);
+        command.arg("--supervise");
+        let mut supervisor = self.start(command)?;
+        while newest(&out) < 3 * EVERY {
+            ensure!(supervisor.try_wait()?.is_none(), "it ended too early");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Command::new("kill").args(["-INT", &supervisor.id().to_string()]).status()?;
+        let status = supervisor.wait()?;
+        ensure!(status.code() == Some(75), "told to stop, it ended with {status}");
+        let standing = standing(&out)?;
+        ensure!(
+            standing.done == standing.saved,
+            "{} steps were lost",
+            standing.done - standing.saved
+        );
+        self.finish(&out, expect).map(drop)
     }
 
     fn damage(&self, expect: &Files) -> Result<String> {

@@ -57,6 +57,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.make("optimizers_golden.py", &[], &[OPTIMIZERS]);
     session.make("lora_golden.py", &[], &[&of("model", "lora.*")]);
     session.make("heads_golden.py", &[], &[&of("model", "heads.*")]);
+    session.make("merge_golden.py", &[], &[&of("model", "merge.*")]);
     session.make("model_families.py", &["golden"], &[&of("model", "families.*")]);
     session.make("filters_check.py", &["golden", FILTERS], &[FILTERS]);
     session.make("personal_golden.py", &[PERSONAL], &[PERSONAL]);
@@ -83,6 +84,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
                 "tokenizer_check.py",
                 "tokenizer_train.py",
                 "chat_golden.py check",
+                "extension_check.py",
             ] {
                 session.skip(script, "MILPA_DATA is not set");
             }
@@ -91,6 +93,7 @@ pub(crate) fn golden(python: Option<&str>) -> Result<()> {
     session.check_models();
     session.check_gguf();
     session.check_lm_eval(data.as_deref(), &[]);
+    session.check_watch();
     session.finish()
 }
 
@@ -216,6 +219,12 @@ impl Session {
             let of_trl = session.templates_of_trl()?;
             session.script("chat_golden.py", &["check", program, data, &published, &of_trl])
         });
+        self.step("extension_check.py", |session| {
+            let folder = &target("extension_check");
+            session.script("extension_check.py", &["make", folder, data])?;
+            model_example("extension_check", &[folder])?;
+            session.script("extension_check.py", &["check", folder])
+        });
     }
 
     /// Checks of models that are exported and read.
@@ -261,6 +270,14 @@ impl Session {
         });
         self.step("lm_eval_golden.py cold", |session| {
             session.script("lm_eval_golden.py", &["cold", &program])
+        });
+    }
+
+    /// Checks of what shows a training while it runs.
+    fn check_watch(&mut self) {
+        self.step("watch_check.py", |session| {
+            cargo(&["build", "--release", "--quiet", "-p", "milpa"])?;
+            session.script("watch_check.py", &[&target("release/milpa")])
         });
     }
 

@@ -8,10 +8,12 @@
 
 mod bench;
 mod bench_corpus;
+mod bench_mup;
 mod bench_plan;
 mod dependencies;
 mod disk_full;
 mod faults;
+mod forgetting;
 mod fuzz;
 mod giants;
 mod golden;
@@ -54,6 +56,9 @@ cargo xtask COMMAND
   faults train [--kills N] [--save]
                         training that is killed, stopped, hung, whose disk fills or is lost, whose checkpoints
                         are damaged and whose clock jumps: it must end in the same bytes; --save records
+  experiments forgetting --data DIR --out DIR [--seeds 1,2,3] [--jobs N] [--save]
+                        recipes/continued: a base, and what it forgets without replay, with it, and under a
+                        limit; hours, and it goes on where it was cut; --save records table and plot
   sandbox-engines       the engines of milpa-sandbox against the npm packages that they come from
   bench                 kernels and training steps on this machine, recorded under benches/
   bench profile         where the time of training steps and forward passes goes, by kernel; recorded
@@ -63,6 +68,9 @@ cargo xtask COMMAND
                         DIR holds torch_train.py and mkl_avx512_on_amd.c; --save records
   bench corpus --data DIR [--python PATH] [--rounds N] [--only STAGE] [--json] [--save]
                         stages of the corpus beside the Python peers (datatrove), on one core
+  bench mup --data DIR [--save]
+                        how far a learning rate carries over widths, with µP and without: trainings on
+                        novels of DIR (the shared data), a quarter of an hour; --save records
   bench plan-coverage   how often 95 % intervals of scaling laws hold the truth; recorded
 ";
 
@@ -87,11 +95,15 @@ fn main() -> ExitCode {
         ["faults", "train", rest @ ..] => {
             faults::parse(rest).and_then(|(kills, save)| faults::train(kills, save))
         }
+        ["experiments", "forgetting", rest @ ..] => forgetting::parse(rest),
         ["sandbox-engines"] => sandbox_engines::compare(),
         ["bench"] => bench::kernels(),
         ["bench", "profile"] => bench::profile(),
         ["bench", "train", rest @ ..] => {
             bench::TrainOptions::parse(rest).and_then(|options| bench::train(&options))
+        }
+        ["bench", "mup", rest @ ..] => {
+            bench_mup::MupOptions::parse(rest).and_then(|options| bench_mup::mup(&options))
         }
         ["bench", "plan-coverage"] => bench_plan::coverage(),
         ["bench", "corpus", rest @ ..] => bench_corpus::CorpusOptions::parse(rest)

@@ -85,6 +85,14 @@ impl std::fmt::Display for Invalid {
 
 /// Reads `path` as TOML into `T`.
 pub fn load_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    parse_toml(&read_config(path)?, path)
+}
+
+/// Reads the text of a configuration.
+///
+/// # Errors
+/// A file that cannot be read, or is larger than any configuration.
+pub fn read_config(path: &Path) -> Result<String, ConfigError> {
     let io_error = |source| ConfigError::Io { path: path.to_owned(), source };
     let length = fs::metadata(path).map_err(io_error)?.len();
     if length > MAX_CONFIG_BYTES {
@@ -92,7 +100,7 @@ pub fn load_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
             "it has {length} bytes; a configuration has at most {MAX_CONFIG_BYTES}"
         ))));
     }
-    parse_toml(&fs::read_to_string(path).map_err(io_error)?, path)
+    fs::read_to_string(path).map_err(io_error)
 }
 
 /// Reads TOML text into `T`; `path` is named in errors.

@@ -26,10 +26,11 @@ pub trait TextEncoder: Send + Sync {
 
 /// Tokens of a request and the number of them that belong to the continuation.
 ///
-/// Context and continuation are encoded together and cut where the context's own tokens end (as the
-/// LM Evaluation Harness does); spaces at the context's end go to the continuation. Where the
-/// context's tokens are no prefix of the whole's, both are encoded apart. An empty context is the
-/// start token.
+/// Context and continuation are encoded together and cut after as many tokens as the context has by
+/// itself; spaces at the context's end go to the continuation. So does the LM Evaluation Harness, also
+/// where a token spans the cut (`?` before a line's end, say): what the context's last token lacks of it
+/// is then not scored. A continuation that would be left without tokens is encoded apart. An empty
+/// context is the start token.
 ///
 /// # Errors
 /// An empty context where there is no start token, and what the encoder says; `model` is named.
@@ -52,7 +53,7 @@ pub fn pair_tokens(
     tokens.extend(encoded);
     let cut = tokens.len();
     let whole = encode(&format!("{}{}", request.context, request.continuation))?;
-    if let Some(continuation) = whole.strip_prefix(&tokens[prefix..]) {
+    if let Some(continuation @ [_, ..]) = whole.get(cut - prefix..) {
         tokens.extend_from_slice(continuation);
     } else {
         let tail = format!("{}{}", &request.context[context.len()..], request.continuation);
@@ -198,12 +199,13 @@ mod tests {
         assert_eq!(disjoint_windows(11, 4), expect);
     }
 
-    /// One token for each character.
+    /// One token for each character, but for the end of a line after an exclamation mark.
     struct Letters;
 
     impl TextEncoder for Letters {
         fn encode_text(&self, text: &str, _: bool) -> Result<Vec<u32>, ModelError> {
-            Ok(text.chars().map(u32::from).collect())
+            let merged = text.replace("!\n", "\u{7}");
+            Ok(merged.chars().map(u32::from).collect())
         }
         fn bos(&self) -> Option<u32> {
             Some(1)
@@ -229,5 +231,8 @@ mod tests {
         check("", "b", (&[1, 98], 1));
         // The model's BOS is there already.
         check("\u{1}a", "b", (&[1, 97, 98], 1));
+        // A token spans the cut.
+        check("a!", "\nb", (&[1, 97, 33, 98], 1));
+        check("a!", "\n", (&[1, 97, 33, 10], 1));
     }
 }

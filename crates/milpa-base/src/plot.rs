@@ -1,13 +1,16 @@
-//! Plots as SVG text: lines, dots and lines on plain or logarithmic axes, bars and points with intervals.
+//! Plots as SVG text: lines, dots and lines on plain or logarithmic axes, bars, points with intervals,
+//! shares and events over time.
 //!
 //! Enough for loss curves and result tables; it knows nothing of what is plotted. The output has
 //! no script and no outside font, so it can stand in a self-contained page, and follows the
 //! reader's light or dark preference through `currentColor`.
 
+mod over_time;
 mod points;
 
 use std::fmt::Write;
 
+pub use over_time::{EventPlot, SharePlot};
 pub use points::{Dot, DotPlot, PlanePlot, PlanePoint};
 
 /// One line of a [`LinePlot`].
@@ -179,8 +182,7 @@ impl ScatterPlot {
     pub fn to_svg(&self) -> String {
         let named: Vec<&Layer> =
             self.layers.iter().filter(|layer| !layer.name.is_empty()).collect();
-        let rows = legend_rows(&named);
-        let legend_height = 18.0 * rows.iter().map(|(row, _)| row + 1).max().unwrap_or(0) as f64;
+        let (rows, legend_height) = legend_of(named.iter().map(|layer| layer.name.as_str()));
         let height = 400.0 + legend_height;
         let placed = |value: f64, logarithmic: bool| {
             let value = if logarithmic { value.log10() } else { value };
@@ -241,21 +243,22 @@ impl ScatterPlot {
     }
 }
 
-/// Row and left edge of each name in a legend that fills the width.
-fn legend_rows(named: &[&Layer]) -> Vec<(usize, f64)> {
-    let (mut row, mut x) = (0, LEFT);
-    named
-        .iter()
-        .map(|layer| {
-            let width = 40.0 + 7.0 * layer.name.chars().count() as f64;
+/// Row and left edge of each name in a legend that fills the width, and the height of its rows.
+fn legend_of<'a>(names: impl Iterator<Item = &'a str>) -> (Vec<(usize, f64)>, f64) {
+    let (mut row, mut x, mut height) = (0, LEFT, 0.0);
+    let places = names
+        .map(|name| {
+            let width = 40.0 + 7.0 * name.chars().count() as f64;
             if x > LEFT && x + width > WIDTH - RIGHT {
                 (row, x) = (row + 1, LEFT);
             }
             let place = (row, x);
             x += width;
+            height = 18.0 * (row + 1) as f64;
             place
         })
-        .collect()
+        .collect();
+    (places, height)
 }
 
 fn draw_layer(svg: &mut String, layer: &Layer, points: &[(f64, f64)]) {

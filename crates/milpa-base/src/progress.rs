@@ -15,6 +15,10 @@ pub trait Progress: Send + Sync {
     fn end(&self);
     /// One line for people, such as a training step.
     fn line(&self, text: &str);
+    /// One line on how things stand, which the next one of its kind makes out of date.
+    fn status(&self, text: &str) {
+        self.line(text);
+    }
 }
 
 /// Ignores all progress.

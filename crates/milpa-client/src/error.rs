@@ -59,6 +59,12 @@ pub enum ClientError {
         /// What it lists.
         models: String,
     },
+    /// An address for messages that cannot be used, or that took none.
+    #[error("the webhook: {problem}")]
+    Webhook {
+        /// What is wrong; the address, which may be a secret, is not in it.
+        problem: String,
+    },
     /// The endpoint did not answer.
     #[error("{0}")]
     Endpoint(String),

@@ -17,6 +17,7 @@ mod phrase;
 pub(crate) mod score;
 mod split;
 mod values;
+mod views;
 mod write;
 
 use std::{
@@ -36,6 +37,7 @@ pub(crate) use knowledge::country_codes;
 pub use score::{Answer, Object, Reading, Tier, TierCounts, grade_names};
 pub use split::Difficulty;
 pub use values::{Date, DatePrecision};
+pub use views::PageViewCounts;
 pub use write::ChocloItem;
 
 pub use crate::benchmark::BuildWatch;
@@ -45,11 +47,8 @@ use crate::{
         components::{Components, components},
     },
     choclo::{
-        entity::Id,
-        facts::Fact,
-        knowledge::Knowledge,
-        split::difficulties,
-        write::{Writer, popularity},
+        entity::Id, facts::Fact, knowledge::Knowledge, split::difficulties, views::Scale,
+        write::Writer,
     },
     error::EvalError,
 };
@@ -68,6 +67,9 @@ pub struct ChocloConfig {
     pub dump_date: Option<String>,
     /// A table of relations instead of the program's own.
     pub relations: Option<PathBuf>,
+    /// Files of page views (see [`PageViewCounts`]), by which difficulty goes; without them it goes by
+    /// sitelinks, and in a dump without any by population.
+    pub page_views: Vec<PathBuf>,
     /// Decides phrasings, choices and splits.
     pub seed: Seed,
     /// Threads that parse; the result does not depend on them.
@@ -85,6 +87,7 @@ impl ChocloConfig {
             dump: dump.into(),
             dump_date: None,
             relations: None,
+            page_views: Vec::new(),
             seed: Seed(0),
             threads: 2,
             dev_share: 0.1,
@@ -97,6 +100,8 @@ impl ChocloConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Popularity {
+    /// Views of the pages in the Spanish and the Portuguese Wikipedia.
+    PageViews,
     /// Number of Wikipedia and sister pages.
     Sitelinks,
     /// P1082: the dump has no sitelinks.
@@ -132,6 +137,9 @@ pub struct ChocloReport {
     pub dropped_items: BTreeMap<String, u64>,
     /// What popularity is.
     pub popularity: Popularity,
+    /// What files of page views told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_views: Option<PageViewCounts>,
     /// Components of entities, and facts of the largest.
     pub components: (u64, u64),
     /// Entities that too many facts name to keep them on one side of the split.
@@ -179,6 +187,22 @@ impl fmt::Display for ChocloReport {
         list(f, "left out before writing", &self.dropped_facts)?;
         list(f, "left out by language", &self.dropped_items)?;
         list(f, "statements passed over", &dump.oddities)?;
+        if let Some(views) = &self.page_views {
+            writeln!(
+                f,
+                "page views: {} of {} entities have {} views, from {} of {} lines{}",
+                views.entities,
+                self.entities,
+                views.views,
+                views.used,
+                views.lines,
+                if views.skipped.total() > 0 {
+                    format!("; passed over: {}", views.skipped)
+                } else {
+                    String::new()
+                }
+            )?;
+        }
         if dump.skipped.total() > 0 {
             writeln!(f, "lines passed over: {}", dump.skipped)?;
         }
@@ -225,17 +249,24 @@ pub fn build_choclo(
     let knowledge = Knowledge::load(config.relations.as_deref())?;
     let artifact = ArtifactWriter::begin(out, Kind::Benchmark)?;
     let spool = beside(out);
-    let survey =
-        graph::survey(&config.dump, &spool, &knowledge, config.threads, MAX_LINE_BYTES, watch)?;
+    let survey = graph::survey(
+        &config.dump,
+        &spool,
+        &knowledge,
+        config.threads,
+        !config.page_views.is_empty(),
+        MAX_LINE_BYTES,
+        watch,
+    )?;
     let graph = survey.into_graph(&knowledge, watch)?;
     let mut dropped_facts = BTreeMap::new();
     let facts = facts::facts(&knowledge, &graph, &mut dropped_facts);
     let canary = benchmark::canary("choclo", config.seed, &dump_date);
-    let by_population = graph.nodes.iter().all(|node| node.entity.sitelinks == 0);
+    let (scale, page_views) = Scale::read(&config.page_views, &graph, watch)?;
     let difficulties = difficulties(graph.nodes[..graph.subjects].iter().filter_map(|node| {
         let category = knowledge.classes[node.class?].category.as_str();
         let group = (category, node.countries.trailing_zeros());
-        Some((group, popularity(node, by_population) as f64, node.entity.id))
+        Some((group, scale.rank(node), node.entity.id))
     }));
     let named: Vec<(Id, Vec<Id>)> =
         facts.iter().map(|fact| (graph.nodes[fact.subject].entity.id, fact.items())).collect();
@@ -248,7 +279,7 @@ pub fn build_choclo(
         dump_date: &dump_date,
         canary: &canary,
         difficulties: &difficulties,
-        by_population,
+        scale: &scale,
         pools: Writer::collect_pools(&knowledge, &graph, &facts),
     };
     let mut report = ChocloReport {
@@ -264,7 +295,8 @@ pub fn build_choclo(
         difficulty: BTreeMap::new(),
         dropped_facts,
         dropped_items: BTreeMap::new(),
-        popularity: if by_population { Popularity::Population } else { Popularity::Sitelinks },
+        popularity: scale.kind,
+        page_views,
         components: components.summary(),
         hubs: components.hubs.iter().map(|id| format!("Q{id}")).collect(),
         audit: Audit::default(),
@@ -417,6 +449,9 @@ fn finish(
     if let Some(relations) = &config.relations {
         inputs.insert("relations".to_owned(), hash(relations)?);
     }
+    for (number, file) in (1..).zip(&config.page_views) {
+        inputs.insert(format!("page views {number}"), hash(file)?);
+    }
     let recorded = Recorded {
         dump_date: &report.dump_date,
         seed: config.seed,
@@ -520,6 +555,8 @@ fn card(report: &ChocloReport, canary: &str) -> String {
          Canary: {canary}\n\n## Rules of grammar\n",
         report.dump_date,
         match report.popularity {
+            Popularity::PageViews =>
+                "views of the pages in the Spanish and the Portuguese Wikipedia",
             Popularity::Sitelinks => "sitelinks",
             Popularity::Population => "population (P1082)",
         },

@@ -77,6 +77,12 @@ impl TaskEntry {
         std::path::Path::new(&self.task.written).extension().is_some_and(|end| end == "toml")
     }
 
+    /// The places in the file system that it names.
+    pub fn locations_mut(&mut self) -> impl Iterator<Item = &mut Location> {
+        let task = self.is_file().then_some(&mut self.task);
+        task.into_iter().chain(self.data.as_mut())
+    }
+
     /// The file of the task's items.
     ///
     /// # Errors
@@ -154,10 +160,7 @@ impl EvalConfig {
 
     /// All places in the file system that the configuration names, for the binary to resolve.
     pub fn locations_mut(&mut self) -> impl Iterator<Item = &mut Location> {
-        self.tasks.iter_mut().flat_map(|entry| {
-            let task = entry.is_file().then_some(&mut entry.task);
-            task.into_iter().chain(entry.data.as_mut())
-        })
+        self.tasks.iter_mut().flat_map(TaskEntry::locations_mut)
     }
 }
 

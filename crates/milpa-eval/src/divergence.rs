@@ -41,8 +41,94 @@ pub enum Divergence {
     },
 }
 
-/// Measures KL(base ‖ model) on `texts`: at `PLACES` places of each, evenly spread, with up to 2
-/// KiB of context.
+/// The base's distributions at fixed places of fixed texts: with them, many models can be held against
+/// the base without keeping it. They take vocabulary · 4 bytes for each of up to four places of a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BaseDistributions(Result<Vec<TextPlaces>, String>);
+
+/// Contexts of a text and what the base says follows.
+type TextPlaces = Vec<(String, Vec<f32>)>;
+
+impl BaseDistributions {
+    /// Asks the base at `PLACES` places of each text, evenly spread, with up to 2 KiB of context.
+    ///
+    /// # Errors
+    /// A model that fails (not one that cannot tell its distributions), no text, or a stop.
+    pub fn of(base: &dyn TextModel, texts: &[String], watch: Watch<'_>) -> Result<Self, EvalError> {
+        let mut by_text = Vec::with_capacity(texts.len());
+        for text in texts {
+            let mut places = Vec::with_capacity(PLACES);
+            for context in contexts(text) {
+                if watch.stop.is_set() {
+                    return Err(EvalError::Interrupted);
+                }
+                match base.next_token_logprobs(context) {
+                    Ok(logprobs) => places.push((context.to_owned(), logprobs)),
+                    Err(error) => return Ok(Self(Err(unavailable(error)?))),
+                }
+            }
+            if !places.is_empty() {
+                by_text.push(places);
+            }
+        }
+        if by_text.is_empty() {
+            return Err(EvalError::NoText { detail: "no text for the divergence".to_owned() });
+        }
+        Ok(Self(Ok(by_text)))
+    }
+
+    /// Measures KL(base ‖ model) at those places.
+    ///
+    /// # Errors
+    /// As [`BaseDistributions::of`].
+    pub fn divergence(
+        &self,
+        model: &dyn TextModel,
+        resampling: Resampling,
+        watch: Watch<'_>,
+    ) -> Result<Divergence, EvalError> {
+        let texts = match &self.0 {
+            Ok(texts) => texts,
+            Err(reason) => return Ok(Divergence::Unavailable { reason: reason.clone() }),
+        };
+        let mut by_text = Vec::with_capacity(texts.len());
+        watch.progress.begin("divergence", Some(texts.len() as u64), "texts");
+        for (done, places) in texts.iter().enumerate() {
+            let mut sum = Vec::with_capacity(places.len());
+            for (context, of_base) in places {
+                if watch.stop.is_set() {
+                    return Err(EvalError::Interrupted);
+                }
+                let of_model = match model.next_token_logprobs(context) {
+                    Ok(logprobs) => logprobs,
+                    Err(error) => {
+                        return Ok(Divergence::Unavailable { reason: unavailable(error)? });
+                    }
+                };
+                if of_base.len() != of_model.len() {
+                    let reason = format!(
+                        "the vocabularies differ ({} and {} tokens)",
+                        of_base.len(),
+                        of_model.len()
+                    );
+                    return Ok(Divergence::Unavailable { reason });
+                }
+                sum.push(kl(of_base, &of_model));
+            }
+            by_text.push(mean(&sum));
+            watch.progress.advance(done as u64 + 1);
+        }
+        watch.progress.end();
+        Ok(Divergence::Measured {
+            nats: mean(&by_text),
+            interval: bootstrap_mean(&by_text, None, resampling.replicates, resampling.seed, LEVEL),
+            texts: by_text.len() as u64,
+            places: texts.iter().map(|places| places.len() as u64).sum(),
+        })
+    }
+}
+
+/// Measures KL(base ‖ model) on `texts`, as [`BaseDistributions`] does.
 ///
 /// # Errors
 /// A model that fails (not one that cannot tell its distributions), no text, or a stop.
@@ -53,54 +139,13 @@ pub fn divergence(
     resampling: Resampling,
     watch: Watch<'_>,
 ) -> Result<Divergence, EvalError> {
-    let mut by_text = Vec::with_capacity(texts.len());
-    let mut places = 0;
-    watch.progress.begin("divergence", Some(texts.len() as u64), "texts");
-    for (done, text) in texts.iter().enumerate() {
-        let mut sum = Vec::with_capacity(PLACES);
-        for context in contexts(text) {
-            if watch.stop.is_set() {
-                return Err(EvalError::Interrupted);
-            }
-            let of_base = match base.next_token_logprobs(context) {
-                Ok(logprobs) => logprobs,
-                Err(error) => return unavailable(error),
-            };
-            let of_model = match model.next_token_logprobs(context) {
-                Ok(logprobs) => logprobs,
-                Err(error) => return unavailable(error),
-            };
-            if of_base.len() != of_model.len() {
-                let reason = format!(
-                    "the vocabularies differ ({} and {} tokens)",
-                    of_base.len(),
-                    of_model.len()
-                );
-                return Ok(Divergence::Unavailable { reason });
-            }
-            sum.push(kl(&of_base, &of_model));
-        }
-        places += sum.len() as u64;
-        if !sum.is_empty() {
-            by_text.push(mean(&sum));
-        }
-        watch.progress.advance(done as u64 + 1);
-    }
-    watch.progress.end();
-    if by_text.is_empty() {
-        return Err(EvalError::NoText { detail: "no text for the divergence".to_owned() });
-    }
-    Ok(Divergence::Measured {
-        nats: mean(&by_text),
-        interval: bootstrap_mean(&by_text, None, resampling.replicates, resampling.seed, LEVEL),
-        texts: by_text.len() as u64,
-        places,
-    })
+    BaseDistributions::of(base, texts, watch)?.divergence(model, resampling, watch)
 }
 
-fn unavailable(error: ModelError) -> Result<Divergence, EvalError> {
+/// Why there is no divergence, if that is no failure.
+fn unavailable(error: ModelError) -> Result<String, EvalError> {
     match error {
-        ModelError::Unavailable { .. } => Ok(Divergence::Unavailable { reason: error.to_string() }),
+        ModelError::Unavailable { .. } => Ok(error.to_string()),
         source => Err(EvalError::Model { doing: "the divergence".to_owned(), source }),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use milpa_base::{ArtifactError, ConfigError, ModelError};
+use milpa_base::{ArtifactError, ConfigError, ModelError, ModelInfo};
+
+use crate::items::Skips;
 
 impl EvalError {
     /// Whether what was asked for cannot be right, whatever the model: a task file or a name.
@@ -18,7 +20,53 @@ impl EvalError {
                 | Self::NoStyle { .. }
         )
     }
+
+    /// None of `questions` could be scored, for the reasons of `skips`.
+    pub(crate) fn nothing_scored(
+        task: &str,
+        questions: usize,
+        skips: &Skips,
+        model: &ModelInfo,
+    ) -> Self {
+        let reasons: Vec<String> = skips
+            .0
+            .iter()
+            .map(|(reason, skipped)| {
+                let lines: Vec<String> = skipped.first_lines.iter().map(u64::to_string).collect();
+                let more = if lines.len() as u64 == skipped.count { "" } else { " and others" };
+                let noun = if skipped.count == 1 { "line" } else { "lines" };
+                format!("{} {reason} ({noun} {}{more})", skipped.count, lines.join(", "))
+            })
+            .collect();
+        let is_any = |part: &str| skips.0.keys().any(|reason| reason.contains(part));
+        let next = if is_any(TOO_LONG) {
+            let most = match model.context_length {
+                0 => "fewer".to_owned(),
+                length => format!("{length}"),
+            };
+            format!(
+                "the model takes {most} tokens in all, prompt and answer together; give fewer examples \
+                 (--num-fewshot), ask for shorter answers, or take a model with a longer context"
+            )
+        } else if is_any(REFUSED) {
+            "put right what the model refuses, then run the same command again".to_owned()
+        } else {
+            "look at those lines of the data, and at the fields and filters of the task".to_owned()
+        };
+        Self::NothingScored {
+            task: task.to_owned(),
+            model: model.name.clone(),
+            questions,
+            reasons: reasons.join("; "),
+            next,
+        }
+    }
 }
+
+/// How the reason of what a model does not take begins.
+pub(crate) const REFUSED: &str = "refused by the model";
+/// The reason of what a model does not take since it is too long.
+pub(crate) const TOO_LONG: &str = "too long for the model";
 
 /// An evaluation that cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +194,41 @@ pub enum EvalError {
         /// What is wrong.
         problem: String,
     },
+    /// No question of a task could be scored.
+    #[error(
+        "none of the {questions} questions of {task} could be scored with {model}: {reasons}; {next}"
+    )]
+    NothingScored {
+        /// The task.
+        task: String,
+        /// The model.
+        model: String,
+        /// Questions that were asked.
+        questions: usize,
+        /// Why not, with the first lines.
+        reasons: String,
+        /// What to do.
+        next: String,
+    },
+    /// Nothing that was asked for can be told by the model.
+    #[error("{metric} and all else that was asked for is unavailable: {reason}")]
+    Unavailable {
+        /// The first of it.
+        metric: String,
+        /// Why.
+        reason: String,
+    },
+    /// The prompts of a task do not fit the model.
+    #[error("{task} cannot be asked of this model: {problem}")]
+    CannotAsk {
+        /// The task.
+        task: String,
+        /// What does not fit, and what to do.
+        problem: String,
+    },
+    /// Answers that were given are of other questions.
+    #[error("there is nothing to score: {0}")]
+    OtherAnswers(&'static str),
     /// The text that questions are looked for in cannot be used.
     #[error("cannot look for questions in {corpus}: {problem}")]
     Against {
@@ -222,6 +305,20 @@ pub enum EvalError {
         items: u64,
         /// Entities of the region.
         entities: u64,
+    },
+    /// Files of page views that are of other pages.
+    #[error(
+        "none of the {lines} lines of {} is about a page of the region's entities{}; lines are \"QID views\", \
+         \"project title views\", or those of Wikimedia's pageview_complete; the dump must have sitelinks to \
+         join titles", .files.join(", "), if .skipped.is_empty() { String::new() } else { format!(" ({})", .skipped) }
+    )]
+    NoPageViews {
+        /// The files.
+        files: Vec<String>,
+        /// Lines read.
+        lines: u64,
+        /// Lines that could not be used, by reason.
+        skipped: String,
     },
     /// A file cannot be written.
     #[error("cannot write {what} to {path}; check the disk's free space and permissions")]

@@ -8,6 +8,7 @@
 pub mod ask;
 pub mod conversation;
 pub mod documents;
+pub mod failures;
 pub mod filters;
 pub mod published;
 pub mod python_random;
@@ -15,6 +16,7 @@ mod report;
 pub mod requests;
 pub mod scores;
 pub mod sensitivity;
+pub mod spread;
 pub mod task_file;
 pub mod text_metrics;
 
@@ -33,19 +35,25 @@ use crate::{
     factuality::FactualityReport,
     harness::{
         ask::{Answers, Asker},
+        failures::{Failures, failures},
         filters::{Filter, Pipeline},
         published::{Published, Setting, beside},
         requests::{PromptOptions, Question, Questions, Request, Target, questions, with_choices},
-        scores::{MetricScore, MetricSpec, Part, Response, aggregate, score_question},
+        scores::{
+            MetricScore, MetricSpec, Part, QuestionScores, Response, aggregate, score_question,
+        },
         sensitivity::{PromptSensitivity, sensitivity},
+        spread::{SampleSpread, spreads},
         task_file::{LoadedTask, OutputType, bad_task},
         text_metrics::has_twice,
     },
+    instructions,
     items::{ItemSet, Skips, read_items},
     refusal::RefusalReport,
     run::Watch,
     statistics::{Interval, LEVEL, Method, mean, normal_quantile},
     task::{MAIN_PROMPT, PromptStyle, TaskKind, TaskSpec, Variant},
+    verify::Verdict,
 };
 
 /// Layout version of a [`HarnessReport`].
@@ -63,6 +71,8 @@ pub struct PreparedTask {
     pub output_type: OutputType,
     /// What is asked.
     pub questions: Questions,
+    /// Answers drawn for each question.
+    pub samples: usize,
     metrics: Vec<MetricSpec>,
     pipelines: Vec<Pipeline>,
 }
@@ -96,12 +106,22 @@ impl PreparedTask {
                 .map_err(bad)?,
         };
         let unconditional = metrics.iter().any(MetricSpec::needs_unconditional);
+        let samples = file.samples();
+        if let Some(pipeline) = pipelines.iter().find(|pipeline| pipeline.wants() > samples) {
+            return Err(bad(format!(
+                "the filters of {} take {} answers, but {samples} are drawn; set repeats: {}",
+                pipeline.name,
+                pipeline.wants(),
+                pipeline.wants()
+            )));
+        }
         Ok(Self {
             name: file.task.clone(),
             version: task.version(),
             task_hash: task.hash,
             output_type: file.output_type,
             questions: questions(task, unconditional, options)?,
+            samples,
             metrics,
             pipelines,
         })
@@ -215,6 +235,7 @@ impl PreparedTask {
                 num_fewshot: 0,
                 data_hashes: vec![set.data_hash],
             },
+            samples: 1,
             metrics,
             pipelines: vec![Pipeline::default()],
         })
@@ -265,6 +286,15 @@ pub struct TaskScores {
     /// What is known and what is withheld, where that is told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factuality: Option<FactualityReport>,
+    /// Answers drawn for each question.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub samples: u64,
+    /// How far scores depend on the draw, where there are several answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spreads: Vec<SampleSpread>,
+    /// What was answered wrongly and why, for each metric that says why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failures>,
     /// How far scores depend on the prompt, where several were tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<PromptSensitivity>,
@@ -280,6 +310,15 @@ pub struct TaskScores {
     pub requests: u64,
     /// Seconds it took.
     pub wall_seconds: f64,
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(samples: &u64) -> bool {
+    *samples == 1
 }
 
 /// The scores of the questions with one value in a field.
@@ -319,8 +358,32 @@ pub struct QuestionLog {
     pub target: Option<Target>,
     /// What the model answered.
     pub responses: Vec<Response>,
+    /// Seeds of answers that were drawn, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<u64>,
     /// Scores by metric and filter.
     pub scores: BTreeMap<String, f64>,
+    /// Where several answers were drawn, the score of each by itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sample_scores: BTreeMap<String, Vec<f64>>,
+    /// Why a metric with a verifier scores as it does.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verdicts: BTreeMap<String, Verdict>,
+    /// Which instructions were kept, where a program checks them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instructions: Vec<InstructionVerdict>,
+}
+
+/// Whether one instruction of a prompt was kept, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstructionVerdict {
+    /// Its id.
+    pub id: String,
+    /// Of the answer as it is.
+    pub strict: instructions::Verdict,
+    /// Of the answer without what models put around it.
+    pub loose: instructions::Verdict,
 }
 
 /// Everything that an evaluation with the harness found.
@@ -405,16 +468,19 @@ impl HarnessRun<'_> {
                         remarks.add("the model wrote nothing", question.line);
                     }
                     logs.push(self.log(task, question, own, &scored));
-                    parts.push((question, scored));
+                    parts.push((question, scored.parts));
                 }
                 Err(reason) => skips.add(&reason, question.line),
             }
         }
         if parts.is_empty() {
-            return Err(EvalError::BadAnswer {
-                doing: task.name.clone(),
-                problem: format!("no question could be scored: {skips}"),
-            });
+            let questions = task.questions.questions.len();
+            return Err(EvalError::nothing_scored(
+                &task.name,
+                questions,
+                &skips,
+                self.model.info(),
+            ));
         }
         let (metrics, groups) = self.aggregate(task, &parts);
         let setting = Setting {
@@ -424,6 +490,11 @@ impl HarnessRun<'_> {
             questions: parts.len() as u64,
         };
         let published = beside(setting, &metrics);
+        let keys: Vec<(String, String)> =
+            metrics.iter().map(|score| (score.metric.clone(), score.filter.clone())).collect();
+        let scored: Vec<&Question> = parts.iter().map(|(question, _)| *question).collect();
+        let spreads = spreads(&keys, &scored, &logs);
+        let failures = keys.iter().filter_map(|(metric, filter)| failures(metric, filter, &logs));
         let scores = TaskScores {
             task: task.name.clone(),
             version: task.version,
@@ -444,6 +515,9 @@ impl HarnessRun<'_> {
             contamination: None,
             refusal: None,
             factuality: None,
+            samples: task.samples as u64,
+            spreads,
+            failures: failures.collect(),
             prompts: Vec::new(),
             published,
             asked: asked as u64,
@@ -553,8 +627,8 @@ impl HarnessRun<'_> {
     ) -> Result<Option<PromptTokens>, EvalError> {
         let Ok(tokens) = self.model.prompt_tokens(prompt, parse_special) else { return Ok(None) };
         if tokens.bos.is_some() && tokens.leading_bos != 1 {
-            return Err(EvalError::BadAnswer {
-                doing: task.to_owned(),
+            return Err(EvalError::CannotAsk {
+                task: task.to_owned(),
                 problem: format!(
                     "a prompt begins with {} BOS tokens (ids {:?}…); this model needs one, so either \
                      the chat template or the tokenizer must write it, and not both",
@@ -570,7 +644,7 @@ impl HarnessRun<'_> {
         task: &PreparedTask,
         question: &Question,
         responses: &[Response],
-        scores: &BTreeMap<String, Part>,
+        scored: &QuestionScores,
     ) -> QuestionLog {
         let texts = self.log_texts;
         let is_choice = matches!(question.target, Target::Choice(_) | Target::Choices(_));
@@ -584,7 +658,11 @@ impl HarnessRun<'_> {
             requests: if texts { question.requests.clone() } else { Vec::new() },
             target: (texts || is_choice).then(|| question.target.clone()),
             responses: responses.to_vec(),
-            scores: scores.iter().map(|(name, part)| (name.clone(), part.number())).collect(),
+            seeds: seeds_of(&question.requests),
+            scores: scored.parts.iter().map(|(name, part)| (name.clone(), part.number())).collect(),
+            sample_scores: scored.samples.clone(),
+            verdicts: scored.verdicts.clone(),
+            instructions: Vec::new(),
         }
     }
 }
@@ -645,6 +723,15 @@ fn clusters_of(questions: &[&Question]) -> Option<Vec<usize>> {
         });
     }
     Some(clusters)
+}
+
+/// Seeds of the texts that are drawn; none where nothing is drawn.
+fn seeds_of(requests: &[Request]) -> Vec<u64> {
+    let seed = |request: &Request| match request {
+        Request::Generation { seed, .. } if *seed > 0 => Some(*seed),
+        _ => None,
+    };
+    requests.iter().filter_map(seed).collect()
 }
 
 /// BLAKE3 of requests as sent.

@@ -5,11 +5,12 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use milpa_base::{Digest, ModelError, ScoreRequest, Seed, TextModel};
+use milpa_base::{Digest, ScoreRequest, Seed, TextModel};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::EvalError,
+    harness::ask::{is_refusal, refusal},
     items::{Item, ItemSet, Skips},
     run::Watch,
     statistics::{Interval, LEVEL, bootstrap_mean, wilson},
@@ -182,7 +183,7 @@ pub fn multiple_choice(
                     match scorer.score(std::slice::from_ref(item), &mut |_| ()) {
                         Ok(results) => scored.extend(results.into_iter().map(|r| (item, r))),
                         Err(EvalError::Model { source, .. }) if is_refusal(&source) => {
-                            skips.add("refused by the model (too long or malformed)", item.line);
+                            skips.add(&refusal(&source), item.line);
                         }
                         Err(error) => return Err(error),
                     }
@@ -195,10 +196,8 @@ pub fn multiple_choice(
     }
     watch.progress.end();
     if scored.is_empty() {
-        return Err(EvalError::BadAnswer {
-            doing: task.name.clone(),
-            problem: format!("the model refused all {} items", set.items.len()),
-        });
+        let questions = set.items.len();
+        return Err(EvalError::nothing_scored(&task.name, questions, &skips, model.info()));
     }
     let all: Vec<&(&Item, ItemResult)> = scored.iter().collect();
     let result = TaskResult {
@@ -221,11 +220,6 @@ pub fn multiple_choice(
         wall_seconds: started.elapsed().as_secs_f64(),
     };
     Ok((result, scored.into_iter().map(|(_, result)| result).collect()))
-}
-
-/// Whether the model only refuses this request, rather than being broken.
-fn is_refusal(error: &ModelError) -> bool {
-    matches!(error, ModelError::TooLong { .. } | ModelError::BadRequest(_))
 }
 
 /// How many items from the front make one batch of requests (at least one item).

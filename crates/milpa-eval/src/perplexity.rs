@@ -33,6 +33,7 @@ use crate::{
     compress::compressed_lengths,
     config::PerplexityConfig,
     error::EvalError,
+    harness::ask::{is_refusal, refusal},
     multiple_choice::Resampling,
     run::Watch,
     statistics::{Interval, LEVEL, Method, bootstrap, percentile_interval},
@@ -127,6 +128,9 @@ pub struct SourcePerplexity {
     pub bzip2_bits_per_byte: f64,
     /// BLAKE3 of exactly the measured bytes.
     pub text_hash: Digest,
+    /// Texts that the model did not take, by reason; nothing above counts them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// How one text was predicted: a line of `texts.jsonl`.
@@ -316,7 +320,7 @@ impl Selection {
             self.floor_sum -= share;
             self.held_bytes -= entry.remove().text.len() as u64;
         }
-        if self.held_bytes > 2 * self.max_bytes {
+        if self.held_bytes > self.max_bytes.saturating_mul(2) {
             self.shrink();
         }
     }
@@ -396,7 +400,33 @@ fn measure_source(
     } else {
         (ResampledUnit::Documents, texts.clone())
     };
-    let scores = score_units(model, name, &units, watch, done_before)?;
+    let scored = score_units(model, name, &units, watch, done_before)?;
+    let mut refused: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut scores, mut kept): (Vec<(f64, u64)>, Vec<&str>) = (Vec::new(), Vec::new());
+    for (unit, score) in units.iter().zip(scored) {
+        match score {
+            Ok(score) => {
+                scores.push(score);
+                kept.push(unit);
+            }
+            Err(reason) => *refused.entry(reason).or_default() += 1,
+        }
+    }
+    if kept.is_empty() {
+        let reasons: Vec<String> =
+            refused.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        return Err(EvalError::NoText {
+            detail: format!(
+                "{name}: none of {} texts was scored: {}; with the model's tokenizer (--tokenizer) long \
+                 texts are scored in windows",
+                units.len(),
+                reasons.join(", ")
+            ),
+        });
+    }
+    // What is counted, hashed and compressed is what was scored.
+    let texts = if refused.is_empty() { texts } else { kept.clone() };
+    let units = kept;
     let log_likelihood: f64 = scores.iter().map(|score| score.0).sum();
     let tokens: u64 = scores.iter().map(|score| score.1).sum();
     let bytes: u64 = units.iter().map(|unit| unit.len() as u64).sum();
@@ -450,18 +480,23 @@ fn measure_source(
             xz_bits_per_byte: per_byte(lengths.xz),
             bzip2_bits_per_byte: per_byte(lengths.bzip2),
             text_hash: Digest(*hasher.finalize().as_bytes()),
+            refused,
         },
     })
 }
 
-/// Scores the units in batches; returns (log-likelihood, tokens) of each.
+/// Log-likelihood and tokens of a unit, or why the model did not take it.
+type Scored = Result<(f64, u64), String>;
+
+/// Scores the units in batches; returns (log-likelihood, tokens) of each, or why the model did not take
+/// it.
 fn score_units(
     model: &dyn TextModel,
     name: &str,
     units: &[&str],
     watch: Watch<'_>,
     done_before: u64,
-) -> Result<Vec<(f64, u64)>, EvalError> {
+) -> Result<Vec<Scored>, EvalError> {
     let bad = |problem| EvalError::BadAnswer { doing: format!("the text of {name}"), problem };
     let mut scores = Vec::with_capacity(units.len());
     let mut done = done_before;
@@ -479,11 +514,28 @@ fn score_units(
         rest = after;
         let bytes_of =
             |count: usize| -> u64 { batch.iter().take(count).map(|unit| unit.len() as u64).sum() };
-        let answers = model
-            .score_rolling(batch, RollingWindows::default(), &mut |count| {
-                watch.progress.advance(done + bytes_of(count));
-            })
-            .map_err(|source| EvalError::Model { doing: format!("the text of {name}"), source })?;
+        let answers = model.score_rolling(batch, RollingWindows::default(), &mut |count| {
+            watch.progress.advance(done + bytes_of(count));
+        });
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) if is_refusal(&error) && batch.len() > 1 => {
+                // One of them is refused: find out which, and keep the others.
+                for unit in batch {
+                    scores.extend(score_units(model, name, &[unit], watch, done)?);
+                    done += unit.len() as u64;
+                }
+                continue;
+            }
+            Err(error) if is_refusal(&error) => {
+                scores.push(Err(refusal(&error)));
+                done += bytes_of(batch.len());
+                continue;
+            }
+            Err(source) => {
+                return Err(EvalError::Model { doing: format!("the text of {name}"), source });
+            }
+        };
         if answers.len() != batch.len() {
             return Err(bad(format!("{} scores for {} texts", answers.len(), batch.len())));
         }
@@ -498,7 +550,7 @@ fn score_units(
                 let (said, has) = (answer.bytes, unit.len());
                 return Err(bad(format!("{said} bytes for a text of {has}")));
             }
-            scores.push((answer.log_likelihood, answer.tokens as u64));
+            scores.push(Ok((answer.log_likelihood, answer.tokens as u64)));
         }
         done += bytes_of(batch.len());
         watch.progress.advance(done);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use milpa_base::{
-    ArtifactWriter, Digest, Kind, Manifest, ModelInfo, Seed,
+    ArtifactWriter, Digest, EndpointRecord, Kind, Manifest, ModelInfo, Seed,
     artifact::Record,
     lines::{Line, LineReader},
     plot::{Bar, BarPlot},
@@ -69,8 +69,24 @@ pub struct EvalReport {
     pub text_tasks: Vec<TextTaskResult>,
     /// Generated samples.
     pub samples: Vec<Sample>,
+    /// What an endpoint was asked, where the model is elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointRecord>,
+    /// What the model cannot tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unavailable: Vec<Unavailable>,
     /// Seconds it took.
     pub wall_seconds: f64,
+}
+
+/// A metric that takes more than the model tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unavailable {
+    /// The task, or the held-out text.
+    pub metric: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The result of a task of kind perplexity.
@@ -291,6 +307,9 @@ impl fmt::Display for EvalReport {
         if !self.tasks.is_empty() {
             write!(f, "\ntasks\n{}", task_table(&self.tasks))?;
         }
+        for Unavailable { metric, reason } in &self.unavailable {
+            writeln!(f, "\n{metric}: unavailable: {reason}")?;
+        }
         for sample in &self.samples {
             write!(
                 f,
@@ -300,6 +319,9 @@ impl fmt::Display for EvalReport {
                 indented(&sample.prompt),
                 indented(&sample.text)
             )?;
+        }
+        if let Some(endpoint) = &self.endpoint {
+            writeln!(f, "\n{}", endpoint.to_line())?;
         }
         writeln!(
             f,
@@ -353,7 +375,13 @@ impl fmt::Display for PerplexityReport {
             all[9] = self.documents.to_string();
             rows.push(all);
         }
-        f.write_str(&table(&head, &rows, 1))
+        f.write_str(&table(&head, &rows, 1))?;
+        for source in &self.sources {
+            for (reason, count) in &source.refused {
+                writeln!(f, "{}: left out {count} texts: {reason}", source.source)?;
+            }
+        }
+        Ok(())
     }
 }
 

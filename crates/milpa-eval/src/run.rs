@@ -15,7 +15,7 @@ use crate::{
     items::{ItemSet, Skips, read_items},
     multiple_choice::{Resampling, multiple_choice},
     perplexity::{TextResult, perplexity_by_text},
-    report::{EvalReport, Evaluation, REPORT_FORMAT, TextTaskResult},
+    report::{EvalReport, Evaluation, REPORT_FORMAT, TextTaskResult, Unavailable},
     samples::generate_samples,
     statistics::{Design, LEVEL, minimum_detectable_difference},
     task::{TaskKind, TaskSpec},
@@ -92,9 +92,15 @@ pub fn run(
     for line in prepared.iter().filter_map(detectable) {
         watch.progress.line(&line);
     }
+    let mut unavailable = Vec::new();
     let (text, mut texts) = held_out
-        .map(|records| perplexity_by_text(model, records, &config.perplexity, resampling, watch))
+        .map(|records| {
+            let measured =
+                perplexity_by_text(model, records, &config.perplexity, resampling, watch);
+            where_available("held-out text", measured, &mut unavailable)
+        })
         .transpose()?
+        .flatten()
         .unzip();
     let texts = texts.get_or_insert_default();
     let (mut tasks, mut text_tasks, mut items) = (Vec::new(), Vec::new(), Vec::new());
@@ -102,15 +108,19 @@ pub fn run(
         let seed = info.seed.derive(&spec.name);
         let resampling = Resampling { seed, ..resampling };
         if let Some(set) = set {
-            let (result, scored) =
-                multiple_choice(model, spec, entry.style, set, resampling, watch)?;
-            tasks.push(result);
-            items.extend(scored);
+            let scored = multiple_choice(model, spec, entry.style, set, resampling, watch);
+            if let Some((result, scored)) = where_available(&spec.name, scored, &mut unavailable)? {
+                tasks.push(result);
+                items.extend(scored);
+            }
         } else {
-            let (result, mut measured) =
-                measure_text_task(model, config, spec, entry, resampling, watch)?;
-            text_tasks.push(result);
-            texts.append(&mut measured);
+            let measured = measure_text_task(model, config, spec, entry, resampling, watch);
+            if let Some((result, mut measured)) =
+                where_available(&spec.name, measured, &mut unavailable)?
+            {
+                text_tasks.push(result);
+                texts.append(&mut measured);
+            }
         }
     }
     let samples = if config.samples.prompts.is_empty() {
@@ -118,6 +128,14 @@ pub fn run(
     } else {
         generate_samples(model, &config.samples, watch)?
     };
+    if let (None, true, true, true, Some(first)) =
+        (&text, tasks.is_empty(), text_tasks.is_empty(), samples.is_empty(), unavailable.first())
+    {
+        return Err(EvalError::Unavailable {
+            metric: first.metric.clone(),
+            reason: first.reason.clone(),
+        });
+    }
     let report = EvalReport {
         format: REPORT_FORMAT,
         milpa_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -130,9 +148,28 @@ pub fn run(
         tasks,
         text_tasks,
         samples,
+        endpoint: model.endpoint(),
+        unavailable,
         wall_seconds: started.elapsed().as_secs_f64(),
     };
     Ok(Evaluation { report, items, texts: std::mem::take(texts) })
+}
+
+/// A result; what the model cannot tell is noted, and what else is asked goes on.
+fn where_available<T>(
+    metric: &str,
+    result: Result<T, EvalError>,
+    unavailable: &mut Vec<Unavailable>,
+) -> Result<Option<T>, EvalError> {
+    match result {
+        Ok(result) => Ok(Some(result)),
+        Err(EvalError::Model { source: source @ ModelError::Unavailable { .. }, .. }) => {
+            let (metric, reason) = (metric.to_owned(), source.to_string());
+            unavailable.push(Unavailable { metric, reason });
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads the task that an entry names.

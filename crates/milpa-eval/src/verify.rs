@@ -237,6 +237,14 @@ impl Verdict {
     }
 }
 
+impl Reason {
+    /// The kind of the reason as files name it, such as `no_answer`.
+    pub fn kind(&self) -> String {
+        let written = serde_json::to_value(self).expect("plain data serialises");
+        written["why"].as_str().expect("a reason is written with its kind").to_owned()
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

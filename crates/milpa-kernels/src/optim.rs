@@ -1,4 +1,4 @@
-//! Optimiser steps on slices: AdamW and Muon.
+//! Optimiser steps on slices: AdamW, Lion and Muon.
 //!
 //! Which parameter gets which optimiser, and schedules, are the caller's; here a step is one pass over
 //! weights, gradients and state. Bias corrections are computed in double precision.
@@ -27,6 +27,19 @@ pub struct AdamW {
     pub weight_decay: f32,
     /// Number of this step, counted from 1.
     pub step: u64,
+}
+
+/// Settings of one Lion step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lion {
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    /// Weight of the momentum in the direction of this step, usually 0.9.
+    pub beta1: f32,
+    /// Decay of the momentum, usually 0.99.
+    pub beta2: f32,
+    /// Decoupled weight decay; multiplied by the learning rate.
+    pub weight_decay: f32,
 }
 
 /// Settings of one Muon step.
@@ -84,6 +97,34 @@ pub fn adamw_step(
         };
         let gradients = &gradients[range];
         dispatch!(cpu.isa(), simd => adamw(simd, &factors, weights, gradients, first, second));
+    });
+}
+
+/// Updates `weights` and their momentum from `gradients · gradient_scale`: decay by `learning_rate ·
+/// weight_decay`, then `learning_rate` against the sign of `beta1 · momentum + (1 − beta1) ·
+/// gradient`, and the momentum decays by `beta2` afterwards. The sign of zero is zero.
+///
+/// Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675, Algorithm 2.
+pub fn lion_step(
+    cpu: &Cpu,
+    settings: &Lion,
+    gradient_scale: f32,
+    weights: &mut [f32],
+    gradients: &[f32],
+    momentum: &mut [f32],
+) {
+    let length = weights.len();
+    let lengths = [gradients.len(), momentum.len()];
+    assert!(lengths.iter().all(|&other| other == length), "slices of {length}, not {lengths:?}");
+    let (weights, momentum) = (Shares::new(weights), Shares::new(momentum));
+    cpu.pool().for_ranges(length, TASK, |range| {
+        // SAFETY: each task has its own range.
+        let (weights, momentum) =
+            unsafe { (weights.part(range.clone()), momentum.part(range.clone())) };
+        let gradients = &gradients[range];
+        dispatch!(cpu.isa(), simd => {
+            lion(simd, settings, gradient_scale, weights, gradients, momentum);
+        });
     });
 }
 
@@ -255,6 +296,31 @@ fn adamw<S: Simd>(
         let denominator = simd.fma(simd.sqrt(v), root_factor, eps);
         let kept = simd.mul(simd.read(weights), keep);
         simd.write(weights, simd.fma(simd.div(m, denominator), step_size, kept));
+    }
+}
+
+#[inline(always)]
+fn lion<S: Simd>(
+    simd: S,
+    settings: &Lion,
+    gradient_scale: f32,
+    weights: &mut [f32],
+    gradients: &[f32],
+    momentum: &mut [f32],
+) {
+    let keep = simd.splat(1.0 - settings.learning_rate * settings.weight_decay);
+    let gradient_scale = simd.splat(gradient_scale);
+    let (beta1, rest1) = (simd.splat(settings.beta1), simd.splat(1.0 - settings.beta1));
+    let (beta2, rest2) = (simd.splat(settings.beta2), simd.splat(1.0 - settings.beta2));
+    let step_size = simd.splat(-settings.learning_rate);
+    let chunks = weights.chunks_mut(S::LANES).zip(gradients.chunks(S::LANES));
+    for ((weights, gradients), momentum) in chunks.zip(momentum.chunks_mut(S::LANES)) {
+        let gradient = simd.mul(simd.read(gradients), gradient_scale);
+        let before = simd.read(momentum);
+        let direction = simd.sign(simd.fma(before, beta1, simd.mul(gradient, rest1)));
+        simd.write(momentum, simd.fma(before, beta2, simd.mul(gradient, rest2)));
+        let kept = simd.mul(simd.read(weights), keep);
+        simd.write(weights, simd.fma(direction, step_size, kept));
     }
 }
 

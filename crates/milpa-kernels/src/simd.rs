@@ -151,6 +151,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
         self.scale_by_power(self.add(p, self.splat(1.0)), n)
     }
 
+    /// The sign, −1, 0 or 1; a NaN becomes −1.
+    #[inline(always)]
+    fn sign(self, x: Self::V) -> Self::V {
+        // Twice 2¹²⁷ makes the smallest subnormal larger than one.
+        let huge = self.splat(1.701_411_8e38);
+        let grown = self.mul(self.mul(x, huge), huge);
+        self.min(self.max(grown, self.splat(-1.0)), self.splat(1.0))
+    }
+
     /// `1 / (1 + e⁻ˣ)`.
     #[inline(always)]
     fn sigmoid(self, x: Self::V) -> Self::V {

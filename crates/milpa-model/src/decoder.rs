@@ -532,7 +532,33 @@ impl Decoder {
         batch: &TokenBatch<'_>,
         rows: &LossRows,
     ) -> Result<LossSummary, DecoderError> {
-        let tape = Tape::recording(parameters.device().clone()).autocast(self.compute);
+        let tape = Tape::recording(parameters.device().clone());
+        self.loss_and_gradients_on(tape, parameters, batch, rows)
+    }
+
+    /// As [`Self::loss_and_gradients`], but fails at the first operation with a value that is not finite
+    /// ([`Tape::audited`]): what a step that went wrong is done again with. Several times as slow.
+    ///
+    /// # Errors
+    /// Besides those of the other, [`TensorError::NonFinite`].
+    pub fn audited_loss_and_gradients(
+        &self,
+        parameters: &mut ParameterStore,
+        batch: &TokenBatch<'_>,
+        rows: &LossRows,
+    ) -> Result<LossSummary, DecoderError> {
+        let tape = Tape::recording(parameters.device().clone()).audited(parameters);
+        self.loss_and_gradients_on(tape, parameters, batch, rows)
+    }
+
+    fn loss_and_gradients_on(
+        &self,
+        tape: Tape,
+        parameters: &mut ParameterStore,
+        batch: &TokenBatch<'_>,
+        rows: &LossRows,
+    ) -> Result<LossSummary, DecoderError> {
+        let tape = tape.autocast(self.compute);
         let x_btd = self.forward_hidden(&tape, parameters, batch)?;
         let head_vd = self.head_vd(parameters)?;
         let layer = self.output_layer(&head_vd);

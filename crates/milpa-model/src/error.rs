@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use milpa_base::ModelError;
+use milpa_base::{ArtifactError, ModelError};
 use milpa_tensor::TensorError;
 use milpa_tokens::TokensError;
 
@@ -68,6 +68,28 @@ pub enum DecoderError {
     /// Tokens that the decoder cannot take as they are.
     #[error("{0}")]
     Batch(String),
+    /// A merge whose numbers cannot be right.
+    #[error("the models cannot be merged so: {0}")]
+    Merge(String),
+    /// A vocabulary that cannot be extended.
+    #[error("the vocabulary cannot be extended: {0}")]
+    Extend(String),
+    /// Two models that are not of one kind.
+    #[error("{first} and {second} cannot be merged: {message}")]
+    Different {
+        /// A folder.
+        first: PathBuf,
+        /// The other folder.
+        second: PathBuf,
+        /// In what they differ.
+        message: String,
+    },
+    /// Asked to stop.
+    #[error("stopped before the work was done")]
+    Stopped,
+    /// A folder cannot be written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
     /// The tokenizer cannot be read.
     #[error(transparent)]
     Tokens(#[from] TokensError),

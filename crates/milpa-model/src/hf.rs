@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, BufWriter, Write},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -40,6 +41,15 @@ const MAX_SHARDS: usize = 1024;
 /// Reads what the model in `dir` computes.
 pub fn read_hf_description(dir: &Path) -> Result<DecoderDescription, DecoderError> {
     let path = dir.join(CONFIG_FILE);
+    if dir.is_dir() && !path.exists() {
+        return Err(DecoderError::Format {
+            path: dir.to_owned(),
+            format: "a model",
+            message: format!(
+                "there is no {CONFIG_FILE}; give a Hugging Face folder, a checkpoint or a bundle"
+            ),
+        });
+    }
     DecoderDescription::from_hf_json(&read_small(&path)?, &path)
 }
 
@@ -69,44 +79,16 @@ pub fn read_hf_weights(
     device: &Device,
 ) -> Result<ParameterStore, DecoderError> {
     let description = description.into();
-    description.check()?;
-    let maps = weight_files(dir)?
-        .into_iter()
-        .map(|path| {
-            let io_error = |source| DecoderError::Io { path: path.clone(), source };
-            MappedFile::open(&path).map_err(io_error).map(|map| (path, map))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut files = Vec::with_capacity(maps.len());
-    for (path, map) in &maps {
-        files.push((path.as_path(), parse(path, map)?));
-    }
-    let tensors = file_tensors(&description);
-    let mut found = BTreeMap::new();
-    for tensor in &tensors {
-        found.insert(tensor.name.as_str(), find(dir, &files, tensor)?);
-    }
-    for (path, file) in &files {
-        let known = |name: &&str| found.contains_key(*name) || is_ignorable(name, &description);
-        if let Some(name) = file.names().into_iter().find(|name| !known(name)) {
-            return Err(DecoderError::Unsupported {
-                path: path.to_path_buf(),
-                field: "tensor".to_owned(),
-                value: format!("{name:?}"),
-                message: "this decoder has no such parameter, so its results would be wrong"
-                    .to_owned(),
-            });
-        }
-    }
-    // Only now is anything allocated: the files hold all that the parameters need.
+    // Only when this is done is anything allocated: the files hold all that the parameters need.
+    let files = WeightFiles::open(dir, &description)?;
     let mut sources: BTreeMap<&str, Vec<(usize, Source<'_>)>> = BTreeMap::new();
-    for tensor in &tensors {
-        let (_, view) = &found[tensor.name.as_str()];
-        let width = view.data().len() / tensor.shape.iter().product::<usize>().max(1);
+    for (index, tensor) in files.tensors.iter().enumerate() {
+        let (dtype, data) = files.stored(index);
+        let width = data.len() / tensor.shape.iter().product::<usize>().max(1);
         let mut offset = 0;
         for part in &tensor.parts {
-            let bytes = &view.data()[offset * width..(offset + part.count) * width];
-            let source = Source { dtype: view.dtype(), bytes, less_one: tensor.less_one };
+            let bytes = &data[offset * width..(offset + part.count) * width];
+            let source = Source { dtype, bytes, less_one: tensor.less_one };
             sources.entry(&part.parameter).or_default().push((part.start, source));
             offset += part.count;
         }
@@ -122,6 +104,86 @@ pub fn read_hf_weights(
         parameters.add(&spec.name, &spec.shape, &values, spec.init_std.is_some())?;
     }
     Ok(parameters)
+}
+
+/// The weight files of a folder, mapped and held against a description: its tensors can be read one
+/// at a time.
+#[derive(Debug)]
+pub(crate) struct WeightFiles {
+    maps: Vec<(PathBuf, MappedFile)>,
+    tensors: Vec<FileTensor>,
+    places: Vec<Place>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+struct Place {
+    file: usize,
+    dtype: Dtype,
+    bytes: Range<usize>,
+}
+
+impl WeightFiles {
+    /// Maps the files in `dir`.
+    ///
+    /// # Errors
+    /// If a file is malformed, or its tensors are not exactly those of `description`.
+    pub(crate) fn open(dir: &Path, description: &DecoderDescription) -> Result<Self, DecoderError> {
+        description.check()?;
+        let maps = weight_files(dir)?
+            .into_iter()
+            .map(|path| {
+                let io_error = |source| DecoderError::Io { path: path.clone(), source };
+                MappedFile::open(&path).map_err(io_error).map(|map| (path, map))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut files = Vec::with_capacity(maps.len());
+        for (path, map) in &maps {
+            files.push((path.as_path(), parse(path, map)?));
+        }
+        let tensors = file_tensors(description);
+        let mut found = BTreeMap::new();
+        for tensor in &tensors {
+            found.insert(tensor.name.as_str(), find(dir, &files, tensor)?);
+        }
+        for (path, file) in &files {
+            let known = |name: &&str| found.contains_key(*name) || is_ignorable(name, description);
+            if let Some(name) = file.names().into_iter().find(|name| !known(name)) {
+                return Err(DecoderError::Unsupported {
+                    path: path.to_path_buf(),
+                    field: "tensor".to_owned(),
+                    value: format!("{name:?}"),
+                    message: "this decoder has no such parameter, so its results would be wrong"
+                        .to_owned(),
+                });
+            }
+        }
+        let place = |tensor: &FileTensor| {
+            let (path, view) = &found[tensor.name.as_str()];
+            let is_here = |(held, _): &(PathBuf, MappedFile)| held == path;
+            let file = maps.iter().position(is_here).expect("the view is of one of these files");
+            let start = view.data().as_ptr().addr() - maps[file].1.as_ptr().addr();
+            Place { file, dtype: view.dtype(), bytes: start..start + view.data().len() }
+        };
+        let places = tensors.iter().map(place).collect();
+        Ok(Self { maps, tensors, places })
+    }
+
+    /// The tensors in the order of the parameters.
+    pub(crate) fn tensors(&self) -> &[FileTensor] {
+        &self.tensors
+    }
+
+    /// Reads the values of a tensor as the file holds them, widened to f32.
+    pub(crate) fn read(&self, index: usize) -> Vec<f32> {
+        let (dtype, bytes) = self.stored(index);
+        Source { dtype, bytes, less_one: false }.read()
+    }
+
+    fn stored(&self, index: usize) -> (Dtype, &[u8]) {
+        let place = &self.places[index];
+        (place.dtype, &self.maps[place.file].1[place.bytes.clone()])
+    }
 }
 
 /// Reads exactly the tensors `wanted` (name and shape) of one file, widened to f32.
@@ -231,6 +293,17 @@ pub fn write_hf_model(
 ) -> Result<(), DecoderError> {
     let description = description.into();
     check_parameters(&description, parameters)?;
+    write_hf_settings(dir, &description, eos, bos)?;
+    write_file(&dir.join(WEIGHTS_FILE), parameters, &file_tensors(&description))
+}
+
+/// Writes `config.json` and `generation_config.json` into an existing folder.
+pub(crate) fn write_hf_settings(
+    dir: &Path,
+    description: &DecoderDescription,
+    eos: Option<u32>,
+    bos: Option<u32>,
+) -> Result<(), DecoderError> {
     let generation = json!({ "bos_token_id": bos, "eos_token_id": eos, "do_sample": true });
     for (name, text) in [
         (CONFIG_FILE, description.to_hf_json(eos, bos)),
@@ -239,7 +312,36 @@ pub fn write_hf_model(
         let path = dir.join(name);
         fs::write(&path, text).map_err(|source| DecoderError::Io { path, source })?;
     }
-    write_file(&dir.join(WEIGHTS_FILE), parameters, &file_tensors(&description))
+    Ok(())
+}
+
+/// Gives the values of the tensor with a number.
+pub(crate) type GiveValues<'a> =
+    dyn FnMut(usize, &FileTensor) -> Result<Vec<f32>, DecoderError> + 'a;
+
+/// Writes the tensors of a description to a file, each when `values` gives it (as files hold them):
+/// no two of them are in memory.
+pub(crate) fn write_tensors(
+    path: &Path,
+    description: &DecoderDescription,
+    values: &mut GiveValues<'_>,
+) -> Result<(), DecoderError> {
+    let io_error = |source| DecoderError::Io { path: path.to_owned(), source };
+    let tensors = file_tensors(description);
+    let mut file = BufWriter::new(File::create(path).map_err(io_error)?);
+    write_header(&tensors, &mut file).map_err(io_error)?;
+    for (index, tensor) in tensors.iter().enumerate() {
+        let values = values(index, tensor)?;
+        if values.len() != tensor.shape.iter().product::<usize>() {
+            let message = format!("has {} values instead of {:?}", values.len(), tensor.shape);
+            return Err(DecoderError::Parameter { name: tensor.name.clone(), message });
+        }
+        for chunk in values.chunks(1 << 14) {
+            let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
+            file.write_all(&bytes).map_err(io_error)?;
+        }
+    }
+    file.flush().map_err(io_error)
 }
 
 fn own_tensors(parameters: &ParameterStore) -> Vec<FileTensor> {
@@ -271,23 +373,7 @@ fn write_all(
     tensors: &[FileTensor],
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let mut header = serde_json::Map::new();
-    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
-    let mut offset = 0;
-    for tensor in tensors {
-        let end = offset + tensor.shape.iter().product::<usize>() * size_of::<f32>();
-        let entry = json!({
-            "dtype": "F32",
-            "shape": tensor.shape,
-            "data_offsets": [offset, end],
-        });
-        header.insert(tensor.name.clone(), entry);
-        offset = end;
-    }
-    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)?;
+    write_header(tensors, out)?;
     // The parts of a stack of experts follow one another: it is downloaded once.
     let mut current: Option<(ParameterId, Vec<f32>)> = None;
     for tensor in tensors {
@@ -307,6 +393,27 @@ fn write_all(
         }
     }
     Ok(())
+}
+
+/// Writes the header of a file whose tensors are in f32 and follow one another.
+fn write_header(tensors: &[FileTensor], out: &mut dyn Write) -> io::Result<()> {
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let mut offset = 0;
+    for tensor in tensors {
+        let end = offset + tensor.shape.iter().product::<usize>() * size_of::<f32>();
+        let entry = json!({
+            "dtype": "F32",
+            "shape": tensor.shape,
+            "data_offsets": [offset, end],
+        });
+        header.insert(tensor.name.clone(), entry);
+        offset = end;
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)
 }
 
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, DecoderError> {

@@ -14,6 +14,7 @@ mod decoder;
 mod description;
 mod embed;
 mod error;
+mod extend;
 mod freeze;
 mod generate;
 mod gguf;
@@ -27,6 +28,8 @@ mod hf_config;
 mod hf_tensors;
 mod local;
 mod lora;
+mod merge;
+mod merge_folder;
 mod sample;
 mod score;
 
@@ -38,6 +41,7 @@ pub use description::{
 };
 pub use embed::Pooling;
 pub use error::DecoderError;
+pub use extend::{NewRows, extend_model, extend_vocabulary};
 pub use freeze::set_trainable;
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue, GgufWriter};
 pub use gguf_format::GgufFormat;
@@ -47,8 +51,10 @@ pub use hf::{
     CONFIG_FILE, WEIGHTS_FILE, read_hf_config, read_hf_description, read_hf_weights, weights_bytes,
     write_hf_model, write_weights,
 };
-pub use local::LocalModel;
+pub use local::{LocalModel, hash_weights};
 pub use lora::{LoraConfig, add_lora, merge_lora, read_lora, write_lora};
+pub use merge::{MergeMethod, interpolate};
+pub use merge_folder::{FolderContext, MergeModels};
 
 // What callers of the decoder handle, so that most of them need not name the tensor crate.
 pub use milpa_tensor::{

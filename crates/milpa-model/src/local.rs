@@ -318,9 +318,22 @@ fn gguf_path(path: &Path) -> Result<Option<PathBuf>, DecoderError> {
     }
 }
 
+/// Hashes the weights of the model in the folder `dir`, as [`LocalModel`] names them.
+///
+/// # Errors
+/// Files that are missing, or other than the manifest beside them says.
+pub fn hash_weights(dir: &Path) -> Result<Digest, DecoderError> {
+    let hash = hash_files(&weight_files(dir)?)?;
+    hash.ok_or_else(|| DecoderError::Format {
+        path: dir.to_owned(),
+        format: "a model",
+        message: "it has no weights".to_owned(),
+    })
+}
+
 /// Hashes weight files (of several, the hash of their hashes) and holds them against the manifest
 /// of the artifact they lie in, if there is one.
-fn hash_files(files: &[PathBuf]) -> Result<Option<Digest>, DecoderError> {
+pub(crate) fn hash_files(files: &[PathBuf]) -> Result<Option<Digest>, DecoderError> {
     let mut hashes = Vec::new();
     for path in files {
         let io_error = |source| DecoderError::Io { path: path.clone(), source };

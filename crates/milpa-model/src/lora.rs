@@ -10,7 +10,11 @@
 //! and each has its rows of B and of the magnitudes. B of a stack lies here as `[experts, rank, outputs]`,
 //! in peft's files as `[outputs, rank · experts]`.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use milpa_base::Seed;
 use milpa_tensor::{Accumulate, DType, Matrix, MatrixMut, ParameterId, ParameterStore, Size};
@@ -136,6 +140,23 @@ impl LoraConfig {
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
         self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
+    }
+
+    /// Names of all linear layers of a model, to be its targets.
+    pub fn all_linear(description: &DecoderDescription) -> Vec<String> {
+        let last = |module: Module| module.name.rsplit('.').next().unwrap_or_default().to_owned();
+        let names: BTreeSet<String> = linear_layers(description).into_iter().map(last).collect();
+        names.into_iter().collect()
+    }
+
+    /// Number of parameters that are trained.
+    ///
+    /// # Errors
+    /// If a target names no linear layer of the model.
+    pub fn parameters(&self, description: &DecoderDescription) -> Result<u64, DecoderError> {
+        let modules = self.modules(description)?;
+        let entries = modules.iter().flat_map(|module| self.entries(module));
+        Ok(entries.map(|entry| entry.shape.iter().product::<usize>() as u64).sum())
     }
 
     /// The linear layers that are changed.
@@ -348,14 +369,16 @@ pub fn add_lora(
         for (part, outputs) in &module.parts {
             let shape = module.b_shape(*outputs, config.rank);
             let zeros = vec![0.0; shape.iter().product()];
-            let b = parameters.add(&b_of(part), &shape, &zeros, true)?;
-            if config.dora {
-                let weight = find(parameters, &format!("{part}.weight"))?;
-                let change = LowRank { a, b, magnitude: None, scale: config.scale() as f32 };
-                let norms = norms_of(parameters, weight, change);
-                // Lengths are not pulled towards zero.
-                parameters.add(&magnitude_of(part), &[*outputs], &norms, false)?;
-            }
+            parameters.add(&b_of(part), &shape, &zeros, true)?;
+        }
+        // In the order in which an adapter is read.
+        for (part, outputs) in module.parts.iter().filter(|_| config.dora) {
+            let weight = find(parameters, &format!("{part}.weight"))?;
+            let b = find(parameters, &b_of(part))?;
+            let change = LowRank { a, b, magnitude: None, scale: config.scale() as f32 };
+            let norms = norms_of(parameters, weight, change);
+            // Lengths are not pulled towards zero.
+            parameters.add(&magnitude_of(part), &[*outputs], &norms, false)?;
         }
     }
     Ok(())

@@ -21,10 +21,14 @@ pub struct TrainShape {
     pub micro_batch_size: u64,
     /// Optimiser steps.
     pub steps: u64,
-    /// Numbers the optimiser keeps for each parameter of a hidden matrix (AdamW 2, Muon 1).
+    /// Numbers the optimiser keeps for each parameter of a hidden matrix (AdamW 2, Muon and Lion 1).
     pub states_per_matrix_parameter: u64,
+    /// Numbers it keeps for each parameter of the embedding and the norms (AdamW and Muon 2, Lion 1).
+    pub states_per_other_parameter: u64,
     /// Averages of the weights kept beside them, each of every parameter.
     pub weight_averages: u64,
+    /// Parameters of an adapter that are trained beside frozen weights; `None` trains all weights.
+    pub adapter_parameters: Option<u64>,
     /// Bytes of a number that goes into a product: 4 in f32, 2 in mixed precision, where a rounded
     /// copy of the weights is kept as well. The residual stream is always f32.
     pub activation_bytes: u64,
@@ -52,6 +56,8 @@ pub struct Memory {
     pub gradients: Bytes,
     /// Optimiser states.
     pub optimizer: Bytes,
+    /// The copy of weights and optimiser states that is written while training goes on.
+    pub checkpoint: Bytes,
     /// Activations kept for the backward pass of one micro-batch (estimate).
     pub activations: Bytes,
 }
@@ -59,7 +65,8 @@ pub struct Memory {
 impl Memory {
     /// The sum.
     pub fn total(&self) -> Bytes {
-        Bytes(self.parameters.0 + self.gradients.0 + self.optimizer.0 + self.activations.0)
+        let Self { parameters, gradients, optimizer, checkpoint, activations } = self;
+        Bytes(parameters.0 + gradients.0 + optimizer.0 + checkpoint.0 + activations.0)
     }
 }
 
@@ -99,7 +106,9 @@ pub fn plan(
 ) -> Plan {
     let tokens = train.steps * train.batch_size * train.sequence_length;
     let flops_per_token_causal = model.train_flops_per_token_causal(train.sequence_length);
-    let flops = flops_per_token_causal * tokens as f64;
+    // No gradient of a frozen weight is computed.
+    let frozen = train.adapter_parameters.map_or(0, |_| model.non_embedding_parameters());
+    let flops = (flops_per_token_causal - 2.0 * frozen as f64) * tokens as f64;
     let seconds = |utilisation: f64| flops / (machine.peak_flops_per_second * utilisation);
     Plan {
         parameters: model.parameters(),
@@ -129,7 +138,15 @@ pub fn memory(model: &ModelShape, train: &TrainShape) -> Memory {
     let parameters = model.parameters();
     let matrices = model.matrix_parameters();
     let others = parameters - matrices;
-    let states = matrices * train.states_per_matrix_parameter + others * 2;
+    let (trained, states) = match train.adapter_parameters {
+        Some(adapter) => (adapter, adapter * train.states_per_matrix_parameter),
+        None => (
+            parameters,
+            matrices * train.states_per_matrix_parameter
+                + others * train.states_per_other_parameter,
+        ),
+    };
+    let adapter = train.adapter_parameters.unwrap_or(0);
     let qkv = model.head_dim * (model.heads + 2 * model.kv_heads);
     let qk = if model.qk_norm { model.head_dim * (model.heads + model.kv_heads) } else { 0 };
     let factors =
@@ -140,10 +157,13 @@ pub fn memory(model: &ModelShape, train: &TrainShape) -> Memory {
     let rounded = if mixed { train.activation_bytes } else { 0 };
     let logits = tokens.min(1024) * model.vocab_size * (f32_bytes + rounded);
     let ends = 3 * model.hidden_size * f32_bytes;
+    let averages = (parameters + adapter) * train.weight_averages;
+    let optimizer = (states + averages) * f32_bytes;
     Memory {
-        parameters: Bytes(parameters * (f32_bytes + rounded)),
-        gradients: Bytes(parameters * f32_bytes),
-        optimizer: Bytes((states + parameters * train.weight_averages) * f32_bytes),
+        parameters: Bytes((parameters + adapter) * (f32_bytes + rounded)),
+        gradients: Bytes(trained * f32_bytes),
+        optimizer: Bytes(optimizer),
+        checkpoint: Bytes((parameters + adapter) * f32_bytes + optimizer),
         activations: Bytes(tokens * (model.layers * per_layer + ends) + logits),
     }
 }
@@ -200,11 +220,13 @@ impl fmt::Display for Plan {
         )?;
         writeln!(
             f,
-            "memory       {} = {} weights + {} gradients + {} optimizer + {} activations (estimate)",
+            "memory       {} = {} weights + {} gradients + {} optimizer + {} for a checkpoint's copy + {} \
+             activations (estimate)",
             self.memory.total(),
             self.memory.parameters,
             self.memory.gradients,
             self.memory.optimizer,
+            self.memory.checkpoint,
             self.memory.activations
         )?;
         write!(f, "time         about {}", duration(self.seconds))?;
@@ -250,7 +272,9 @@ mod tests {
         micro_batch_size: 8,
         steps: 1000,
         states_per_matrix_parameter: 2,
+        states_per_other_parameter: 2,
         weight_averages: 0,
+        adapter_parameters: None,
         activation_bytes: 4,
     };
     const MACHINE: Machine = Machine {
@@ -278,6 +302,22 @@ mod tests {
         let error = plan(&NOVELAS, &TRAIN, &MACHINE, Some(Tokens(100))).check(&TRAIN).unwrap_err();
         assert!(error.to_string().contains("one step takes 2048 tokens"), "{error}");
         plan(&NOVELAS, &TRAIN, &MACHINE, Some(Tokens(1 << 20))).check(&TRAIN).unwrap();
+    }
+
+    #[test]
+    fn the_optimisers_states_are_counted_where_they_are_kept() {
+        let bytes = |matrix, other| {
+            let train = TrainShape {
+                states_per_matrix_parameter: matrix,
+                states_per_other_parameter: other,
+                ..TRAIN
+            };
+            memory(&NOVELAS, &train).optimizer.0
+        };
+        let (matrices, all) = (NOVELAS.matrix_parameters(), NOVELAS.parameters());
+        assert_eq!(bytes(2, 2), 8 * all, "AdamW");
+        assert_eq!(bytes(1, 1), 4 * all, "Lion");
+        assert_eq!(bytes(1, 2), 8 * all - 4 * matrices, "Muon");
     }
 
     #[test]

@@ -246,9 +246,14 @@ impl PlannedRun {
             "memory, planned",
             self.memory_bytes as f64,
             Unit::Bytes,
-            "weights, gradients, optimizer, activations",
+            "weights, gradients, optimizer, a checkpoint's copy, activations",
         );
-        pair("memory", memory, measured.memory_bytes, "most bytes of tensors held");
+        pair(
+            "memory",
+            memory,
+            measured.memory_bytes,
+            "most bytes of tensors and their copies held",
+        );
         let law = if self.loss_is_own {
             "calibrated runs of half to twice the parameters and tokens"
         } else {

@@ -33,6 +33,16 @@ impl DType {
     }
 }
 
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F32 => f.write_str("f32"),
+            Self::BF16 => f.write_str("bf16"),
+            Self::Quantised(format) => format.fmt(f),
+        }
+    }
+}
+
 /// Values on a device.
 pub struct Buffer {
     storage: Storage,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use milpa_kernels::{
     Accumulate, Cpu, Heads, HeadsMut, Isa, Mat, MatMut, Size, activation, attention,
     attention::{AttentionGrads, AttentionInputs, AttentionShape},
-    bf16, bias, convert, elementwise, embedding, gemm, gemm_bf16, loss, magnitude, norm,
-    optim::{self, AdamW, Muon},
+    bf16, bias, convert, elementwise, embedding, gemm, gemm_bf16,
+    loss::{self, ZLoss},
+    magnitude, norm,
+    optim::{self, AdamW, Lion, Muon},
     quantised::{self, BlockFormat},
     rope,
     routing::{self, RoutingShape},
@@ -514,16 +516,19 @@ impl Kernels for CpuDevice {
         targets: &[u32],
         gradient_scale: &[f32],
         losses: &mut [f32],
+        z_loss: Option<ZLoss<'_>>,
         gradients: Option<&mut Buffer>,
     ) {
         let elements = targets.len() * vocab;
         let logits = &mut logits.f32_mut()[..elements];
         let (cpu, scale) = (&self.cpu, gradient_scale);
         match gradients {
-            None => loss::cross_entropy(cpu, vocab, logits, targets, scale, losses),
+            None => loss::cross_entropy(cpu, vocab, logits, targets, scale, losses, z_loss),
             Some(gradients) => {
                 let gradients = &mut gradients.bf16_mut()[..elements];
-                loss::cross_entropy_into(cpu, vocab, logits, targets, scale, losses, gradients);
+                loss::cross_entropy_into(
+                    cpu, vocab, logits, targets, scale, losses, z_loss, gradients,
+                );
             }
         }
     }
@@ -557,6 +562,24 @@ impl Kernels for CpuDevice {
             gradients.f32(),
             first.f32_mut(),
             second.f32_mut(),
+        );
+    }
+
+    fn lion_step(
+        &self,
+        settings: &Lion,
+        gradient_scale: f32,
+        weights: &mut Buffer,
+        gradients: &Buffer,
+        momentum: &mut Buffer,
+    ) {
+        optim::lion_step(
+            &self.cpu,
+            settings,
+            gradient_scale,
+            weights.f32_mut(),
+            gradients.f32(),
+            momentum.f32_mut(),
         );
     }
 

@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use milpa_kernels::{
     Accumulate, Size,
     attention::AttentionShape,
-    optim::{AdamW, Muon},
+    loss::ZLoss,
+    optim::{AdamW, Lion, Muon},
     quantised::BlockFormat,
     routing::RoutingShape,
 };
@@ -363,6 +364,7 @@ devices! {
     /// Replaces the first `targets.len()` rows of `logits[_, vocab]` by
     /// `(softmax − onehot(target)) · gradient_scale[row]` and writes each row's loss. With
     /// `gradients` (bf16) the replacement goes there instead, and `logits` is left without meaning.
+    /// With a [`ZLoss`] the gradient is that of both terms.
     fn cross_entropy(
         &self,
         vocab: usize,
@@ -370,6 +372,7 @@ devices! {
         targets: &[u32],
         gradient_scale: &[f32],
         losses: &mut [f32],
+        z_loss: Option<ZLoss<'_>>,
         gradients: Option<&mut Buffer>,
     );
 
@@ -393,6 +396,16 @@ devices! {
         gradients: &Buffer,
         first: &mut Buffer,
         second: &mut Buffer,
+    );
+
+    /// One Lion step on `weights` from `gradients · gradient_scale`.
+    fn lion_step(
+        &self,
+        settings: &Lion,
+        gradient_scale: f32,
+        weights: &mut Buffer,
+        gradients: &Buffer,
+        momentum: &mut Buffer,
     );
 
     /// One Muon step on a matrix `weights[rows, columns]` from `gradients · gradient_scale`.

@@ -2,10 +2,10 @@
 
 use milpa_kernels::cuda::CudaError;
 
-use crate::shape::Shape;
+use crate::{audit::NonFinite, shape::Shape};
 
 /// A call that cannot be carried out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TensorError {
     /// The shapes of the inputs do not fit together.
     #[error("{operation} of {}: {problem}", list(shapes))]
@@ -48,6 +48,9 @@ pub enum TensorError {
         /// What it cannot do.
         problem: String,
     },
+    /// A tape that audits ([`crate::Tape::audited`]) has met values that are not finite.
+    #[error("{0}")]
+    NonFinite(Box<NonFinite>),
     /// A GPU cannot be opened, or failed.
     #[error(transparent)]
     Cuda(#[from] CudaError),

@@ -1,13 +1,17 @@
 //! The language-model head with its loss, in chunks of rows: the logits of all rows at once never
 //! exist.
 //!
-//! Loss of a row: `log Σ exp(x·Wᵀ) − (x·Wᵀ)[target]`. Its gradient needs the logits again; a chunk
+//! Loss of a row: `log Σ exp(x·Wᵀ) − (x·Wᵀ)[target]`, with z-loss more by `c · (log Σ exp(x·Wᵀ))²`. Its
+//! gradient needs the logits again; a chunk
 //! computes them, turns them into gradients in place and adds to `dx` and `dW` while they are in
 //! cache. Chunk sizes depend on shapes alone.
 
 use std::{ops::Range, sync::Arc};
 
-use milpa_kernels::{Accumulate, Size, loss::IGNORE};
+use milpa_kernels::{
+    Accumulate, Size,
+    loss::{IGNORE, ZLoss},
+};
 
 use crate::{
     buffer::{Buffer, DType},
@@ -32,12 +36,15 @@ pub struct LossRows {
     /// What the weighted sum is divided by; `None` is the sum of the weights of the rows that are
     /// not ignored. A step of several micro-batches gives all of them the divisor of the whole.
     pub divisor: Option<f64>,
+    /// Coefficient `c` of the z-loss, `c · (log Z)²` added to each row's loss where Z is the sum of the
+    /// exponentials of its logits (PaLM, arXiv:2204.02311, section 5); 0 is none.
+    pub z_loss: f32,
 }
 
 impl LossRows {
     /// Counts every row that is not [`IGNORE`] once, and takes the mean.
     pub fn mean(targets: &[u32]) -> Self {
-        Self { targets: targets.into(), weights: None, divisor: None }
+        Self { targets: targets.into(), weights: None, divisor: None, z_loss: 0.0 }
     }
 
     /// Sum of the weights of the rows that are not ignored.
@@ -63,15 +70,19 @@ impl LossRows {
     }
 
     /// Sums the rows' losses in order.
-    pub(crate) fn summarise(&self, losses: &[f32]) -> LossSummary {
+    pub(crate) fn summarise(&self, losses: &RowLosses) -> LossSummary {
         let weight = self.weight();
         let divisor = self.divisor.unwrap_or(weight);
         let rows = self.targets.iter().filter(|&&target| target != IGNORE).count();
-        let weighted = losses.iter().enumerate();
-        let sum: f64 =
-            weighted.map(|(row, &loss)| f64::from(loss) * f64::from(self.row_weight(row))).sum();
-        let loss = if divisor == 0.0 { 0.0 } else { sum / divisor };
-        LossSummary { loss, weight, rows }
+        let mean = |values: &[f32]| {
+            let weighted = values.iter().enumerate();
+            let sum: f64 = weighted
+                .map(|(row, &value)| f64::from(value) * f64::from(self.row_weight(row)))
+                .sum();
+            if divisor == 0.0 { 0.0 } else { sum / divisor }
+        };
+        let z_loss = f64::from(self.z_loss) * mean(&losses.squares);
+        LossSummary { loss: mean(&losses.cross_entropy), z_loss, weight, rows }
     }
 
     pub(crate) fn check(
@@ -90,6 +101,10 @@ impl LossRows {
                 return Err(unsupported(format!("the weight of row {row} is {}", weights[row])));
             }
         }
+        if !(self.z_loss.is_finite() && self.z_loss >= 0.0) {
+            let problem = format!("a z-loss of {}; it must be zero or above", self.z_loss);
+            return Err(unsupported(problem));
+        }
         match self.divisor {
             Some(divisor) if !divisor.is_finite() => {
                 Err(unsupported(format!("the divisor is {divisor}")))
@@ -102,12 +117,23 @@ impl LossRows {
 /// A loss with what it was summed over.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossSummary {
-    /// The weighted sum of the rows' losses over the divisor, in nats.
+    /// The weighted sum of the rows' cross-entropies over the divisor, in nats.
     pub loss: f64,
+    /// What the z-loss adds to it for the gradients; 0 without one.
+    pub z_loss: f64,
     /// Sum of the weights of the rows that were not ignored.
     pub weight: f64,
     /// Number of rows that were not ignored.
     pub rows: usize,
+}
+
+/// What each row adds to a loss, before weights.
+#[derive(Debug)]
+pub(crate) struct RowLosses {
+    /// Its cross-entropy.
+    pub(crate) cross_entropy: Vec<f32>,
+    /// `(log Z)²`; empty without a z-loss.
+    pub(crate) squares: Vec<f32>,
 }
 
 /// How well each row predicted its target.
@@ -197,15 +223,18 @@ impl<'a> Head<'a> {
         RowScores { log_probabilities, is_greedy }
     }
 
-    /// Computes the rows' losses and, in the same pass, the gradients of `Σ factors · losses`.
+    /// Computes the rows' losses and, in the same pass, the gradients of `Σ factors · losses`, of which
+    /// a `z_loss` other than 0 is part.
     pub(crate) fn gradients(
         &self,
         targets: &[u32],
         factors: &[f32],
+        z_loss: f32,
         mut dx: Option<GradTarget<'_>>,
         mut dw: Option<GradTarget<'_>>,
-    ) -> Vec<f32> {
+    ) -> RowLosses {
         let mut losses = vec![0.0; self.rows];
+        let mut squares = vec![0.0; if z_loss == 0.0 { 0 } else { self.rows }];
         let (d, v) = (self.dim, self.vocab);
         let dtype = self.w_vd.dtype();
         let mut rounded =
@@ -214,15 +243,17 @@ impl<'a> Head<'a> {
             let targets = &targets[rows.clone()];
             let chunk = rows.len();
             let (factors, losses) = (&factors[rows.clone()], &mut losses[rows.clone()]);
+            let z_loss = (z_loss != 0.0)
+                .then(|| ZLoss { coefficient: z_loss, squares: &mut squares[rows.clone()] });
             match self.soft_cap {
                 None => {
                     let rounded = rounded.as_mut();
-                    self.device.cross_entropy(v, logits, targets, factors, losses, rounded);
+                    self.device.cross_entropy(v, logits, targets, factors, losses, z_loss, rounded);
                 }
                 Some(cap) => {
                     let mut capped = self.device.allocate(logits.len());
                     self.device.copy(logits, &mut capped);
-                    self.device.cross_entropy(v, logits, targets, factors, losses, None);
+                    self.device.cross_entropy(v, logits, targets, factors, losses, z_loss, None);
                     self.device.soft_cap_backward(cap, &capped, logits);
                     if let Some(rounded) = &mut rounded {
                         self.device.convert(logits, rounded);
@@ -245,7 +276,7 @@ impl<'a> Head<'a> {
                 dw.accumulate = Accumulate::Yes;
             }
         });
-        losses
+        RowLosses { cross_entropy: losses, squares }
     }
 
     fn chunk_rows(&self) -> usize {

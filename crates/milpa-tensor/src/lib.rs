@@ -23,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod buffer;
 mod cache;
 mod cpu;
@@ -37,6 +38,7 @@ mod profile;
 mod shape;
 mod tape;
 
+pub use audit::{Direction, NonFinite, Observed};
 pub use buffer::{Buffer, DType, MemoryStats};
 pub use cache::KvCache;
 pub use cpu::CpuDevice;
@@ -53,6 +55,6 @@ pub use tape::{AdaptedMatrix, Tape, Tensor};
 
 pub use milpa_kernels::attention::{AttentionShape, document_starts};
 pub use milpa_kernels::loss::IGNORE;
-pub use milpa_kernels::optim::{AdamW, Muon, clip_factor};
+pub use milpa_kernels::optim::{AdamW, Lion, Muon, clip_factor};
 pub use milpa_kernels::quantised::{self, BlockFormat};
 pub use milpa_kernels::{Accumulate, Cpu, Size};

@@ -16,7 +16,7 @@ use crate::{
     device::{Device, KeyValues, Matrix, MatrixMut},
     error::TensorError,
     experts::{ChangedExperts, Routing},
-    head::{GradTarget, Head, LossRows, check_targets},
+    head::{GradTarget, Head, LossRows, RowLosses, check_targets},
     shape::Shape,
     tape::{Gradients, Slot, Tensor},
 };
@@ -523,9 +523,16 @@ impl Operation {
                 Vec::new()
             }
             Self::LinearCrossEntropy { rows, soft_cap } => {
-                let scores = head(device, inputs, *soft_cap).scores(&rows.targets);
-                let losses: Vec<f32> = scores.log_probabilities.iter().map(|p| -p).collect();
-                device.write(&[rows.summarise(&losses).loss as f32], &mut outputs[0]);
+                let head = head(device, inputs, *soft_cap);
+                let losses = if rows.z_loss == 0.0 {
+                    let scores = head.scores(&rows.targets);
+                    let cross_entropy = scores.log_probabilities.iter().map(|p| -p).collect();
+                    RowLosses { cross_entropy, squares: Vec::new() }
+                } else {
+                    head.gradients(&rows.targets, &rows.factors(0.0), rows.z_loss, None, None)
+                };
+                let summary = rows.summarise(&losses);
+                device.write(&[(summary.loss + summary.z_loss) as f32], &mut outputs[0]);
                 Vec::new()
             }
             Self::LinearLogProbabilities { targets, soft_cap } => {
@@ -707,7 +714,8 @@ impl Operation {
                 let mut outer = [0.0];
                 device.download(&dout, &mut outer);
                 let factors = rows.factors(f64::from(outer[0]));
-                head_backward(device, inputs, *soft_cap, &rows.targets, &factors, gradients);
+                let targets = &rows.targets;
+                head_backward(device, inputs, *soft_cap, targets, &factors, rows.z_loss, gradients);
             }
             Self::LinearLogProbabilities { targets, soft_cap } => {
                 let Some(dout) = douts[0].take() else { return };
@@ -717,7 +725,7 @@ impl Operation {
                 for factor in &mut factors {
                     *factor = -*factor;
                 }
-                head_backward(device, inputs, *soft_cap, targets, &factors, gradients);
+                head_backward(device, inputs, *soft_cap, targets, &factors, 0.0, gradients);
             }
         }
     }
@@ -769,14 +777,16 @@ pub(crate) fn head_backward(
     soft_cap: Option<f32>,
     targets: &[u32],
     factors: &[f32],
+    z_loss: f32,
     gradients: &mut Gradients<'_>,
-) -> Vec<f32> {
+) -> RowLosses {
     let (x, w) = (&inputs[0], &inputs[1]);
     let mut dx = x.needs_grad.then(|| gradients.take(x));
     let mut dw = w.needs_grad.then(|| gradients.take(w));
     let losses = head(device, inputs, soft_cap).gradients(
         targets,
         factors,
+        z_loss,
         dx.as_mut().map(|(buffer, accumulate)| GradTarget { buffer, accumulate: *accumulate }),
         dw.as_mut().map(|(buffer, accumulate)| GradTarget { buffer, accumulate: *accumulate }),
     );

@@ -15,6 +15,7 @@ use std::{
 use milpa_kernels::Accumulate;
 
 use crate::{
+    audit::{Audit, Direction, NonFinite, Observed, counted, observe, observe_values},
     buffer::{Buffer, DType},
     cache::KvCache,
     device::Device,
@@ -94,7 +95,7 @@ impl Tensor {
 /// An input or output of a recorded operation; its buffer is there only if it is needed.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    source: Source,
+    pub(crate) source: Source,
     pub(crate) shape: Shape,
     buffer: Option<Arc<Buffer>>,
     pub(crate) needs_grad: bool,
@@ -104,6 +105,11 @@ impl Slot {
     fn of(tensor: Tensor) -> Self {
         let Tensor { source, shape, buffer, needs_grad, .. } = tensor;
         Self { source, shape, buffer: Some(buffer), needs_grad }
+    }
+
+    /// Whether the values are there.
+    pub(crate) fn is_present(&self) -> bool {
+        self.buffer.is_some()
     }
 
     /// The values.
@@ -129,6 +135,7 @@ pub struct Tape {
     round: Cell<u64>,
     values: Cell<usize>,
     records: RefCell<Vec<Record>>,
+    audit: Option<Audit>,
 }
 
 impl Tape {
@@ -157,6 +164,17 @@ impl Tape {
         self
     }
 
+    /// Reads everything that operations take and make, forward and backward, and fails with
+    /// [`TensorError::NonFinite`] at the first that is not finite; parameters are called by their names in
+    /// `parameters`.
+    ///
+    /// Several times as slow; results are the same. It is for doing a step again that went wrong.
+    #[must_use]
+    pub fn audited(mut self, parameters: &ParameterStore) -> Self {
+        self.audit = Some(Audit::new(parameters));
+        self
+    }
+
     fn new(device: Device, recording: bool) -> Self {
         let round = Cell::new(ROUNDS.fetch_add(1, Ordering::Relaxed));
         let compute = DType::F32;
@@ -167,6 +185,7 @@ impl Tape {
             round,
             values: Cell::new(0),
             records: RefCell::default(),
+            audit: None,
         }
     }
 
@@ -437,8 +456,8 @@ impl Tape {
         self.one(Operation::SelectRows { rows: rows.into() }, vec![x.clone()])
     }
 
-    /// The mean (or weighted) cross-entropy of `softmax(x · wᵀ)`; the logits of all rows are never
-    /// stored. Returns one element.
+    /// The mean (or weighted) cross-entropy of `softmax(x · wᵀ)` with its z-loss; the logits of all rows
+    /// are never stored. Returns one element.
     pub fn linear_cross_entropy<'a>(
         &self,
         x: &Tensor,
@@ -513,6 +532,7 @@ impl Tape {
                 let buffer = Arc::new(self.device.upload(gradient));
                 gradients.pass(&Slot::of((*tensor).clone()), buffer);
             }
+            Ok(())
         })
     }
 
@@ -531,21 +551,33 @@ impl Tape {
         self.check_inputs(&operation, &inputs)?;
         operation.output_shapes(&inputs)?;
         let inputs = self.in_dtypes(&operation, inputs);
-        let mut losses = Vec::new();
+        let inputs: Vec<Slot> = inputs.into_iter().map(Slot::of).collect();
+        let looking = self.look_forward(&operation, &inputs)?;
+        let mut losses = None;
         self.walk_back(parameters, |gradients| {
-            let inputs: Vec<Slot> = inputs.into_iter().map(Slot::of).collect();
             let factors = rows.factors(1.0);
-            let device = &self.device;
-            losses = head_backward(device, &inputs, soft_cap, &rows.targets, &factors, gradients);
+            let (device, targets) = (&self.device, &rows.targets);
+            let made =
+                head_backward(device, &inputs, soft_cap, targets, &factors, rows.z_loss, gradients);
+            if let Some(looking) = looking {
+                let shape = Shape::new(&[made.cross_entropy.len()])?;
+                let what = "the losses of its rows".to_owned();
+                let values = &made.cross_entropy;
+                let mut looking = looking.check(observe_values(what, shape, DType::F32, values))?;
+                looking.direction = Direction::Backward;
+                self.check_gradients(looking, &inputs, gradients)?;
+            }
+            losses = Some(made);
+            Ok(())
         })?;
-        Ok(rows.summarise(&losses))
+        Ok(rows.summarise(&losses.expect("the way back begins with the head")))
     }
 
     /// Uses up the records from the last to the first.
     fn walk_back(
         &self,
         parameters: &mut ParameterStore,
-        seed: impl FnOnce(&mut Gradients<'_>),
+        seed: impl FnOnce(&mut Gradients<'_>) -> Result<(), TensorError>,
     ) -> Result<(), TensorError> {
         if !self.recording {
             let problem = "this tape does not record; make it with Tape::recording".to_owned();
@@ -565,7 +597,7 @@ impl Tape {
             values: std::iter::repeat_with(|| None).take(values).collect(),
             parameters,
         };
-        seed(&mut gradients);
+        seed(&mut gradients)?;
         while let Some(record) = records.pop() {
             let Record { operation, inputs, outputs, saved } = record;
             let take = |output: &Slot| {
@@ -575,9 +607,48 @@ impl Tape {
             };
             let mut douts: Vec<_> = outputs.iter().map(take).collect();
             let device = &self.device;
+            let looking = match &self.audit {
+                None => None,
+                Some(audit) => {
+                    let arrived = douts.iter().map(Option::as_deref);
+                    let before = records.iter().rev().map(|record| &record.inputs[..]);
+                    let slots = (&inputs[..], &outputs[..]);
+                    Some(audit.backward(device, &operation, slots, arrived, before)?)
+                }
+            };
             operation.backward(device, &inputs, &outputs, &saved, &mut douts, &mut gradients);
+            if let Some(looking) = looking {
+                self.check_gradients(looking, &inputs, &gradients)?;
+            }
         }
         self.device.check()
+    }
+
+    /// Looks at what goes into an operation, if the tape audits.
+    fn look_forward(
+        &self,
+        operation: &Operation,
+        inputs: &[Slot],
+    ) -> Result<Option<NonFinite>, TensorError> {
+        let look = |audit: &Audit| audit.forward(&self.device, operation, inputs);
+        self.audit.as_ref().map(look).transpose()
+    }
+
+    /// Looks at the gradients that an operation has added to.
+    fn check_gradients(
+        &self,
+        mut looking: NonFinite,
+        inputs: &[Slot],
+        gradients: &Gradients<'_>,
+    ) -> Result<(), TensorError> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        for (index, slot) in inputs.iter().enumerate() {
+            let what = || format!("the gradient of {}", audit.name(inputs, index));
+            if let Some(observed) = gradients.observe(slot, what) {
+                looking = looking.check(observed)?;
+            }
+        }
+        Ok(())
     }
 
     fn one(&self, operation: Operation, inputs: Vec<Tensor>) -> Result<Tensor, TensorError> {
@@ -599,6 +670,7 @@ impl Tape {
         let compute = self.compute_dtype(&inputs);
         let first = inputs[0].dtype();
         let mut inputs: Vec<Slot> = inputs.into_iter().map(Slot::of).collect();
+        let looking = self.look_forward(&operation, &inputs)?;
         let mut outputs: Vec<Buffer> = Vec::with_capacity(shapes.len());
         for (index, shape) in shapes.iter().enumerate() {
             let shared = match operation.in_place() {
@@ -614,6 +686,12 @@ impl Tape {
         }
         let saved = operation.forward(&self.device, &inputs, &mut outputs);
         self.device.check()?;
+        if let Some(mut looking) = looking {
+            for (index, (buffer, shape)) in outputs.iter().zip(&shapes).enumerate() {
+                let what = counted("output", index, outputs.len());
+                looking = looking.check(observe(&self.device, what, *shape, buffer))?;
+            }
+        }
         let outputs: Vec<Tensor> = outputs
             .into_iter()
             .zip(shapes)
@@ -752,6 +830,19 @@ impl Gradients<'_> {
                 self.values[index] = Some(sum);
             }
         }
+    }
+
+    /// Reads the gradient of a slot, if there is one.
+    fn observe(&self, slot: &Slot, what: impl FnOnce() -> String) -> Option<Observed> {
+        if !slot.needs_grad {
+            return None;
+        }
+        let gradient = match slot.source {
+            Source::Constant => None,
+            Source::Parameter { id, .. } => self.parameters.get(id).grad(),
+            Source::Value { index, .. } => self.values[index].as_deref(),
+        };
+        gradient.map(|gradient| observe(self.device, what(), slot.shape, gradient))
     }
 
     /// Whether nothing has arrived yet for a value.

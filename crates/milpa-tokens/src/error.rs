@@ -64,6 +64,16 @@ pub enum TokensError {
     /// Something that only byte-level BPE can do was asked of another kind.
     #[error("this needs a byte-level BPE tokenizer, but the tokenizer is {0}")]
     NotByteLevel(&'static str),
+    /// A tokenizer that cannot be given more tokens.
+    #[error(
+        "a {0} tokenizer cannot be extended: its pieces are chosen together, so new ones would change \
+         how old text is cut. Byte-level BPE can be (GPT-2, Llama 3, Qwen, OLMo, and tokenizers trained \
+         here); continue this model with the tokens that it has, or begin from such a base"
+    )]
+    NotExtensible(&'static str),
+    /// A tokenizer is not an extension of another one.
+    #[error("the tokenizer does not extend that of the base: {0}")]
+    NotExtended(String),
     /// Something that only plain SentencePiece BPE can do was asked of another kind.
     #[error(
         "a GGUF file holds byte-level BPE, or SentencePiece BPE as a .model file without \

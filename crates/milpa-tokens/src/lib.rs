@@ -17,12 +17,14 @@ mod bpe;
 mod byte_level;
 mod charsmap;
 mod chat;
+mod compare;
 mod config;
 mod conversation;
 mod dataset;
 mod document_template;
 mod draw;
 mod error;
+mod extend;
 mod fast_hash;
 mod inspect;
 mod loader;
@@ -54,6 +56,9 @@ pub use conversation::{Conversation, Moment, Rendered};
 pub use dataset::{TokenDataset, WindowSet};
 pub use document_template::DocumentTemplate;
 pub use error::{Context, TokensError};
+pub use extend::{
+    ExtendConfig, ExtendedTokenizer, ExtensionReport, extend_tokenizer, new_token_parts,
+};
 pub use inspect::{SourceReport, TokenizerReport, inspect_tokenizer, show_tokens};
 pub use loader::{Batch, Loader, LoaderConfig, LoaderState, Order};
 pub use packing::{Packing, PackingCounts};

@@ -469,6 +469,24 @@ impl Tokenizer {
         self.0.spec.names.template.as_ref()
     }
 
+    /// Cuts a text as [`Tokenizer::encode`] does, and hands out the words that byte-level BPE encodes.
+    pub(crate) fn each_word(&self, model: &ByteLevel, text: &str, word: &mut dyn FnMut(&str)) {
+        let inner = &*self.0;
+        inner.added_raw.cut(text, false, &mut Vec::new(), &mut |plain, ids| {
+            let normalized = if model.nfc { to_nfc(plain) } else { Cow::Borrowed(plain) };
+            inner.added_normalized.cut(&normalized, false, ids, &mut |plain, _| {
+                model.pre_split.split(plain).for_each(&mut *word);
+            });
+        });
+    }
+
+    /// The tokens of one word of byte-level BPE.
+    pub(crate) fn encode_word(&self, model: &ByteLevel, word: &[u8]) -> Vec<u32> {
+        let mut ids = Vec::new();
+        self.0.encode_word(model, word, &mut ids);
+        ids
+    }
+
     pub(crate) fn spec(&self) -> &Spec {
         &self.0.spec
     }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use milpa_base::{
-    ArtifactWriter, Digest, Kind, Manifest, TextRecord, TextRecords, artifact::Record,
+    ArtifactWriter, Bytes, Digest, Kind, Manifest, TextRecord, TextRecords, artifact::Record,
 };
 use serde::{Deserialize, Serialize};
 
@@ -106,10 +106,8 @@ pub fn train_tokenizer(
     context: &Context<'_>,
 ) -> Result<TrainedTokenizer, TokensError> {
     config.validate().map_err(|(key, message)| TokensError::Config { key, message })?;
-    let counted = count_words(config, records, context)?;
-    if counted.words.is_empty() {
-        return Err(TokensError::NoText("what the tokenizer is to be trained on"));
-    }
+    let cut = |text: &str, word: &mut dyn FnMut(&str)| PreSplit::Qwen35.split(text).for_each(word);
+    let counted = count_words(config.sample, cut, records, context)?;
     let alphabet = byte_level::alphabet();
     let specials = config.special_tokens.len() as u32;
     let mut tokens: Vec<Vec<u8>> =
@@ -120,7 +118,13 @@ pub fn train_tokenizer(
         byte_ids[usize::from(byte)] = specials + index as u32;
     }
     let distinct_words = counted.words.len() as u64;
-    let merges = merge_pairs(config, counted.words, &byte_ids, &mut tokens, context)?;
+    let (mut symbols, mut counts) = (Vec::new(), Vec::new());
+    for (word, count) in counted.words {
+        symbols.push(word.iter().map(|&byte| byte_ids[usize::from(byte)]).collect());
+        counts.push(count as i64);
+    }
+    let wanted = Wanted { tokens: config.vocab_size, min_count: config.min_count, closed: 0 };
+    let merges = merge_pairs(wanted, &mut symbols, &counts, &mut tokens, context)?;
     let report = TrainingReport {
         documents: counted.documents,
         text_bytes: counted.source_bytes.values().sum(),
@@ -149,16 +153,19 @@ pub fn train_tokenizer(
     Ok(TrainedTokenizer { tokenizer, report })
 }
 
-struct Counted {
+/// The words of texts.
+pub(crate) struct Counted {
     /// Words with their counts, sorted by bytes.
-    words: Vec<(Box<[u8]>, u64)>,
-    documents: u64,
-    source_bytes: BTreeMap<String, u64>,
-    dropped: u64,
+    pub(crate) words: Vec<(Box<[u8]>, u64)>,
+    pub(crate) documents: u64,
+    pub(crate) source_bytes: BTreeMap<String, u64>,
+    pub(crate) dropped: u64,
 }
 
-fn count_words(
-    config: &TokenizerConfig,
+/// Counts the words into which `cut` cuts texts, of `sample` bytes from each source.
+pub(crate) fn count_words(
+    sample: Option<Bytes>,
+    cut: impl Fn(&str, &mut dyn FnMut(&str)) + Sync,
     records: &mut TextRecords<'_>,
     context: &Context<'_>,
 ) -> Result<Counted, TokensError> {
@@ -174,7 +181,7 @@ fn count_words(
             let TextRecord { source, text, .. } =
                 record.map_err(|source| TokensError::Records { documents, source })?;
             let seen = source_bytes.entry(source).or_default();
-            if config.sample.is_none_or(|sample| *seen < sample.0) {
+            if sample.is_none_or(|sample| *seen < sample.0) {
                 *seen += text.len() as u64;
                 batch_bytes += text.len();
                 documents += 1;
@@ -185,13 +192,16 @@ fn count_words(
             break;
         }
         context.check_stop()?;
-        table.count(&batch, context.threads);
+        table.count(&batch, &cut, context.threads);
         bytes += batch_bytes as u64;
         context.progress.advance(bytes);
     }
     context.progress.end();
     let mut words: Vec<(Box<[u8]>, u64)> = table.counts.into_iter().collect();
     words.sort_unstable();
+    if words.is_empty() {
+        return Err(TokensError::NoText("what the tokenizer is to be trained on"));
+    }
     Ok(Counted { words, documents, source_bytes, dropped: table.dropped })
 }
 
@@ -207,18 +217,25 @@ impl WordTable {
         Self { counts: FastMap::default(), most, dropped: 0 }
     }
 
-    fn count(&mut self, texts: &[String], threads: usize) {
+    fn count(
+        &mut self,
+        texts: &[String],
+        cut: &(impl Fn(&str, &mut dyn FnMut(&str)) + Sync),
+        threads: usize,
+    ) {
         let next = AtomicUsize::new(0);
         let work = || {
-            let (mut counts, mut dropped) = (FastMap::<&[u8], u64>::default(), 0);
+            let (mut counts, mut dropped) = (FastMap::<Box<[u8]>, u64>::default(), 0);
             while let Some(text) = texts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                for word in PreSplit::Qwen35.split(text) {
-                    if word.len() <= MAX_WORD_BYTES {
-                        *counts.entry(word.as_bytes()).or_default() += 1;
-                    } else {
+                cut(text, &mut |word| {
+                    if word.len() > MAX_WORD_BYTES {
                         dropped += 1;
+                    } else if let Some(count) = counts.get_mut(word.as_bytes()) {
+                        *count += 1;
+                    } else {
+                        counts.insert(word.as_bytes().into(), 1);
                     }
-                }
+                });
             }
             (counts, dropped)
         };
@@ -236,14 +253,10 @@ impl WordTable {
         self.shrink();
     }
 
-    fn add(&mut self, (counts, dropped): (FastMap<&[u8], u64>, u64)) {
+    fn add(&mut self, (counts, dropped): (FastMap<Box<[u8]>, u64>, u64)) {
         self.dropped += dropped;
         for (word, count) in counts {
-            if let Some(known) = self.counts.get_mut(word) {
-                *known += count;
-            } else {
-                self.counts.insert(word.into(), count);
-            }
+            *self.counts.entry(word).or_default() += count;
         }
     }
 
@@ -286,23 +299,30 @@ struct Waiting {
     words: Vec<u32>,
 }
 
-/// Merges pairs until the vocabulary is full; `tokens` grows by one for each new token.
+/// What tokens are merged.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Tokens in all.
+    pub(crate) tokens: usize,
+    /// A pair that is seen less often is not merged.
+    pub(crate) min_count: u64,
+    /// No merge makes a token below this id: a pair that spells one stays two tokens.
+    pub(crate) closed: u32,
+}
+
+/// Merges pairs until the vocabulary is full; `tokens` grows by one for each new token, and `symbols`, the
+/// words seen `counts` times each, shrink.
 ///
 /// Two properties of Hugging Face's trainer are kept on purpose, since ids must be equal: the count
 /// of a merged pair stays as it was, so a pair that appears again (after another merge has made the
 /// same token) is merged at once; and a merge that is made twice keeps its last place.
-fn merge_pairs(
-    config: &TokenizerConfig,
-    words: Vec<(Box<[u8]>, u64)>,
-    byte_ids: &[u32; 256],
+pub(crate) fn merge_pairs(
+    wanted: Wanted,
+    symbols: &mut [Vec<u32>],
+    counts: &[i64],
     tokens: &mut Vec<Vec<u8>>,
     context: &Context<'_>,
 ) -> Result<Vec<(u32, u32, u32)>, TokensError> {
-    let counts: Vec<i64> = words.iter().map(|(_, count)| *count as i64).collect();
-    let mut symbols: Vec<Vec<u32>> = words
-        .into_iter()
-        .map(|(word, _)| word.iter().map(|&byte| byte_ids[usize::from(byte)]).collect())
-        .collect();
     let mut ids: FastMap<Vec<u8>, u32> =
         tokens.iter().zip(0..).map(|(token, id)| (token.clone(), id)).collect();
 
@@ -333,8 +353,8 @@ fn merge_pairs(
 
     let mut merges: Vec<(u32, u32, u32)> = Vec::new();
     let mut repeated = false;
-    context.progress.begin("Merging pairs", Some(config.vocab_size as u64), "tokens");
-    while tokens.len() < config.vocab_size {
+    context.progress.begin("Merging pairs", Some(wanted.tokens as u64), "tokens");
+    while tokens.len() < wanted.tokens {
         let Some(mut top) = queue.pop() else { break };
         let pair = top.pair.0;
         let count = pair_counts[&pair];
@@ -343,11 +363,14 @@ fn merge_pairs(
             queue.push(top);
             continue;
         }
-        if count < config.min_count.max(1) as i64 {
+        if count < wanted.min_count.max(1) as i64 {
             break;
         }
         let bytes = [&tokens[pair.0 as usize][..], &tokens[pair.1 as usize]].concat();
         let merged = if let Some(&id) = ids.get(&bytes) {
+            if id < wanted.closed {
+                continue;
+            }
             repeated = true;
             id
         } else {
@@ -468,14 +491,16 @@ mod tests {
         let texts: Vec<String> = vec!["a".into(), "a b b c d".split(' ').collect::<String>()];
         let mut table = WordTable::new(4);
         for word in ["a", "a", "a", "b", "b", "c", "d", "e"] {
-            table.add(([(word.as_bytes(), 1)].into_iter().collect(), 0));
+            table.add(([(word.as_bytes().into(), 1)].into_iter().collect(), 0));
         }
         table.shrink();
         let mut left: Vec<_> = table.counts.iter().map(|(w, c)| (w.to_vec(), *c)).collect();
         left.sort();
         assert_eq!(left, [(b"a".to_vec(), 3), (b"b".to_vec(), 2)]);
         assert_eq!(table.dropped, 3);
-        table.count(&texts, 2);
+        let cut =
+            |text: &str, word: &mut dyn FnMut(&str)| PreSplit::Qwen35.split(text).for_each(word);
+        table.count(&texts, &cut, 2);
         assert_eq!(table.counts[&b"a"[..]], 4);
     }
 

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use milpa_model::{ModelConfig, ParameterStore, new_parameters};
+use milpa_model::ParameterStore;
 use milpa_tensor::{Buffer, Device};
 use serde::{Deserialize, Serialize};
 
@@ -77,13 +77,12 @@ impl Average {
         Ok(average)
     }
 
-    /// The average as weights of `model`.
+    /// The average in place of the weights.
     pub(crate) fn parameters(
         &self,
-        model: &ModelConfig,
         parameters: &ParameterStore,
     ) -> Result<ParameterStore, TrainError> {
-        let mut averaged = new_parameters(model, milpa_base::Seed(0), &self.device)?;
+        let mut averaged = parameters.snapshot();
         for (parameter, buffer) in parameters.iter().zip(&self.buffers) {
             let id = averaged.id(parameter.name()).expect("both stores are of one model");
             let mut values = vec![0.0; buffer.len()];

@@ -16,13 +16,19 @@ use milpa_base::{
     manifest::{MANIFEST_FILE, Verify},
     open_artifact,
 };
-use milpa_model::{Device, ModelConfig, ParameterStore, read_hf_weights, write_hf_model};
+use milpa_model::{Device, ParameterStore, write_hf_model};
 use milpa_tokens::{ChatTemplate, LoaderState, StagedState, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    average::Average, config::TrainConfig, error::TrainError, optimizer::OptimizerState,
-    stability::StabilityState, tensor_file::TensorFile,
+    average::Average,
+    base::{Network, Start},
+    config::TrainConfig,
+    control::ControlState,
+    error::TrainError,
+    optimizer::OptimizerState,
+    stability::StabilityState,
+    tensor_file::TensorFile,
 };
 
 /// File with the step and the position in the data.
@@ -35,7 +41,7 @@ const AVERAGE_FILE: &str = "average.safetensors";
 const FOLDER: &str = "checkpoints";
 
 /// Where a run stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// Optimiser steps done.
@@ -54,16 +60,26 @@ pub struct State {
     /// What skipping and going back depend on; absent if the recipe asks for neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stability: Option<StabilityState>,
+    /// What the controller of forgetting remembers; absent without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlState>,
 }
 
 /// What a checkpoint is made of: copies, which training does not change any more.
 pub(crate) struct Snapshot<'a> {
-    pub(crate) model: &'a ModelConfig,
+    pub(crate) network: &'a Network,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) parameters: ParameterStore,
     pub(crate) optimizer: TensorFile,
     pub(crate) average: Option<TensorFile>,
     pub(crate) state: State,
+}
+
+impl Snapshot<'_> {
+    /// Bytes that it holds outside the device.
+    pub(crate) fn host_bytes(&self) -> usize {
+        self.optimizer.bytes() + self.average.as_ref().map_or(0, TensorFile::bytes)
+    }
 }
 
 /// Writes a checkpoint to `dir`, whole or not at all.
@@ -72,7 +88,12 @@ pub(crate) fn write(
     snapshot: &Snapshot<'_>,
     record: &Record,
 ) -> Result<Digest, TrainError> {
-    let writer = begin(dir, snapshot, &snapshot.parameters)?;
+    let writer = if snapshot.network.has_adapter() {
+        begin(dir, snapshot, &snapshot.network.plain(&snapshot.parameters)?)?
+    } else {
+        begin(dir, snapshot, &snapshot.parameters)?
+    };
+    snapshot.network.write_adapter(writer.dir(), &snapshot.parameters)?;
     snapshot.optimizer.write(&writer.dir().join(OPTIMIZER_FILE))?;
     if let Some(average) = &snapshot.average {
         average.write(&writer.dir().join(AVERAGE_FILE))?;
@@ -82,7 +103,7 @@ pub(crate) fn write(
     finish(dir, writer, snapshot, record)
 }
 
-/// Writes the averaged weights to `dir` as a checkpoint to be used, not resumed.
+/// Writes averaged or blended weights to `dir` as a checkpoint to be used, not resumed.
 pub(crate) fn write_averaged(
     dir: &Path,
     averaged: &ParameterStore,
@@ -101,12 +122,14 @@ fn begin(
     let (writer, tokenizer) = (ArtifactWriter::begin(dir, Kind::Checkpoint)?, snapshot.tokenizer);
     write_hf_model(
         writer.dir(),
-        snapshot.model,
+        &snapshot.network.description,
         parameters,
         tokenizer.eos_id(),
         tokenizer.bos_id(),
     )?;
-    tokenizer.write_files(writer.dir(), &ChatTemplate::continuation())?;
+    // A base keeps the template that it came with.
+    let template = tokenizer.chat_template().cloned();
+    tokenizer.write_files(writer.dir(), &template.unwrap_or_else(ChatTemplate::continuation))?;
     Ok(writer)
 }
 
@@ -142,7 +165,7 @@ pub(crate) fn folder(out: &Path, step: u64) -> PathBuf {
 }
 
 /// Checkpoints of a run from the newest to the oldest: step and folder.
-pub(crate) fn list(out: &Path) -> Vec<(u64, PathBuf)> {
+pub fn list(out: &Path) -> Vec<(u64, PathBuf)> {
     let mut found: Vec<(u64, PathBuf)> = fs::read_dir(out.join(FOLDER))
         .into_iter()
         .flatten()
@@ -159,7 +182,12 @@ pub(crate) fn list(out: &Path) -> Vec<(u64, PathBuf)> {
 
 /// The step of the newest checkpoint in a training folder, whole or not.
 pub fn newest_step(out: &Path) -> Option<u64> {
-    list(out).first().map(|(step, _)| *step)
+    newest_checkpoint(out).map(|(step, _)| step)
+}
+
+/// Step and folder of the newest checkpoint in a training folder, whole or not.
+pub fn newest_checkpoint(out: &Path) -> Option<(u64, PathBuf)> {
+    list(out).into_iter().next()
 }
 
 /// Finds the newest whole checkpoint of the run with this key; damaged ones are named and passed
@@ -214,11 +242,12 @@ pub(crate) fn remove_after(out: &Path, step: u64) -> Result<(), TrainError> {
 /// Reads a checkpoint back.
 pub(crate) fn read(
     dir: &Path,
-    model: &ModelConfig,
+    network: &Network,
+    start: Start<'_>,
     config: &TrainConfig,
     device: &Device,
 ) -> Result<(ParameterStore, OptimizerState, Option<Average>, State), TrainError> {
-    let parameters = read_hf_weights(dir, model, device)?;
+    let parameters = network.read(dir, start, device)?;
     let optimizer = OptimizerState::read(config.optimizer, &dir.join(OPTIMIZER_FILE), &parameters)?;
     let read = |average| Average::read(average, &dir.join(AVERAGE_FILE), &parameters);
     let average = config.average.map(read).transpose()?;

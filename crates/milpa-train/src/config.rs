@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     average::AverageConfig,
+    base::AdapterConfig,
+    forgetting::ForgettingConfig,
+    mup::MupConfig,
     retention::plateau_end,
     schedule::{Curve, Schedule},
     stability::StabilityConfig,
@@ -50,17 +53,32 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// How gradients become updates.
     pub optimizer: Optimizer,
+    /// Takes the learning rates as those of a narrower model and makes them, and the first values of
+    /// parameters, right for this width.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mup: Option<MupConfig>,
     /// Largest global norm of the gradient; larger ones are scaled down to it. 0 switches it off.
     #[serde(default = "one")]
     pub clip_norm: f64,
+    /// Coefficient of the z-loss, a pull on the normaliser of the softmax that keeps logits from
+    /// drifting (PaLM, arXiv:2204.02311, section 5), such as 1e-4. The loss shown stays the
+    /// cross-entropy. 0 switches it off.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub z_loss: f64,
     /// Whether harmful steps are skipped and undone; a loss that is no number ends the run if left
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stability: Option<StabilityConfig>,
+    /// A low-rank adapter is trained beside the frozen weights of the base, instead of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<AdapterConfig>,
     /// An average of the weights over the steps, kept beside them and written as a checkpoint of its
     /// own at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average: Option<AverageConfig>,
+    /// What is forgotten and learned since the base, measured while training, and kept below a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgetting: Option<ForgettingConfig>,
     /// A checkpoint after every so many steps.
     pub checkpoint_every: Steps,
     /// How many checkpoints stay beside the final one: the last so many.
@@ -137,6 +155,25 @@ pub enum Optimizer {
         #[serde(default)]
         state_precision: Precision,
     },
+    /// Lion for all parameters (Chen and others 2023, arXiv:2302.06675): steps of one size against the
+    /// sign of the momentum, and one state for each parameter. Its authors take a learning rate three
+    /// to ten times smaller than AdamW's and a weight decay larger by as much.
+    Lion {
+        /// Full learning rate.
+        learning_rate: f64,
+        /// Weight of the momentum in the direction of a step.
+        #[serde(default = "beta1")]
+        beta1: f64,
+        /// Decay of the momentum.
+        #[serde(default = "lion_beta2")]
+        beta2: f64,
+        /// Decoupled weight decay of matrices; norms have none.
+        #[serde(default = "lion_weight_decay")]
+        weight_decay: f64,
+        /// What the momentum is kept in between steps.
+        #[serde(default)]
+        state_precision: Precision,
+    },
     /// Muon for hidden matrices (Jordan 2024, kellerjordan.github.io/posts/muon), AdamW for
     /// embeddings and norms.
     Muon {
@@ -172,6 +209,10 @@ pub enum Optimizer {
 fn is_windows(packing: &Packing) -> bool {
     *packing == Packing::Windows
 }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
 fn one() -> f64 {
     1.0
 }
@@ -190,6 +231,12 @@ fn beta1() -> f64 {
 fn beta2() -> f64 {
     0.95
 }
+fn lion_beta2() -> f64 {
+    0.99
+}
+fn lion_weight_decay() -> f64 {
+    0.3
+}
 fn epsilon() -> f64 {
     1e-8
 }
@@ -207,10 +254,21 @@ const SLOWEST_BF16_DECAY: f64 = 0.99;
 impl Optimizer {
     /// Floats of 32 bits kept for each parameter of a hidden matrix, rounded up.
     pub fn states_per_matrix_parameter(&self) -> u64 {
-        let states: u64 = match self {
+        self.kept_in_f32(match self {
             Self::AdamW { .. } => 2,
-            Self::Muon { .. } => 1,
-        };
+            Self::Lion { .. } | Self::Muon { .. } => 1,
+        })
+    }
+
+    /// Floats of 32 bits kept for each parameter of the embedding and the norms, rounded up.
+    pub fn states_per_other_parameter(&self) -> u64 {
+        self.kept_in_f32(match self {
+            Self::AdamW { .. } | Self::Muon { .. } => 2,
+            Self::Lion { .. } => 1,
+        })
+    }
+
+    fn kept_in_f32(&self, states: u64) -> u64 {
         match self.state_precision() {
             Precision::F32 => states,
             Precision::Bf16 => states.div_ceil(2),
@@ -220,9 +278,9 @@ impl Optimizer {
     /// What the state is kept in between steps.
     pub fn state_precision(&self) -> Precision {
         match *self {
-            Self::AdamW { state_precision, .. } | Self::Muon { state_precision, .. } => {
-                state_precision
-            }
+            Self::AdamW { state_precision, .. }
+            | Self::Lion { state_precision, .. }
+            | Self::Muon { state_precision, .. } => state_precision,
         }
     }
 
@@ -230,6 +288,8 @@ impl Optimizer {
     fn decays(&self) -> Vec<f64> {
         match *self {
             Self::AdamW { beta1, beta2, .. } => vec![beta1, beta2],
+            // The other beta only weighs the momentum in a step.
+            Self::Lion { beta2, .. } => vec![beta2],
             Self::Muon { momentum, beta1, beta2, .. } => vec![momentum, beta1, beta2],
         }
     }
@@ -237,7 +297,9 @@ impl Optimizer {
     /// The full learning rate shown to people: that of the hidden matrices.
     pub fn learning_rate(&self) -> f64 {
         match self {
-            Self::AdamW { learning_rate, .. } | Self::Muon { learning_rate, .. } => *learning_rate,
+            Self::AdamW { learning_rate, .. }
+            | Self::Lion { learning_rate, .. }
+            | Self::Muon { learning_rate, .. } => *learning_rate,
         }
     }
 }
@@ -303,16 +365,24 @@ impl TrainConfig {
             return Err(("train.clip_norm", format!("it is {}", self.clip_norm)));
         }
         let share = |value: f64| (0.0..=1.0).contains(&value);
+        if !share(self.z_loss) {
+            return Err((
+                "train.z_loss",
+                format!("it is {}; usual is 1e-4, at most 1", self.z_loss),
+            ));
+        }
         if let Some(stability) = &self.stability {
             stability
                 .validate(self.checkpoint_every.0, self.keep_checkpoints)
                 .map_err(|problem| ("train.stability", problem))?;
         }
         self.validate_stages().map_err(|problem| ("train.stage", problem))?;
+        self.validate_forgetting().map_err(|problem| ("train.forgetting", problem))?;
         let curve = self.curve().map_err(|problem| ("train.schedule", problem))?;
         self.validate_keeping(&curve)?;
         let (rates, shares) = match self.optimizer {
-            Optimizer::AdamW { learning_rate, beta1, beta2, weight_decay, .. } => {
+            Optimizer::AdamW { learning_rate, beta1, beta2, weight_decay, .. }
+            | Optimizer::Lion { learning_rate, beta1, beta2, weight_decay, .. } => {
                 ([learning_rate, learning_rate], [beta1, beta2, weight_decay])
             }
             Optimizer::Muon {

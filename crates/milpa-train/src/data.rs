@@ -12,12 +12,14 @@ use std::{
 
 use milpa_base::{Kind, Manifest, Seed, artifact::Record, manifest::Verify, open_artifact};
 use milpa_tokens::{
-    Batch, Loader, LoaderConfig, Order, SourceSet, StagedLoader, TokenDataset, TokensError,
+    Batch, Loader, LoaderConfig, Order, SourceSet, StagedConfig, StagedLoader, StagedState,
+    TokenDataset, TokensError,
 };
 
 use crate::{
     checkpoint::{self, State},
     config::TrainConfig,
+    control::{ReplayChange, with_changes},
     error::TrainError,
     metrics::Metric,
     stages::StageTable,
@@ -52,7 +54,9 @@ impl<'a> Data<'a> {
     ) -> Result<Self, TrainError> {
         let seed = job.seed.derive("data");
         let state = checkpoint.map(checkpoint::read_state).transpose()?;
-        let Some(config) = job.config.staged(seed).map_err(TrainError::Stages)? else {
+        let changes = state.as_ref().and_then(|state| state.control.as_ref());
+        let changes = changes.map_or(&[][..], |control| &control.changes);
+        let Some(config) = staged(job.config, changes, seed)? else {
             let data = Self::Plain(plain(job, seed)?);
             state.map_or(Ok(()), |state| data.check(&state))?;
             return Ok(data);
@@ -63,6 +67,20 @@ impl<'a> Data<'a> {
             Some(state) if extend => StagedLoader::extend(&sets, &config, &state)?,
             Some(state) => StagedLoader::resume(&sets, &config, &state)?,
         }))
+    }
+
+    /// The data of a run whose replay was changed at `state`.
+    pub(crate) fn change(
+        job: &Job<'a>,
+        changes: &[ReplayChange],
+        state: &StagedState,
+    ) -> Result<Self, TrainError> {
+        let config = staged(job.config, changes, job.seed.derive("data"))?;
+        let config = config.ok_or_else(|| {
+            TrainError::Stages("only the replay of a run in stages can be changed".to_owned())
+        })?;
+        let sets = source_sets(job.config, job.dataset, &job.replay)?;
+        Ok(Self::Staged(StagedLoader::extend(&sets, &config, state)?))
     }
 
     pub(crate) fn batch(&self, number: u64) -> Result<Batch, TokensError> {
@@ -125,6 +143,16 @@ impl<'a> Data<'a> {
         let curve = config.curve().map_err(TrainError::Schedule)?;
         Ok(Some(StageTable::new(loader.plan(), &curve)))
     }
+}
+
+/// What the loader draws, with what the controller changed.
+fn staged(
+    config: &TrainConfig,
+    changes: &[ReplayChange],
+    seed: Seed,
+) -> Result<Option<StagedConfig>, TrainError> {
+    let changed = with_changes(config, changes).map_err(TrainError::Stages)?;
+    changed.staged(seed).map_err(TrainError::Stages)
 }
 
 fn plain<'a>(job: &Job<'a>, seed: Seed) -> Result<Loader<'a>, TokensError> {

@@ -1,11 +1,21 @@
 //! What can go wrong in training, said so that a person knows what to do.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use milpa_base::{ArtifactError, ManifestError};
+use milpa_eval::EvalError;
 use milpa_model::DecoderError;
 use milpa_tensor::TensorError;
 use milpa_tokens::TokensError;
+
+fn kept(checkpoint: Option<&Path>) -> String {
+    checkpoint.map_or_else(String::new, |path| {
+        format!("the last checkpoint below it is {}\n", path.display())
+    })
+}
 
 /// An error of training.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +55,47 @@ pub enum TrainError {
         /// Why not.
         message: String,
     },
+    /// A base that cannot be gone on from.
+    #[error("the base {path} cannot be gone on from: {message}")]
+    Base {
+        /// Its folder.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
+    /// The adapter does not fit the run.
+    #[error("train.lora: {0}")]
+    Adapter(String),
+    /// Forgetting cannot be measured.
+    #[error("train.forgetting: {message}")]
+    Forgetting {
+        /// Why not.
+        message: String,
+    },
+    /// A measurement failed.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// The run forgets more than the recipe allows, and nothing is left to be done about it.
+    #[error(
+        "stopped after step {step}: {reason}. {}hint: raise train.forgetting.limit.percent or \
+         largest_replay, give the replay a set nearer to what the base knew, or lower train.optimizer's \
+         learning rate",
+        kept(checkpoint.as_deref())
+    )]
+    ForgetsTooMuch {
+        /// Steps done.
+        step: u64,
+        /// What was measured.
+        reason: String,
+        /// The last checkpoint below the limit.
+        checkpoint: Option<PathBuf>,
+    },
     /// The schedule does not fit the run.
     #[error("train.schedule: {0}")]
     Schedule(String),
+    /// The learning rates cannot be carried over from another width.
+    #[error("train.mup: {0}")]
+    Mup(String),
     /// The stages do not fit the run.
     #[error("train.stage: {0}")]
     Stages(String),

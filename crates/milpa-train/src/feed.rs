@@ -4,7 +4,10 @@
 //! of its number, so the thread changes no bit of a run; it only asks for numbers one after the other.
 
 use std::{
-    sync::mpsc::{Receiver, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
     thread::Scope,
     time::{Duration, Instant},
 };
@@ -19,29 +22,37 @@ const AHEAD: usize = 2;
 type Made = Result<Batch, TokensError>;
 
 /// Hands out batches in order.
-pub(crate) struct Feed<'a> {
-    /// Starts a thread that makes the batches from a number on, until nobody takes them.
-    start: Box<dyn Fn(u64) -> Receiver<Made> + 'a>,
+pub(crate) struct Feed<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    data: Arc<Data<'env>>,
     /// The number that comes next, and from where.
     running: Option<(u64, Receiver<Made>)>,
 }
 
-impl<'a> Feed<'a> {
-    pub(crate) fn new<'env>(scope: &'a Scope<'a, 'env>, data: &'a Data<'a>) -> Self {
-        let start = move |first: u64| {
-            let (sender, receiver) = sync_channel(AHEAD);
-            scope.spawn(move || {
-                for number in first.. {
-                    let made = data.batch(number);
-                    let last = made.is_err();
-                    if sender.send(made).is_err() || last {
-                        break;
-                    }
+impl<'scope, 'env> Feed<'scope, 'env> {
+    pub(crate) fn new(scope: &'scope Scope<'scope, 'env>, data: Arc<Data<'env>>) -> Self {
+        Self { scope, data, running: None }
+    }
+
+    /// Makes batches of other data from now on.
+    pub(crate) fn change(&mut self, data: Arc<Data<'env>>) {
+        *self = Self::new(self.scope, data);
+    }
+
+    /// Starts a thread that makes the batches from a number on, until nobody takes them.
+    fn start(&self, first: u64) -> Receiver<Made> {
+        let (sender, receiver) = sync_channel(AHEAD);
+        let data = Arc::clone(&self.data);
+        self.scope.spawn(move || {
+            for number in first.. {
+                let made = data.batch(number);
+                let last = made.is_err();
+                if sender.send(made).is_err() || last {
+                    break;
                 }
-            });
-            receiver
-        };
-        Self { start: Box::new(start), running: None }
+            }
+        });
+        receiver
     }
 
     /// Takes batch `number`, and says how long it was waited for. After a number that does not follow
@@ -50,7 +61,7 @@ impl<'a> Feed<'a> {
         let began = Instant::now();
         let receiver = match self.running.take() {
             Some((next, receiver)) if next == number => receiver,
-            _ => (self.start)(number),
+            _ => self.start(number),
         };
         let batch = receiver.recv().unwrap_or_else(|_| {
             Err(TokensError::Loader("the thread that makes batches ended".to_owned()))

@@ -16,7 +16,7 @@ use milpa_base::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::error::TrainError;
+use crate::{control::ROLL_BACK, error::TrainError};
 
 /// File of the metrics in the training folder.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -34,6 +34,9 @@ pub enum Metric {
         /// Mean cross-entropy of the step's tokens, in nats; `null` in the file if it is no number.
         #[serde(deserialize_with = "number_or_nan")]
         loss: f64,
+        /// What the z-loss adds to it for the gradients, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        z_loss: Option<f64>,
         /// Learning rate of the hidden matrices.
         learning_rate: f64,
         /// Norm of the gradient before clipping; `null` in the file if it is no number.
@@ -50,6 +53,9 @@ pub enum Metric {
         memory_bytes: u64,
         /// Seconds since this process began to train.
         seconds: f64,
+        /// Seconds since 1970 by the machine's clock.
+        #[serde(default)]
+        unix_seconds: f64,
         /// Seconds that the step waited for its batch.
         #[serde(default)]
         data_seconds: f64,
@@ -86,6 +92,43 @@ pub enum Metric {
         /// Seconds that training waited for it: for the one before, and for the copy of the state.
         stalled_seconds: f64,
     },
+    /// What was forgotten and learned since the base.
+    Forgetting {
+        /// After this step.
+        step: u64,
+        /// Rise of the perplexity of general text, %.
+        forgetting: f64,
+        /// Its 95 % interval, paired with the base.
+        #[serde(default)]
+        forgetting_interval: Option<(f64, f64)>,
+        /// Fall of the perplexity of regional text, %.
+        adaptation: f64,
+        /// Its 95 % interval.
+        #[serde(default)]
+        adaptation_interval: Option<(f64, f64)>,
+        /// Bits per byte of the base and now, by domain; general ones begin with `general/`.
+        bits_per_byte: BTreeMap<String, (f64, f64)>,
+        /// Accuracy of the base and now, by task.
+        accuracy: BTreeMap<String, (f64, f64)>,
+        /// Mean KL from the base on general text, in nats, where it can be measured.
+        #[serde(default)]
+        divergence: Option<f64>,
+        /// Seconds that the measurement took.
+        seconds: f64,
+    },
+    /// What the controller of forgetting did.
+    Control {
+        /// After this step; for a run that went back, the step that is taken next.
+        step: u64,
+        /// "hold", "change", "roll back" or "stop".
+        action: String,
+        /// Why.
+        reason: String,
+        /// Share of replay from here on.
+        replay: f64,
+        /// Share of the schedule's learning rate from here on.
+        learning_rate: f64,
+    },
     /// A measurement on the validation split.
     Validation {
         /// After this step.
@@ -97,32 +140,62 @@ pub enum Metric {
     },
 }
 
+/// What is told of the lines of `metrics.jsonl`.
+#[derive(Debug, Clone, Copy)]
+pub enum Noted<'a> {
+    /// These stand there: when a run begins, goes on or went back. Whatever was told before is void.
+    Kept(&'a [Metric]),
+    /// One more.
+    Added(&'a Metric),
+}
+
+/// What is told of each line of the metrics, on the thread of the steps: it has to return at once.
+pub type OnMetric<'a> = &'a dyn Fn(Noted<'_>);
+
 /// Reads `null`, which JSON has for what is no number.
 fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Metric {
-    fn step(&self) -> u64 {
+    /// Whether it tells that the run went back to a checkpoint: after outliers, or by its controller.
+    pub fn is_of_going_back(&self) -> bool {
+        match self {
+            Self::Rollback { .. } => true,
+            Self::Control { action, .. } => action == ROLL_BACK,
+            _ => false,
+        }
+    }
+
+    /// The step it belongs to.
+    pub fn step(&self) -> u64 {
         match self {
             Self::Step { step, .. }
             | Self::Data { step, .. }
             | Self::Rollback { step, .. }
             | Self::Checkpoint { step, .. }
+            | Self::Forgetting { step, .. }
+            | Self::Control { step, .. }
             | Self::Validation { step, .. } => *step,
         }
     }
 }
 
 /// Appends to `metrics.jsonl`.
-pub(crate) struct MetricsWriter {
+pub(crate) struct MetricsWriter<'a> {
     path: PathBuf,
     file: BufWriter<File>,
+    observer: Option<OnMetric<'a>>,
 }
 
-impl MetricsWriter {
-    /// Opens the file and keeps the lines up to `step`.
-    pub(crate) fn open(dir: &Path, step: u64) -> Result<Self, TrainError> {
+impl<'a> MetricsWriter<'a> {
+    /// Opens the file and keeps the lines up to `step`, which are returned as well; `observer` is told of
+    /// them and of all to come.
+    pub(crate) fn open(
+        dir: &Path,
+        step: u64,
+        observer: Option<OnMetric<'a>>,
+    ) -> Result<(Self, Vec<Metric>), TrainError> {
         let path = dir.join(METRICS_FILE);
         let error = |source| TrainError::Io { path: path.clone(), source };
         let kept: Vec<Metric> = read_metrics(dir)
@@ -130,7 +203,7 @@ impl MetricsWriter {
             .into_iter()
             .filter(|metric| metric.step() <= step)
             .collect();
-        Self::with(dir, &kept)
+        Ok((Self::with(dir, &kept, observer)?, kept))
     }
 
     /// Keeps the lines up to `step` and those about going back, whose checkpoint may be that step's.
@@ -139,20 +212,28 @@ impl MetricsWriter {
         let kept: Vec<Metric> = read_metrics(dir)
             .map_err(error)?
             .into_iter()
-            .filter(|metric| metric.step() <= step || matches!(metric, Metric::Rollback { .. }))
+            .filter(|metric| metric.step() <= step || metric.is_of_going_back())
             .collect();
-        *self = Self::with(dir, &kept)?;
+        *self = Self::with(dir, &kept, self.observer)?;
         Ok(())
     }
 
     /// A file of these lines.
-    fn with(dir: &Path, kept: &[Metric]) -> Result<Self, TrainError> {
+    fn with(
+        dir: &Path,
+        kept: &[Metric],
+        observer: Option<OnMetric<'a>>,
+    ) -> Result<Self, TrainError> {
         let path = dir.join(METRICS_FILE);
         let error = |source| TrainError::Io { path: path.clone(), source };
-        let mut writer =
-            Self { file: BufWriter::new(File::create(&path).map_err(error)?), path: path.clone() };
+        let file = BufWriter::new(File::create(&path).map_err(error)?);
+        let mut writer = Self { file, path: path.clone(), observer: None };
         for metric in kept {
             writer.write(metric)?;
+        }
+        writer.observer = observer;
+        if let Some(observer) = observer {
+            observer(Noted::Kept(kept));
         }
         Ok(writer)
     }
@@ -164,7 +245,12 @@ impl MetricsWriter {
             file.write_all(b"\n")?;
             file.flush()
         };
-        write(&mut self.file).map_err(|source| TrainError::Io { path: self.path.clone(), source })
+        write(&mut self.file)
+            .map_err(|source| TrainError::Io { path: self.path.clone(), source })?;
+        if let Some(observer) = self.observer {
+            observer(Noted::Added(metric));
+        }
+        Ok(())
     }
 }
 
@@ -196,6 +282,8 @@ pub(crate) fn loss_curve(metrics: &[Metric]) -> String {
             Metric::Rollback { .. }
             | Metric::Checkpoint { .. }
             | Metric::Data { .. }
+            | Metric::Forgetting { .. }
+            | Metric::Control { .. }
             | Metric::Step { skipped: true, .. } => {}
             Metric::Step { step, loss, .. } => training.push((*step as f64, *loss)),
             Metric::Validation { step, loss, .. } => {

@@ -1,16 +1,17 @@
 //! The optimiser's state beside the parameters, its step, and its file.
 //!
-//! Muon takes the matrices of the layers, AdamW the rest; with AdamW alone it takes all. It knows
+//! Muon takes the matrices of the layers, AdamW the rest; AdamW or Lion alone take all. It knows
 //! parameters by name and shape only. States in bf16 are widened for the step of their parameter and
 //! rounded after it, so a step computes in f32 whatever they are kept in.
 
 use std::path::Path;
 
-use milpa_tensor::{AdamW, Buffer, DType, Device, Muon, Parameter, ParameterStore};
+use milpa_tensor::{AdamW, Buffer, DType, Device, Lion, Muon, Parameter, ParameterStore};
 
 use crate::{
     config::Optimizer,
     error::TrainError,
+    mup::WidthRatio,
     tensor_file::{TensorFile, read_into},
 };
 
@@ -19,13 +20,24 @@ const HIDDEN_PREFIX: &str = "model.layers.";
 
 /// State of one parameter.
 enum ParameterState {
-    AdamW { first: Buffer, second: Buffer },
-    Muon { momentum: Buffer },
+    AdamW {
+        first: Buffer,
+        second: Buffer,
+    },
+    Lion {
+        momentum: Buffer,
+    },
+    Muon {
+        momentum: Buffer,
+    },
+    /// It is not trained.
+    Frozen,
 }
 
 /// State of all parameters, in the store's order.
 pub(crate) struct OptimizerState {
     optimizer: Optimizer,
+    width: WidthRatio,
     device: Device,
     states: Vec<ParameterState>,
 }
@@ -44,15 +56,23 @@ impl OptimizerState {
         };
         let states = parameters
             .iter()
-            .map(|parameter| {
-                if matches!(optimizer, Optimizer::Muon { .. }) && is_hidden_matrix(parameter) {
+            .map(|parameter| match optimizer {
+                _ if !parameter.trainable() => ParameterState::Frozen,
+                Optimizer::Muon { .. } if is_hidden_matrix(parameter) => {
                     ParameterState::Muon { momentum: zeros(parameter) }
-                } else {
+                }
+                Optimizer::Lion { .. } => ParameterState::Lion { momentum: zeros(parameter) },
+                Optimizer::AdamW { .. } | Optimizer::Muon { .. } => {
                     ParameterState::AdamW { first: zeros(parameter), second: zeros(parameter) }
                 }
             })
             .collect();
-        Self { optimizer, device, states }
+        Self { optimizer, width: WidthRatio::ONE, device, states }
+    }
+
+    /// Takes the learning rates as those of a base of another width.
+    pub(crate) fn at_width(self, width: WidthRatio) -> Self {
+        Self { width, ..self }
     }
 
     /// Changes all parameters by their gradients times `gradient_scale`. `step` counts from 1;
@@ -66,18 +86,31 @@ impl OptimizerState {
     ) -> Result<(), TrainError> {
         for (parameter, state) in parameters.iter_mut().zip(&mut self.states) {
             let (decays, shape) = (parameter.decay(), parameter.shape());
+            let factors = self.width.factors(&self.optimizer, parameter);
+            let share = share * factors.learning_rate;
+            let decay = if decays { factors.weight_decay } else { 0.0 };
             let Some((weights, gradients)) = parameter.step()? else { continue };
             let device = &self.device;
             match state {
                 ParameterState::AdamW { first, second } => {
-                    let settings = adamw(&self.optimizer, step, share, decays);
+                    let Some(settings) = adamw(&self.optimizer, step, share, decay) else {
+                        continue;
+                    };
                     with_f32(device, [first, second], |[first, second]| {
                         let scale = gradient_scale;
                         device.adamw_step(&settings, scale, weights, gradients, first, second);
                     });
                 }
+                ParameterState::Frozen => {}
+                ParameterState::Lion { momentum } => {
+                    let Some(settings) = lion(&self.optimizer, share, decay) else { continue };
+                    with_f32(device, [momentum], |[momentum]| {
+                        let scale = gradient_scale;
+                        device.lion_step(&settings, scale, weights, gradients, momentum);
+                    });
+                }
                 ParameterState::Muon { momentum } => {
-                    let Some(settings) = muon(&self.optimizer, share) else { continue };
+                    let Some(settings) = muon(&self.optimizer, share, decay) else { continue };
                     let (rows, columns) = (shape.lengths()[0], shape.last());
                     with_f32(device, [momentum], |[momentum]| {
                         device.muon_step(
@@ -129,14 +162,16 @@ impl ParameterState {
     fn parts(&self) -> Vec<(&'static str, &Buffer)> {
         match self {
             Self::AdamW { first, second } => vec![("first", first), ("second", second)],
-            Self::Muon { momentum } => vec![("momentum", momentum)],
+            Self::Lion { momentum } | Self::Muon { momentum } => vec![("momentum", momentum)],
+            Self::Frozen => Vec::new(),
         }
     }
 
     fn parts_mut(&mut self) -> Vec<(&'static str, &mut Buffer)> {
         match self {
             Self::AdamW { first, second } => vec![("first", first), ("second", second)],
-            Self::Muon { momentum } => vec![("momentum", momentum)],
+            Self::Lion { momentum } | Self::Muon { momentum } => vec![("momentum", momentum)],
+            Self::Frozen => Vec::new(),
         }
     }
 }
@@ -161,11 +196,12 @@ fn with_f32<const N: usize>(
     }
 }
 
-fn is_hidden_matrix(parameter: &Parameter) -> bool {
+pub(crate) fn is_hidden_matrix(parameter: &Parameter) -> bool {
     parameter.name().starts_with(HIDDEN_PREFIX) && parameter.shape().lengths().len() == 2
 }
 
-fn adamw(optimizer: &Optimizer, step: u64, share: f64, decays: bool) -> AdamW {
+/// Settings of a step; `share` is that of the full learning rate, `decay_share` that of the weight decay.
+fn adamw(optimizer: &Optimizer, step: u64, share: f64, decay_share: f64) -> Option<AdamW> {
     let (rate, beta1, beta2, epsilon, decay) = match *optimizer {
         Optimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, .. } => {
             (learning_rate, beta1, beta2, epsilon, weight_decay)
@@ -174,27 +210,40 @@ fn adamw(optimizer: &Optimizer, step: u64, share: f64, decays: bool) -> AdamW {
         Optimizer::Muon { embedding_learning_rate, beta1, beta2, epsilon, .. } => {
             (embedding_learning_rate, beta1, beta2, epsilon, 0.0)
         }
+        Optimizer::Lion { .. } => return None,
     };
-    AdamW {
+    Some(AdamW {
         learning_rate: (rate * share) as f32,
         beta1: beta1 as f32,
         beta2: beta2 as f32,
         eps: epsilon as f32,
-        weight_decay: if decays { decay as f32 } else { 0.0 },
+        weight_decay: (decay * decay_share) as f32,
         step,
+    })
+}
+
+fn lion(optimizer: &Optimizer, share: f64, decay_share: f64) -> Option<Lion> {
+    match *optimizer {
+        Optimizer::Lion { learning_rate, beta1, beta2, weight_decay, .. } => Some(Lion {
+            learning_rate: (learning_rate * share) as f32,
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            weight_decay: (weight_decay * decay_share) as f32,
+        }),
+        Optimizer::AdamW { .. } | Optimizer::Muon { .. } => None,
     }
 }
 
-fn muon(optimizer: &Optimizer, share: f64) -> Option<Muon> {
+fn muon(optimizer: &Optimizer, share: f64, decay_share: f64) -> Option<Muon> {
     match *optimizer {
         Optimizer::Muon { learning_rate, momentum, iterations, weight_decay, .. } => Some(Muon {
             learning_rate: (learning_rate * share) as f32,
             momentum: momentum as f32,
             nesterov: true,
-            weight_decay: weight_decay as f32,
+            weight_decay: (weight_decay * decay_share) as f32,
             iterations,
         }),
-        Optimizer::AdamW { .. } => None,
+        Optimizer::AdamW { .. } | Optimizer::Lion { .. } => None,
     }
 }
 
@@ -273,6 +322,18 @@ mod tests {
             state_precision: Precision::F32,
         };
         check(optimizer, "adamw", 1e-5);
+    }
+
+    #[test]
+    fn lion_is_that_of_lion_pytorch() {
+        let optimizer = Optimizer::Lion {
+            learning_rate: 0.003,
+            beta1: 0.9,
+            beta2: 0.99,
+            weight_decay: 0.3,
+            state_precision: Precision::F32,
+        };
+        check(optimizer, "lion", 1e-5);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct Retention {
     permanent: Option<u64>,
     best: bool,
     plateau: Option<u64>,
+    /// The last step below the limit on forgetting, to which the run may go back.
+    below: Option<u64>,
     /// Mean bits per byte of the validation split at steps where there was one.
     validation: BTreeMap<u64, f64>,
 }
@@ -32,8 +34,14 @@ impl Retention {
             permanent: config.keep_every.map(|steps| steps.0),
             best: config.keep_best,
             plateau: plateau.map(|end| end / every * every),
+            below: None,
             validation: BTreeMap::new(),
         }
+    }
+
+    /// Keeps the checkpoint of the last step below the limit on forgetting.
+    pub(crate) fn below_limit(&mut self, step: u64) {
+        self.below = (step > 0).then_some(step);
     }
 
     /// Takes in a validation after `step`.
@@ -60,6 +68,7 @@ impl Retention {
         if let Some(permanent) = self.permanent {
             keep.extend((1..=step / permanent).map(|number| number * permanent));
         }
+        keep.extend(self.below.filter(|&below| below <= step));
         keep.extend(self.plateau.filter(|&plateau| plateau > 0 && plateau <= step));
         if self.best {
             let saved = self.validation.range(1..=step);

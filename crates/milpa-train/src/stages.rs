@@ -176,7 +176,7 @@ impl TrainConfig {
     }
 
     /// Steps done at the end of each stage.
-    pub(crate) fn stage_ends(&self) -> Vec<u64> {
+    pub fn stage_ends(&self) -> Vec<u64> {
         let mut end = 0;
         let add = |steps| {
             end += steps;

@@ -37,6 +37,11 @@ impl TensorFile {
         self.tensors.insert(name, (dtype, shape.to_vec(), bytes));
     }
 
+    /// Bytes of the copies.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tensors.values().map(|(_, _, bytes)| bytes.len()).sum()
+    }
+
     pub(crate) fn write(&self, path: &Path) -> Result<(), TrainError> {
         let views: Vec<(&str, TensorView<'_>)> = self
             .tensors

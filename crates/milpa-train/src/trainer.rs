@@ -4,12 +4,15 @@
 //! step, one line of metrics. What is random comes from the seed and the step's number, so the
 //! state to save is small and a resumed run takes the very same steps.
 
+mod against_base;
+
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use milpa_base::{
@@ -22,21 +25,27 @@ use milpa_base::{
     write_file_atomic,
 };
 use milpa_model::{
-    Decoder, Device, LossRows, ModelConfig, ParameterStore, TokenBatch, new_parameters,
+    Decoder, DecoderDescription, DecoderError, Device, LossRows, LossSummary, ParameterStore,
+    QkNorm, TokenBatch,
 };
 use milpa_plan::{ModelShape, TrainShape};
-use milpa_tensor::{IGNORE, clip_factor};
+use milpa_tensor::{IGNORE, TensorError, clip_factor};
 use milpa_tokens::{Batch, Packing, Split, TokenDataset, Tokenizer};
 use serde::Serialize;
 
+use self::against_base::{limit, recipe_replay};
 use crate::{
     average::Average,
+    base::{Network, Start},
     checkpoint::{self, Snapshot, State},
     config::{Precision, TrainConfig},
+    control::ControlState,
     data::{self, Data, DataWindow, ReplaySet},
     error::TrainError,
     feed::Feed,
-    metrics::{Metric, MetricsWriter, loss_curve, read_metrics},
+    forgetting::{self, ForgettingReport, Measure},
+    metrics::{Metric, MetricsWriter, OnMetric, loss_curve, read_metrics},
+    mup::WidthRatio,
     non_finite,
     optimizer::OptimizerState,
     retention::Retention,
@@ -50,6 +59,8 @@ use crate::{
 pub const FINAL_CHECKPOINT: &str = "checkpoint";
 /// Name of the checkpoint of the averaged weights, if the recipe asks for an average.
 pub const AVERAGED_CHECKPOINT: &str = "checkpoint-average";
+/// Name of the checkpoint that the recipe's `[train.forgetting]` chose at the end.
+pub const CHOSEN_CHECKPOINT: &str = "checkpoint-chosen";
 /// File that says which run a training folder belongs to.
 const KEY_FILE: &str = "key";
 /// A step that reaches more than this share of the measured peak casts doubt on the measurement.
@@ -64,14 +75,16 @@ pub type OnGradients<'a> = &'a dyn Fn(u64, &mut ParameterStore);
 pub struct Job<'a> {
     /// Steps, schedule, optimiser.
     pub config: &'a TrainConfig,
-    /// The model's shape, with the tokenizer's vocabulary.
-    pub model: &'a ModelConfig,
+    /// What the run begins with.
+    pub start: Start<'a>,
     /// The tokenizer of the token shards.
     pub tokenizer: &'a Tokenizer,
     /// The token shards.
     pub dataset: &'a TokenDataset,
     /// The token shards that the recipe's replay names.
     pub replay: Vec<ReplaySet<'a>>,
+    /// The token shards of general text that the recipe's `[train.forgetting]` names.
+    pub general: Option<&'a TokenDataset>,
     /// Whether a run in stages that is in the folder goes on with another plan; otherwise a changed plan
     /// or changed data is refused.
     pub extend: bool,
@@ -94,6 +107,8 @@ pub struct Job<'a> {
     /// Called with the step (from 1) and the parameters once their gradients are there, before they
     /// are judged: to look at them, or to damage them in a test.
     pub on_gradients: Option<OnGradients<'a>>,
+    /// Told of every line of the metrics.
+    pub on_metric: Option<OnMetric<'a>>,
 }
 
 /// How a run ended.
@@ -115,33 +130,44 @@ pub struct Summary {
     pub median_tokens_per_second: f64,
     /// Share of the time of steps in which training waited for checkpoints.
     pub checkpoint_stall: f64,
+    /// What was forgotten and learned, and what was chosen, if the recipe asks for it.
+    pub forgetting: Option<ForgettingReport>,
     /// Passes over each source.
     pub epochs: BTreeMap<String, f64>,
     /// Share of the steps' time that was waiting for data.
     pub data_wait_share: f64,
 }
 
-/// The planner's view of a model.
-pub fn model_shape(model: &ModelConfig) -> ModelShape {
+/// The planner's view of a dense model.
+pub fn model_shape(model: impl Into<DecoderDescription>) -> ModelShape {
+    let model = model.into();
     ModelShape {
         hidden_size: model.hidden_size as u64,
-        layers: model.layers as u64,
+        layers: model.layers.len() as u64,
         heads: model.heads as u64,
         kv_heads: model.kv_heads as u64,
-        head_dim: model.head_dim() as u64,
+        head_dim: model.head_dim as u64,
         ffn_size: model.ffn_size as u64,
         gated_ffn: true,
         vocab_size: model.vocab_size as u64,
         positions: 0,
         biases: false,
-        qk_norm: model.qk_norm,
+        qk_norm: model.qk_norm != QkNorm::None,
         tie_embeddings: model.tie_embeddings,
     }
 }
 
-/// The planner's view of a run.
-pub fn train_shape(config: &TrainConfig) -> TrainShape {
-    TrainShape {
+/// The planner's view of a run of a model.
+///
+/// # Errors
+/// An adapter that does not fit the model.
+pub fn train_shape(
+    config: &TrainConfig,
+    model: &DecoderDescription,
+) -> Result<TrainShape, TrainError> {
+    let adapter = config.lora.as_ref().map(|adapter| adapter.of(model).parameters(model));
+    Ok(TrainShape {
+        adapter_parameters: adapter.transpose()?,
         sequence_length: config.sequence_length as u64,
         batch_size: config.batch_size as u64,
         micro_batch_size: config.micro_batch_size() as u64,
@@ -149,12 +175,13 @@ pub fn train_shape(config: &TrainConfig) -> TrainShape {
         steps: config.tokens_after(config.steps.0)
             / (config.batch_size * config.sequence_length).max(1) as u64,
         states_per_matrix_parameter: config.optimizer.states_per_matrix_parameter(),
+        states_per_other_parameter: config.optimizer.states_per_other_parameter(),
         weight_averages: u64::from(config.average.is_some()),
         activation_bytes: match config.precision {
             Precision::F32 => 4,
             Precision::Bf16 => 2,
         },
-    }
+    })
 }
 
 /// Trains, or goes on where a cut run stopped.
@@ -169,6 +196,14 @@ pub fn train(
     progress: &dyn Progress,
     stop: &StopFlag,
 ) -> Result<Summary, TrainError> {
+    match (&job.config.mup, job.start) {
+        (Some(mup), Start::New(model)) => mup.validate(model).map_err(TrainError::Mup)?,
+        (Some(_), Start::Base(_)) => {
+            let message = "a base has its first values already, so its rates are its own";
+            return Err(TrainError::Mup(message.to_owned()));
+        }
+        (None, _) => {}
+    }
     let record = record(job)?;
     let key = record.key.expect("a record made with new() has its key");
     let extended = checkpoint_to_extend(job, out, &record)?;
@@ -190,7 +225,8 @@ pub fn train(
         (None, Some(dir)) => Some(dir.clone()),
         (None, None) => checkpoint::newest(out, job.mirror, key, progress)?.map(|(_, dir)| dir),
     };
-    let data = Data::open(job, resumed.as_deref(), extended.is_some())?;
+    let network = Network::of(job.start, job.config.lora.as_ref())?;
+    let data = Arc::new(Data::open(job, resumed.as_deref(), extended.is_some())?);
     if let Some(table) = data.table(job.config)? {
         table.to_string().lines().for_each(|line| progress.line(line));
     }
@@ -198,12 +234,22 @@ pub fn train(
         progress.line("training is complete already");
         return summary(job, &data, out, digest);
     }
-    let digest = thread::scope(|scope| {
+    let measure = Measure::open(job, out, stop)?;
+    let (digest, data) = thread::scope(|scope| {
         let threads = Threads {
-            feed: Feed::new(scope, &data),
+            feed: Feed::new(scope, Arc::clone(&data)),
             saver: Saver::new(scope, out, job.mirror, &record),
         };
-        let mut run = Run::start_or_resume(job, &data, threads, out, resumed.as_deref(), progress)?;
+        let mut run = Run::start_or_resume(
+            job,
+            &network,
+            Arc::clone(&data),
+            threads,
+            out,
+            resumed.as_deref(),
+            progress,
+        )?;
+        run.measure = measure.as_ref();
         if extended.is_some() {
             // The checkpoint under the new key comes first: whoever is cut between the two extends
             // once more.
@@ -225,7 +271,7 @@ pub fn train(
 fn record(job: &Job<'_>) -> Result<Record, TrainError> {
     #[derive(Serialize)]
     struct Resolved<'a> {
-        model: &'a ModelConfig,
+        model: toml::Value,
         train: &'a TrainConfig,
     }
     let mut inputs = BTreeMap::from([
@@ -233,11 +279,17 @@ fn record(job: &Job<'_>) -> Result<Record, TrainError> {
         ("tokenizer".to_owned(), job.tokenizer.hash()),
         ("seed".to_owned(), hash_bytes(&job.seed.0.to_le_bytes())),
     ]);
+    if let Some(base) = job.start.base() {
+        inputs.insert("base".to_owned(), base.digest());
+    }
+    if let Some(general) = job.general {
+        inputs.insert("general text".to_owned(), general.digest());
+    }
     for set in &job.replay {
         inputs.insert(format!("replay {}", set.name), set.dataset.digest());
     }
-    let mut record =
-        Record::new("train", &Resolved { model: job.model, train: job.config }, inputs)?;
+    let resolved = Resolved { model: job.start.table()?, train: job.config };
+    let mut record = Record::new("train", &resolved, inputs)?;
     record.licences.clone_from(&job.licences);
     Ok(record)
 }
@@ -270,12 +322,12 @@ fn claim_folder(out: &Path, key: Digest, progress: &dyn Progress) -> Result<(), 
     write_key(out, key)
 }
 
-fn write_key(out: &Path, key: Digest) -> Result<(), TrainError> {
+pub(crate) fn write_key(out: &Path, key: Digest) -> Result<(), TrainError> {
     Ok(write_file_atomic(&out.join(KEY_FILE), key.to_string().as_bytes())?)
 }
 
 /// The key of the run in a folder; empty if there is none.
-fn read_key(out: &Path) -> String {
+pub(crate) fn read_key(out: &Path) -> String {
     fs::read_to_string(out.join(KEY_FILE)).unwrap_or_default().trim().to_owned()
 }
 
@@ -312,43 +364,55 @@ struct Learned {
     /// Steps done.
     step: u64,
     stability: StabilityState,
+    control: Option<ControlState>,
 }
 
 impl Learned {
-    fn load(job: &Job<'_>, dir: Option<&Path>) -> Result<Self, TrainError> {
+    fn load(job: &Job<'_>, network: &Network, dir: Option<&Path>) -> Result<Self, TrainError> {
+        let width = WidthRatio::of(job.config.mup, network.description.hidden_size);
         let Some(dir) = dir else {
-            let parameters = new_parameters(job.model, job.seed.derive("weights"), &job.device)?;
-            let optimizer = OptimizerState::new(job.config.optimizer, &parameters);
+            let mut parameters = network.begin(job.start, job.seed, &job.device)?;
+            width.scale_new(&job.config.optimizer, &mut parameters)?;
+            let optimizer = OptimizerState::new(job.config.optimizer, &parameters).at_width(width);
             let average = job.config.average.map(|config| Average::new(config, &parameters));
             let stability = StabilityState::default();
-            return Ok(Self { parameters, optimizer, average, step: 0, stability });
+            let control =
+                limit(job.config).map(|limit| ControlState::new(recipe_replay(job.config, limit)));
+            return Ok(Self { parameters, optimizer, average, step: 0, stability, control });
         };
         let (parameters, optimizer, average, state) =
-            checkpoint::read(dir, job.model, job.config, &job.device)?;
+            checkpoint::read(dir, network, job.start, job.config, &job.device)?;
         let beginning = StabilityState { updates: state.step, ..StabilityState::default() };
         let stability = state.stability.unwrap_or(beginning);
-        Ok(Self { parameters, optimizer, average, step: state.step, stability })
+        let optimizer = optimizer.at_width(width);
+        let (step, control) = (state.step, state.control);
+        Ok(Self { parameters, optimizer, average, step, stability, control })
     }
 }
 
 /// What works beside the loop.
 struct Threads<'scope, 'a> {
-    feed: Feed<'scope>,
+    feed: Feed<'scope, 'a>,
     saver: Saver<'scope, 'a>,
 }
 
 /// A run under way.
 struct Run<'scope, 'a> {
     job: &'a Job<'a>,
-    data: &'a Data<'a>,
-    feed: Feed<'scope>,
+    network: &'a Network,
+    data: Arc<Data<'a>>,
+    feed: Feed<'scope, 'a>,
+    measure: Option<&'a Measure<'a>>,
+    /// The last step that was held against the base.
+    measured: Option<u64>,
+    control: Option<ControlState>,
     out: &'a Path,
     decoder: Decoder,
     parameters: ParameterStore,
     optimizer: OptimizerState,
     average: Option<Average>,
     curve: Curve,
-    metrics: MetricsWriter,
+    metrics: MetricsWriter<'a>,
     /// Steps done.
     step: u64,
     stability: StabilityState,
@@ -357,6 +421,8 @@ struct Run<'scope, 'a> {
     last_line: Option<Instant>,
     saver: Saver<'scope, 'a>,
     retention: Retention,
+    /// Most bytes that a checkpoint's copy held outside the device.
+    copied_bytes: usize,
     validated: Option<u64>,
     data_window: DataWindow,
     flops_per_token: f64,
@@ -367,34 +433,42 @@ struct Run<'scope, 'a> {
 impl<'scope, 'a> Run<'scope, 'a> {
     fn start_or_resume(
         job: &'a Job<'a>,
-        data: &'a Data<'a>,
+        network: &'a Network,
+        data: Arc<Data<'a>>,
         threads: Threads<'scope, 'a>,
         out: &'a Path,
         resumed: Option<&Path>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let Learned { parameters, optimizer, average, step, stability } =
-            Learned::load(job, resumed)?;
+        let Learned { parameters, optimizer, average, step, stability, control } =
+            Learned::load(job, network, resumed)?;
         if let Some(dir) = resumed {
             progress.line(&format!("resuming after step {step} from {}", dir.display()));
         }
         let Threads { feed, saver } = threads;
         let curve = job.config.curve().map_err(TrainError::Schedule)?;
-        let metrics = MetricsWriter::open(out, step)?;
+        let (metrics, before) = MetricsWriter::open(out, step, job.on_metric)?;
         let mut retention = Retention::new(job.config, &curve);
-        let before = read_metrics(out)
-            .map_err(|source| TrainError::Io { path: out.join(crate::METRICS_FILE), source })?;
+        let mut measured = None;
         for metric in before {
-            if let Metric::Validation { step, bits_per_byte, .. } = metric {
-                retention.validated(step, &bits_per_byte);
+            match metric {
+                Metric::Validation { step, bits_per_byte, .. } => {
+                    retention.validated(step, &bits_per_byte);
+                }
+                Metric::Forgetting { step, .. } => measured = Some(step),
+                _ => {}
             }
         }
+        if let Some(control) = &control {
+            retention.below_limit(control.below);
+        }
         Ok(Self {
-            decoder: Decoder::new(job.model, &parameters)?.autocast(job.config.precision.dtype()),
+            decoder: network.decoder(&parameters)?.autocast(job.config.precision.dtype()),
             curve,
             metrics,
             retention,
             saver,
+            copied_bytes: 0,
             parameters,
             optimizer,
             average,
@@ -404,14 +478,19 @@ impl<'scope, 'a> Run<'scope, 'a> {
             started: Instant::now(),
             last_line: None,
             validated: (step > 0).then_some(step),
-            flops_per_token: model_shape(job.model)
-                .train_flops_per_token_causal(job.config.sequence_length as u64),
+            flops_per_token: model_shape(&network.description)
+                .train_flops_per_token_causal(job.config.sequence_length as u64)
+                - network.flops_spared(),
             peak_flops_per_second: job.peak_flops_per_second,
             peak_measurements_left: 5,
             data_window: DataWindow::begin(step),
             job,
+            network,
             data,
             feed,
+            measure: None,
+            measured,
+            control,
             out,
         })
     }
@@ -422,22 +501,25 @@ impl<'scope, 'a> Run<'scope, 'a> {
         record: &Record,
         progress: &dyn Progress,
         stop: &StopFlag,
-    ) -> Result<Digest, TrainError> {
+    ) -> Result<(Digest, Arc<Data<'a>>), TrainError> {
         let (job, out) = (self.job, self.out);
         let (steps, every) = (job.config.steps.0, job.config.checkpoint_every.0);
         self.validate_if_due(progress)?;
+        self.measure_if_due(progress, stop)?;
         while self.step < steps {
             if stop.is_set() {
-                let checkpoint = self.save()?;
-                self.saver.wait()?;
-                return Err(TrainError::Interrupted { step: self.step, steps, checkpoint });
+                return Err(self.interrupted()?);
             }
             let before = self.step;
             self.take_step(progress)?;
-            if self.step < before {
+            if self.step <= before {
                 continue;
             }
             self.validate_if_due(progress)?;
+            self.measure_if_due(progress, stop)?;
+            if self.step <= before {
+                continue;
+            }
             if self.step.is_multiple_of(every) && self.step < steps {
                 self.save()?;
             }
@@ -446,9 +528,10 @@ impl<'scope, 'a> Run<'scope, 'a> {
         self.saver.wait()?;
         job.pulse.beat(self.step, Activity::Finishing);
         self.end_data_window()?;
+        self.choose(record, progress, stop)?;
         let snapshot = self.snapshot()?;
         if let Some(average) = &self.average {
-            let averaged = average.parameters(job.model, &self.parameters)?;
+            let averaged = self.network.plain(&average.parameters(&self.parameters)?)?;
             let dir = out.join(AVERAGED_CHECKPOINT);
             checkpoint::write_averaged(&dir, &averaged, &snapshot, record)?;
         }
@@ -463,7 +546,15 @@ impl<'scope, 'a> Run<'scope, 'a> {
         for folder in [Some(out), job.mirror].into_iter().flatten() {
             checkpoint::prune(folder, &keep)?;
         }
-        Ok(digest)
+        Ok((digest, self.data))
+    }
+
+    /// Saves where a stop was asked for.
+    fn interrupted(&mut self) -> Result<TrainError, TrainError> {
+        let checkpoint = self.save()?;
+        self.saver.wait()?;
+        let steps = self.job.config.steps.0;
+        Ok(TrainError::Interrupted { step: self.step, steps, checkpoint })
     }
 
     fn take_step(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
@@ -471,20 +562,21 @@ impl<'scope, 'a> Run<'scope, 'a> {
         let began = Instant::now();
         self.job.pulse.beat(self.step, Activity::Data);
         let (batch, data_wait) = self.feed.take(self.next_batch())?;
-        let loss = self.accumulate_gradients(&batch)?;
+        let Losses { loss, z_loss } =
+            self.accumulate_gradients(&batch, Decoder::loss_and_gradients)?;
         if let Some(on_gradients) = self.job.on_gradients {
             on_gradients(self.step + 1, &mut self.parameters);
         }
         self.job.pulse.beat(self.step, Activity::Update);
         let gradient_norm = self.parameters.grad_norm();
-        let verdict = self.judge(loss, gradient_norm)?;
-        // The gradients are cleared before the line about a skipped step is shown.
         let origin = if loss.is_finite() && gradient_norm.is_finite() {
             String::new()
         } else {
-            format!(" ({})", non_finite::origin(&self.parameters, loss))
+            self.trace(&batch, loss)?
         };
-        let share = self.curve.share_at(self.step);
+        let verdict = self.judge(loss, gradient_norm, &origin)?;
+        let slowed = self.control.as_ref().map_or(1.0, |control| control.learning_rate);
+        let share = self.curve.share_at(self.step) * slowed;
         if verdict == Verdict::Take {
             let scale = if config.clip_norm > 0.0 {
                 clip_factor(gradient_norm, config.clip_norm)
@@ -510,11 +602,12 @@ impl<'scope, 'a> Run<'scope, 'a> {
             self.peak_flops_per_second = self.peak_flops_per_second.max((self.job.measure_peak)());
         }
         let mfu = flops_per_second / self.peak_flops_per_second;
-        let memory_bytes = self.job.device.memory().peak_live_bytes as u64;
+        let memory_bytes = (self.job.device.memory().peak_live_bytes + self.copied_bytes) as u64;
         self.metrics.write(&Metric::Step {
             step: self.step,
             tokens: self.tokens(),
             loss,
+            z_loss: (config.z_loss > 0.0).then_some(z_loss),
             learning_rate,
             gradient_norm,
             skipped: verdict != Verdict::Take,
@@ -522,6 +615,9 @@ impl<'scope, 'a> Run<'scope, 'a> {
             mfu,
             memory_bytes,
             seconds: self.started.elapsed().as_secs_f64(),
+            unix_seconds: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64()),
             data_seconds: data_wait.as_secs_f64(),
         })?;
         if self.data_window.add(config, self.step, seconds, data_wait) {
@@ -530,8 +626,9 @@ impl<'scope, 'a> Run<'scope, 'a> {
         if verdict != Verdict::Take {
             progress.line(&format!(
                 "step {} is an outlier and was skipped: loss {loss:.4}, norm of the gradient \
-                 {gradient_norm:.3}{origin}",
-                self.step
+                 {gradient_norm:.3}{}",
+                self.step,
+                if origin.is_empty() { origin } else { format!(" ({origin})") }
             ));
         }
         if let (Verdict::RollBack, Some(stability)) = (verdict, &config.stability) {
@@ -553,7 +650,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             let age = self.saver.last().map_or_else(String::new, |saved| {
                 format!(", saved {} ago", duration(saved.elapsed().as_secs_f64()))
             });
-            progress.line(&format!(
+            progress.status(&format!(
                 "step {}/{}{}  loss {loss:.4}  lr {learning_rate:.2e}  {tokens_per_second:.0} tok/s  \
                  MFU {:.0} %  data wait {:.1} %  {}  eta {}{age}",
                 self.step,
@@ -569,12 +666,17 @@ impl<'scope, 'a> Run<'scope, 'a> {
     }
 
     /// Says what becomes of a step, and counts it.
-    fn judge(&mut self, loss: f64, gradient_norm: f64) -> Result<Verdict, TrainError> {
+    fn judge(
+        &mut self,
+        loss: f64,
+        gradient_norm: f64,
+        origin: &str,
+    ) -> Result<Verdict, TrainError> {
         if let Some(config) = &self.job.config.stability {
             return Ok(self.stability.judge(config, loss, gradient_norm));
         }
         if !(loss.is_finite() && gradient_norm.is_finite()) {
-            let origin = non_finite::origin(&self.parameters, loss);
+            let origin = origin.to_owned();
             return Err(TrainError::Diverged { step: self.step + 1, loss, gradient_norm, origin });
         }
         self.stability.updates += 1;
@@ -585,35 +687,16 @@ impl<'scope, 'a> Run<'scope, 'a> {
     /// and passes over all data read since. Where it goes depends on steps alone, so a run that is
     /// cut before its next checkpoint goes back again in the same way.
     fn roll_back(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
-        // What is still being written may be what it goes back to.
-        self.saver.wait()?;
         let from_step = self.step;
         let every = self.job.config.checkpoint_every.0;
         let target = (from_step - self.stability.skipped_in_a_row) / every * every;
-        let dir = (target > 0).then(|| checkpoint::folder(self.out, target));
-        if let Some(dir) = &dir {
-            open_artifact(dir, Kind::Checkpoint, Verify::Contents)?;
-            self.data.check(&checkpoint::read_state(dir)?)?;
-        }
         let before = self.stability.clone();
-        let learned = Learned::load(self.job, dir.as_deref())?;
-        checkpoint::remove_after(self.out, target)?;
-        self.decoder = Decoder::new(self.job.model, &learned.parameters)?
-            .autocast(self.job.config.precision.dtype());
-        self.parameters = learned.parameters;
-        self.optimizer = learned.optimizer;
-        self.average = learned.average;
-        self.step = target;
+        let learned = self.go_back(target)?;
         self.stability = StabilityState {
             batches_passed_over: before.batches_passed_over + (from_step - target),
             rollbacks: before.rollbacks + 1,
-            ..learned.stability
+            ..learned
         };
-        self.first_step = self.first_step.min(target);
-        self.data_window = DataWindow::begin(target);
-        self.validated = Some(target);
-        self.metrics.rewind(self.out, target)?;
-        self.retention.rewind(target);
         progress.line(&format!(
             "{} steps in a row were skipped: back to step {target}, passing over the data since",
             before.skipped_in_a_row
@@ -625,15 +708,68 @@ impl<'scope, 'a> Run<'scope, 'a> {
         })
     }
 
-    /// Adds the gradients of all micro-batches; returns the mean loss of the batch.
-    fn accumulate_gradients(&mut self, batch: &Batch) -> Result<f64, TrainError> {
+    /// Takes up the checkpoint after `target` steps, or the beginning; what was counted of outlying steps
+    /// then is returned.
+    fn go_back(&mut self, target: u64) -> Result<StabilityState, TrainError> {
+        // What is still being written may be what it goes back to.
+        self.saver.wait()?;
+        let dir = (target > 0).then(|| checkpoint::folder(self.out, target));
+        if let Some(dir) = &dir {
+            open_artifact(dir, Kind::Checkpoint, Verify::Contents)?;
+        }
+        if self.control.is_some() {
+            // What was read then may have had another share of replay.
+            self.read(Data::open(self.job, dir.as_deref(), false)?);
+        } else if let Some(dir) = &dir {
+            self.data.check(&checkpoint::read_state(dir)?)?;
+        }
+        let learned = Learned::load(self.job, self.network, dir.as_deref())?;
+        checkpoint::remove_after(self.out, target)?;
+        self.decoder =
+            self.network.decoder(&learned.parameters)?.autocast(self.job.config.precision.dtype());
+        self.parameters = learned.parameters;
+        self.optimizer = learned.optimizer;
+        self.average = learned.average;
+        self.control = learned.control;
+        self.step = target;
+        self.first_step = self.first_step.min(target);
+        self.data_window = DataWindow::begin(target);
+        self.validated = Some(target);
+        self.measured = Some(target);
+        self.metrics.rewind(self.out, target)?;
+        self.retention.rewind(target);
+        Ok(learned.stability)
+    }
+
+    /// Says what first was not finite in a step; the gradients have no meaning afterwards.
+    fn trace(&mut self, batch: &Batch, loss: f64) -> Result<String, TrainError> {
+        let origin = non_finite::origin(&self.parameters, loss);
+        self.parameters.clear_grads();
+        match self.accumulate_gradients(batch, Decoder::audited_loss_and_gradients) {
+            Err(TrainError::Model(DecoderError::Tensor(TensorError::NonFinite(found)))) => {
+                Ok(format!("{origin}; done again, {found}"))
+            }
+            Err(other) => Err(other),
+            Ok(_) => Ok(format!(
+                "{origin}; done again, every operation's results were finite, so what changed \
+                 the gradients came after them"
+            )),
+        }
+    }
+
+    /// Adds the gradients of all micro-batches; returns the mean losses of the batch.
+    fn accumulate_gradients(
+        &mut self,
+        batch: &Batch,
+        differentiate: Differentiate,
+    ) -> Result<Losses, TrainError> {
         let length = batch.sequence_length;
         let divisor = batch.lengths_b.iter().map(|length| f64::from(*length)).sum();
         let micro = self.job.config.micro_batch_size.unwrap_or(batch.batch_size);
         let rows = micro * length;
         let packed = self.job.config.packing == Packing::BestFit;
         let targets_bt = targets(batch);
-        let mut loss = 0.0;
+        let mut losses = Losses::default();
         for start in (0..batch.tokens_bt.len()).step_by(rows) {
             self.job.pulse.beat(self.step, Activity::Gradients);
             let end = (start + rows).min(batch.tokens_bt.len());
@@ -644,10 +780,13 @@ impl<'scope, 'a> Run<'scope, 'a> {
                 targets: targets_bt[start..end].into(),
                 weights: None,
                 divisor: Some(divisor),
+                z_loss: self.job.config.z_loss as f32,
             };
-            loss += self.decoder.loss_and_gradients(&mut self.parameters, &tokens, &targets)?.loss;
+            let part = differentiate(&self.decoder, &mut self.parameters, &tokens, &targets)?;
+            losses.loss += part.loss;
+            losses.z_loss += part.z_loss;
         }
-        Ok(loss)
+        Ok(losses)
     }
 
     /// Measures the validation split at the start, on schedule and at the end.
@@ -714,6 +853,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             loader: None,
             stages: None,
             stability: self.job.config.stability.is_some().then(|| self.stability.clone()),
+            control: self.control.clone(),
         };
         self.data.store(self.next_batch(), &mut state)?;
         Ok(state)
@@ -721,7 +861,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
 
     fn snapshot(&self) -> Result<Snapshot<'a>, TrainError> {
         Ok(Snapshot {
-            model: self.job.model,
+            network: self.network,
             tokenizer: self.job.tokenizer,
             parameters: self.parameters.snapshot(),
             optimizer: self.optimizer.snapshot(&self.parameters),
@@ -733,7 +873,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
     /// Writes what was read since the last such line.
     fn end_data_window(&mut self) -> Result<(), TrainError> {
         let (step, next) = (self.step, self.next_batch());
-        let line = self.data_window.end(self.data, self.job.config, step, next)?;
+        let line = self.data_window.end(&self.data, self.job.config, step, next)?;
         line.map_or(Ok(()), |line| self.metrics.write(&line))
     }
 
@@ -745,11 +885,30 @@ impl<'scope, 'a> Run<'scope, 'a> {
         // The one before must be whole before there is a third copy of the state.
         self.saver.wait()?;
         let keep = self.retention.keep(self.step);
-        let dir = self.saver.begin(self.snapshot()?, keep)?;
+        let snapshot = self.snapshot()?;
+        self.copied_bytes = self.copied_bytes.max(snapshot.host_bytes());
+        let dir = self.saver.begin(snapshot, keep)?;
         let stalled_seconds = began.elapsed().as_secs_f64();
         self.metrics.write(&Metric::Checkpoint { step: self.step, stalled_seconds })?;
         Ok(dir)
     }
+}
+
+/// Adds the gradients of a micro-batch: a method of [`Decoder`].
+type Differentiate = fn(
+    &Decoder,
+    &mut ParameterStore,
+    &TokenBatch<'_>,
+    &LossRows,
+) -> Result<LossSummary, DecoderError>;
+
+/// Mean losses of a batch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Losses {
+    /// The cross-entropy.
+    loss: f64,
+    /// What the z-loss adds to it.
+    z_loss: f64,
 }
 
 /// What each position is to predict; padding predicts nothing.
@@ -787,7 +946,10 @@ fn summary(
                 rates.push(tokens_per_second);
             }
             Metric::Checkpoint { stalled_seconds, .. } => stalled += stalled_seconds,
-            Metric::Rollback { .. } | Metric::Data { .. } => {}
+            Metric::Rollback { .. }
+            | Metric::Data { .. }
+            | Metric::Forgetting { .. }
+            | Metric::Control { .. } => {}
             Metric::Validation { bits_per_byte, .. } => validation = bits_per_byte,
         }
     }
@@ -803,6 +965,7 @@ fn summary(
         validation_bits_per_byte: validation,
         median_tokens_per_second: rates.get(rates.len() / 2).copied().unwrap_or(0.0),
         checkpoint_stall: if stalled > 0.0 { stalled / (step_seconds + stalled) } else { 0.0 },
+        forgetting: forgetting::read_forgetting(out)?,
         epochs: data.epochs(job.config.steps.0 + passed_over)?,
         data_wait_share: if step_seconds > 0.0 { waited / step_seconds } else { 0.0 },
     })
@@ -810,6 +973,8 @@ fn summary(
 
 #[cfg(test)]
 mod tests {
+    use milpa_model::ModelConfig;
+
     use super::*;
 
     /// The planner counts without knowing the decoder; the two must not drift apart.

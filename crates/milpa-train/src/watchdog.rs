@@ -92,6 +92,11 @@ impl Pulse {
         self.step.store(step, Ordering::Relaxed);
     }
 
+    /// A part of long work was done.
+    pub(crate) fn go_on(&self) {
+        self.beat(self.step.load(Ordering::Relaxed), Activity::Validation);
+    }
+
     fn milliseconds(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

@@ -2,15 +2,17 @@
 
 mod endpoint;
 mod eval;
+mod merge;
 mod plan;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use milpa_model::GgufFormat;
 
-pub use endpoint::{ApiChoice, EndpointArguments};
+pub use endpoint::{ApiChoice, EndpointArguments, ScoredModel};
 pub use eval::{ArenaArguments, CompareArguments, JudgeArguments, JudgeCommand, PowerArguments};
+pub use merge::MergeCommand;
 pub use plan::{
     CalibrateArgs, ContinuedArgs, FitArgs, FitCount, FitForm, FitObjective, InferenceArgs,
     MoneyArgs, PlanCommand, RunArgs, SimulateArgs, ViabilityArgs,
@@ -32,11 +34,12 @@ The whole way, from a recipe
 
 One stage at a time
   corpus    build, classifier, ngrams, why, stats: raw pages and books to clean documents
-  tokens    train, encode, generate-replay, inspect: tokenizer and token shards
+  tokens    train, extend, encode, generate-replay, inspect: tokenizer and token shards
   plan      run, viability, continued, inference, calibrate: what it takes, before it is spent
   train     Train a model
   eval      look, run, suite, instructions, code, refusals, compare, judge, arena: measure models;
             build: make a benchmark
+  merge     linear, average, slerp, ties, chat-vector: one model of several
   package   Make a bundle: Hugging Face folder and GGUF
 
 Use a model
@@ -81,6 +84,22 @@ pub struct Global {
     pub threads: Option<u16>,
 }
 
+/// A recipe, and the seed that it is taken with.
+#[derive(Debug, Clone, Args)]
+pub struct RecipeArgument {
+    /// A folder with a recipe.toml, or the file itself
+    pub recipe: PathBuf,
+    /// Another seed than the recipe's, as for several runs of one recipe
+    #[arg(long = "seed", value_name = "N")]
+    pub recipe_seed: Option<u64>,
+}
+
+impl From<&Path> for RecipeArgument {
+    fn from(path: &Path) -> Self {
+        Self { recipe: path.to_owned(), recipe_seed: None }
+    }
+}
+
 /// How a run that takes weeks outlives faults.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Endurance {
@@ -96,6 +115,24 @@ pub struct Endurance {
     pub hang_after: Option<u64>,
 }
 
+/// How a training is seen while it runs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Watching {
+    /// Show plain lines where a terminal would get a live view
+    #[arg(long)]
+    pub plain: bool,
+    /// Give out the training's metrics for Prometheus, such as at 127.0.0.1:9100 (path /metrics)
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_address: Option<std::net::SocketAddr>,
+    /// Post a small JSON to this address when an alarm of the recipe's table `watch` is raised, and when the
+    /// training is complete, interrupted or failed; see docs/training.md
+    #[arg(long, value_name = "URL")]
+    pub webhook: Option<String>,
+    /// Certificates (PEM) of the authorities that are trusted for a webhook with https
+    #[arg(long, value_name = "FILE", requires = "webhook")]
+    pub webhook_ca_file: Option<PathBuf>,
+}
+
 /// All commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -109,14 +146,16 @@ pub enum Command {
     Doctor,
     /// Validate a recipe and everything it names, before any work
     Check {
-        /// A folder with a recipe.toml, or the file itself
-        recipe: PathBuf,
+        /// The recipe.
+        #[command(flatten)]
+        recipe: RecipeArgument,
     },
     /// Bring every stage up to date; resume the one that was cut
     #[command(after_help = "Example\n  MILPA_DATA=/path/to/data milpa run recipes/novelas")]
     Run {
-        /// A folder with a recipe.toml, or the file itself
-        recipe: PathBuf,
+        /// The recipe.
+        #[command(flatten)]
+        recipe: RecipeArgument,
         /// The run folder [default: runs/NAME]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
@@ -126,6 +165,9 @@ pub enum Command {
         /// How to outlive faults.
         #[command(flatten)]
         endurance: Endurance,
+        /// How it is seen while it runs.
+        #[command(flatten)]
+        watching: Watching,
     },
     /// Say how to reproduce the numbers of a run
     Explain {
@@ -146,8 +188,9 @@ pub enum Command {
         after_help = "Example\n  milpa train recipes/novelas --tokenizer runs/novelas/tokenizer --tokens runs/novelas/tokens --out train --dry-run\n\nThe same command goes on where a cut one stopped; a run in stages whose plan changed is refused unless --extend says to go on"
     )]
     Train {
-        /// The recipe
-        recipe: PathBuf,
+        /// The recipe.
+        #[command(flatten)]
+        recipe: RecipeArgument,
         /// Tokenizer artifact
         #[arg(long, value_name = "DIR")]
         tokenizer: PathBuf,
@@ -164,20 +207,31 @@ pub enum Command {
         /// done stays counted
         #[arg(long, conflicts_with = "dry_run")]
         extend: bool,
+        /// Begin at this checkpoint of another run in stages, which stays as it is, and go on with the
+        /// recipe's plan: several anneals of one plateau, say
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["dry_run", "extend"])]
+        fork: Option<PathBuf>,
         /// Price of this machine for an hour, such as "0.50 USD", for the ledger
         #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
         price_per_hour: Option<String>,
         /// How to outlive faults.
         #[command(flatten)]
         endurance: Endurance,
+        /// How it is seen while it runs.
+        #[command(flatten)]
+        watching: Watching,
     },
     /// Measure a model
     #[command(subcommand)]
     Eval(Box<EvalCommand>),
+    /// Make one model of several of one shape
+    #[command(subcommand)]
+    Merge(MergeCommand),
     /// Make a bundle: Hugging Face folder and GGUF
     Package {
-        /// The recipe
-        recipe: PathBuf,
+        /// The recipe.
+        #[command(flatten)]
+        recipe: RecipeArgument,
         /// The checkpoint
         #[arg(long, value_name = "DIR")]
         checkpoint: PathBuf,
@@ -252,8 +306,9 @@ pub struct SamplingArgs {
 pub enum CorpusCommand {
     /// Read, extract, identify, filter, deduplicate and split the sources of a recipe
     Build {
-        /// The recipe
-        recipe: PathBuf,
+        /// The recipe.
+        #[command(flatten)]
+        recipe: RecipeArgument,
         /// Folder of the corpus
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -319,8 +374,9 @@ pub struct ExampleArguments {
 pub enum TokensCommand {
     /// Train the tokenizer of a recipe
     Train {
-        /// The recipe
-        recipe: PathBuf,
+        /// The recipe.
+        #[command(flatten)]
+        recipe: RecipeArgument,
         /// The corpus
         #[arg(long, value_name = "DIR")]
         corpus: PathBuf,
@@ -328,10 +384,16 @@ pub enum TokensCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Give a base more tokens, learned from new text: its tokenizer, or the whole model
+    #[command(
+        after_help = "Examples\n  milpa tokens extend --base base --corpus runs/leyes/corpus --add 4096 --out tokenizer\n  milpa tokens extend --model base --corpus runs/leyes/corpus --add 4096 --out base-extended\n  milpa tokens extend --model base --tokenizer tokenizer --out base-extended"
+    )]
+    Extend(ExtendArguments),
     /// Encode a corpus into token shards
     Encode {
-        /// The recipe
-        recipe: PathBuf,
+        /// The recipe.
+        #[command(flatten)]
+        recipe: RecipeArgument,
         /// The corpus
         #[arg(long, value_name = "DIR")]
         corpus: PathBuf,
@@ -358,6 +420,53 @@ pub enum TokensCommand {
         #[arg(long, value_name = "TEXT")]
         text: Option<String>,
     },
+}
+
+/// What `milpa tokens extend` is given.
+#[derive(Debug, clap::Args)]
+pub struct ExtendArguments {
+    /// Extend the tokenizer of this folder, and write a tokenizer
+    #[arg(long, value_name = "DIR", required_unless_present = "model", conflicts_with = "model")]
+    pub base: Option<PathBuf>,
+    /// Extend this model: its tokenizer, and rows for the new tokens; writes a Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Corpus to learn from: its training split
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["data", "tokenizer"])]
+    pub corpus: Option<PathBuf>,
+    /// Texts to learn from instead (JSONL, may be .gz or .zst)
+    #[arg(long, value_name = "FILE", conflicts_with = "corpus")]
+    pub data: Option<PathBuf>,
+    /// The field of --data with the text
+    #[arg(long, value_name = "FIELD", default_value = "text")]
+    pub text_field: String,
+    /// An extended tokenizer to give to the model, instead of learning one
+    #[arg(long, value_name = "DIR", requires = "model", conflicts_with_all = ["corpus", "data", "add"])]
+    pub tokenizer: Option<PathBuf>,
+    /// New tokens at most
+    #[arg(long, value_name = "N", required_unless_present = "tokenizer")]
+    pub add: Option<usize>,
+    /// A pair of tokens that is seen less often than this is not merged
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub min_count: u64,
+    /// Text to learn from for each source, such as "64 MiB" [default: all]
+    #[arg(long, value_name = "SIZE")]
+    pub sample: Option<milpa_base::Bytes>,
+    /// How rows of new tokens begin: the mean of the old tokens that each stands for, or of all old tokens
+    #[arg(long, value_name = "HOW", default_value = "mean-of-parts")]
+    pub new_rows: NewRowsChoice,
+    /// Folder of the tokenizer or of the model
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// How rows of new tokens begin.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum NewRowsChoice {
+    /// Each as the mean of the old tokens that it stands for
+    MeanOfParts,
+    /// All as the mean of the old tokens
+    MeanOfAll,
 }
 
 /// What `milpa tokens generate-replay` is given.
@@ -538,14 +647,12 @@ pub enum BlockArgument {
 pub enum EvalCommand {
     /// Everything that a recipe says under `eval`
     Suite {
-        /// The recipe
-        recipe: PathBuf,
-        /// A bundle, a checkpoint or a .gguf file
-        #[arg(long, value_name = "DIR")]
-        model: PathBuf,
-        /// Folder of an adapter (LoRA) to open with the model
-        #[arg(long, value_name = "DIR")]
-        adapter: Option<PathBuf>,
+        /// The recipe.
+        #[command(flatten)]
+        recipe: RecipeArgument,
+        /// What is scored
+        #[command(flatten)]
+        model: ScoredModel,
         /// The corpus whose validation split is read
         #[arg(long, value_name = "DIR")]
         corpus: PathBuf,
@@ -586,15 +693,12 @@ pub enum EvalCommand {
     },
     /// Bits per byte on any JSONL of texts
     #[command(
-        after_help = "Example\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json"
+        after_help = "Examples\n  milpa eval perplexity --model runs/novelas/bundle --data texts.jsonl.zst --json\n  milpa eval perplexity --endpoint http://127.0.0.1:8080 --tokenizer base --data texts.jsonl\n\nAnswers of an endpoint are kept in perplexity.endpoint.jsonl, or in the file of --answers"
     )]
     Perplexity {
-        /// A bundle, a checkpoint or a .gguf file
-        #[arg(long, value_name = "DIR")]
-        model: PathBuf,
-        /// Folder of an adapter (LoRA) to open with the model
-        #[arg(long, value_name = "DIR")]
-        adapter: Option<PathBuf>,
+        /// What is scored
+        #[command(flatten)]
+        model: ScoredModel,
         /// JSONL with one text per line (may be .gz or .zst)
         #[arg(long, value_name = "FILE")]
         data: PathBuf,
@@ -606,13 +710,13 @@ pub enum EvalCommand {
         max_bytes: Option<milpa_base::Bytes>,
     },
     /// One multiple-choice task
+    #[command(
+        after_help = "Examples\n  milpa eval choice --model runs/novelas/bundle --task pt/enem_2022 --data enem_2022.jsonl\n  milpa eval choice --endpoint http://127.0.0.1:8080 --task pt/enem_2022 --data enem_2022.jsonl\n\nAnswers of an endpoint are kept in choice.endpoint.jsonl, or in the file of --answers"
+    )]
     Choice {
-        /// A bundle, a checkpoint or a .gguf file
-        #[arg(long, value_name = "DIR")]
-        model: PathBuf,
-        /// Folder of an adapter (LoRA) to open with the model
-        #[arg(long, value_name = "DIR")]
-        adapter: Option<PathBuf>,
+        /// What is scored
+        #[command(flatten)]
+        model: ScoredModel,
         /// A task folder or its task.toml
         #[arg(long, value_name = "TASK")]
         task: PathBuf,
@@ -659,7 +763,7 @@ pub enum EvalCommand {
 pub enum BuildCommand {
     /// Questions about Latin America in Spanish and Portuguese, from a Wikidata dump
     #[command(
-        after_help = "Example\n  milpa eval build choclo --dump wikidata-20240103-all.json.gz --out choclo"
+        after_help = "Example\n  milpa eval build choclo --dump wikidata-20240103-all.json.gz --page-views pageviews-202312-user.bz2 --out choclo"
     )]
     Choclo {
         /// The JSON dump (may be .gz, .bz2 or .zst)
@@ -674,6 +778,10 @@ pub enum BuildCommand {
         /// A table of relations and phrasings instead of the program's own
         #[arg(long, value_name = "FILE")]
         relations: Option<PathBuf>,
+        /// Page views, by which difficulty goes (repeatable; may be .gz, .bz2 or .zst): lines "QID
+        /// views" or "project title views", or Wikimedia's pageview_complete [default: sitelinks]
+        #[arg(long, value_name = "FILE")]
+        page_views: Vec<PathBuf>,
         /// Decides phrasings, choices and splits
         #[arg(long, value_name = "N", default_value_t = 0)]
         seed: u64,

@@ -3,11 +3,12 @@
 use std::{io::Write, path::Path};
 
 use anyhow::Result;
-use milpa_base::{Manifest, StopFlag, units::binary_bytes};
+use milpa_base::{Manifest, Seed, StopFlag, units::binary_bytes};
 use serde::Serialize;
 
 use crate::{
     cli::Global,
+    cli::RecipeArgument,
     progress::Terminal,
     recipe::{self, CorpusRecipe, Loaded, Paths},
 };
@@ -29,12 +30,14 @@ impl Context {
     pub fn new(global: &Global) -> Self {
         let stop = StopFlag::default();
         let flag = stop.clone();
+        let progress = Terminal::new(global.quiet);
+        let terminal = progress.clone();
         let listening = ctrlc::set_handler(move || {
             if flag.is_set() {
                 // The second one does not wait for a safe point; artifacts are whole or absent.
                 std::process::exit(i32::from(crate::EXIT_INTERRUPTED));
             }
-            eprintln!("\nstopping at the next safe point (Ctrl-C again to quit at once)");
+            terminal.alert("\nstopping at the next safe point (Ctrl-C again to quit at once)");
             flag.stop();
         });
         if let Err(error) = listening {
@@ -44,14 +47,14 @@ impl Context {
         Self {
             threads: global.threads.map_or(cores, usize::from),
             json: global.json,
-            progress: Terminal::new(global.quiet),
+            progress,
             stop,
         }
     }
 
     /// Loads a recipe whose files will be read; variables in paths come from the environment.
-    pub fn recipe(&self, path: &Path) -> Result<Loaded> {
-        self.load(path, Paths::Needed)
+    pub fn recipe(&self, recipe: &RecipeArgument) -> Result<Loaded> {
+        self.load(recipe, Paths::Needed)
     }
 
     /// Loads what a recipe says of its corpus.
@@ -59,21 +62,26 @@ impl Context {
         clippy::unused_self,
         reason = "the context stands for the process and its environment"
     )]
-    pub fn corpus_recipe(&self, path: &Path) -> Result<CorpusRecipe> {
-        recipe::load_corpus(path, &|name| std::env::var(name).ok())
+    pub fn corpus_recipe(&self, recipe: &RecipeArgument) -> Result<CorpusRecipe> {
+        let mut loaded = recipe::load_corpus(&recipe.recipe, &|name| std::env::var(name).ok())?;
+        loaded.seed = recipe.recipe_seed.map_or(loaded.seed, Seed);
+        Ok(loaded)
     }
 
     /// Loads a recipe for a stage that reads artifacts only.
-    pub fn recipe_of_artifacts(&self, path: &Path) -> Result<Loaded> {
-        self.load(path, Paths::Unused)
+    pub fn recipe_of_artifacts(&self, recipe: &RecipeArgument) -> Result<Loaded> {
+        self.load(recipe, Paths::Unused)
     }
 
     #[expect(
         clippy::unused_self,
         reason = "the context stands for the process and its environment"
     )]
-    fn load(&self, path: &Path, paths: Paths) -> Result<Loaded> {
-        recipe::load(path, paths, &|name| std::env::var(name).ok())
+    fn load(&self, recipe: &RecipeArgument, paths: Paths) -> Result<Loaded> {
+        let mut loaded = recipe::load(&recipe.recipe, paths, &|name| std::env::var(name).ok())?;
+        loaded.seed_given = recipe.recipe_seed;
+        loaded.recipe.seed = recipe.recipe_seed.map_or(loaded.recipe.seed, Seed);
+        Ok(loaded)
     }
 
     /// Prints a result: as JSON on request, else as text for people.

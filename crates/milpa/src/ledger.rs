@@ -16,7 +16,10 @@ use milpa_base::{
     lines::{DEFAULT_MAX_LINE_BYTES, Line, LineReader},
     write_file_atomic,
 };
-use milpa_plan::{Ledger, LedgerEntry, Outcome, OwnRuns, PlannedRun, sheet::Section};
+use milpa_plan::{
+    Ledger, LedgerEntry, Outcome, OwnRuns, PlannedRun,
+    sheet::{Section, Sheet},
+};
 use milpa_train::{Metric, read_metrics};
 
 use crate::{commands::doctor, context::Context};
@@ -215,13 +218,21 @@ impl TrainingFolder {
         Ok(Some(plan))
     }
 
+    /// The lines of its metrics.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn metrics(&self) -> Result<Vec<Metric>> {
+        read_metrics(&self.path)
+            .with_context(|| format!("cannot read the metrics in {}", self.path.display()))
+    }
+
     /// What its metrics say.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn measured(&self) -> Result<Measured> {
-        let metrics = read_metrics(&self.path)
-            .with_context(|| format!("cannot read the metrics in {}", self.path.display()))?;
+        let metrics = self.metrics()?;
         let mut measured = Measured {
             utilisations: Vec::new(),
             step_seconds: 0.0,
@@ -257,6 +268,14 @@ impl TrainingFolder {
             measured.loss = Some(last.iter().sum::<f64>() / last.len() as f64);
         }
         Ok(measured)
+    }
+
+    /// [`TrainingFolder::sections`] under their title.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn sheet(&self) -> Result<Sheet> {
+        Ok(Sheet { title: "Planned and measured".to_owned(), sections: self.sections()? })
     }
 
     /// Planned beside measured, where a plan was kept, and what the ledger adds up to.

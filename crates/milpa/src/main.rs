@@ -14,12 +14,9 @@ mod progress;
 mod recipe;
 mod report;
 mod run;
+mod watch;
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser};
 
@@ -37,6 +34,7 @@ const EXIT_INTERRUPTED: u8 = 75;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
+        progress::freeze();
         eprintln!("error: milpa has a bug: {info}");
         eprintln!("hint: please report it with the command you ran; nothing half-written is left");
     }));
@@ -47,9 +45,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let context = Context::new(&cli.global);
-    if let Some((folder, train)) = supervised(&command) {
-        let newest = || milpa_train::newest_step(&train);
-        return commands::supervise::supervise(&context, &folder, &newest)
+    if let Some((folder, train)) = supervised(&context, &command) {
+        let run = commands::supervise::Supervised {
+            folder: &folder,
+            newest_step: &|| milpa_train::newest_step(&train),
+            is_ended: &|| train.join(watch::ALARM_FILE).exists(),
+        };
+        return commands::supervise::supervise(&context, &run)
             .unwrap_or_else(|error| fail(&context, &error));
     }
     match dispatch(&context, command) {
@@ -60,16 +62,18 @@ fn main() -> ExitCode {
 }
 
 /// The folder of a command that is to be supervised, and that of its training.
-fn supervised(command: &Command) -> Option<(PathBuf, PathBuf)> {
+fn supervised(context: &Context, command: &Command) -> Option<(PathBuf, PathBuf)> {
     match command {
         Command::Run { recipe, out, endurance, .. } if endurance.supervise => {
-            // A recipe that cannot be read is the supervised command's to refuse.
-            let name = || recipe.file_name().map_or_else(|| "run".into(), PathBuf::from);
-            let out = out.clone().unwrap_or_else(|| Path::new("runs").join(name()));
+            // A recipe that cannot be read is refused by the command itself.
+            let out = match out {
+                Some(out) => out.clone(),
+                None => run::default_folder(&context.recipe(recipe).ok()?),
+            };
             let train = run::Folders { root: out.clone() }.train();
             Some((out, train))
         }
-        Command::Train { out, endurance, .. } if endurance.supervise => {
+        Command::Train { out, endurance, dry_run: false, .. } if endurance.supervise => {
             Some((out.clone(), out.clone()))
         }
         _ => None,
@@ -79,18 +83,18 @@ fn supervised(command: &Command) -> Option<(PathBuf, PathBuf)> {
 fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
     use commands::{
         chat::{self, ModelPaths},
-        code, corpus, demo, doctor, eval, explain, harness, instructions, look, package, plan,
-        replay, serve, tokens, train,
+        code, corpus, demo, doctor, eval, explain, extend, harness, instructions, look, merge,
+        package, plan, replay, serve, tokens, train,
     };
     match command {
         Command::Demo { out } => demo::demo(context, &out),
         Command::Doctor => doctor::doctor(context),
         Command::Check { recipe } => commands::check::check(context, &recipe),
-        Command::Run { recipe, out, price_per_hour, endurance } => {
+        Command::Run { recipe, out, price_per_hour, endurance, watching } => {
             let recipe = context.recipe(&recipe)?;
             let price = plan::hourly_price(price_per_hour.as_deref())?;
-            let conditions = train::Conditions { price, endurance, extend: false };
-            let out = out.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe.recipe.name));
+            let conditions = train::Conditions { price, endurance, watching, extend: false };
+            let out = out.unwrap_or_else(|| run::default_folder(&recipe));
             run::run_and_report(context, &recipe, &out, &conditions)
         }
         Command::Explain { run } => explain::explain(context, &run),
@@ -120,6 +124,10 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 let manifest = tokens::train(context, &recipe, &corpus, &out)?;
                 context.show(&manifest, || context::describe(&manifest, &out))
             }
+            TokensCommand::Extend(arguments) => {
+                let manifest = extend::extend(context, &arguments)?;
+                context.show(&manifest, || context::describe(&manifest, &arguments.out))
+            }
             TokensCommand::Encode { recipe, corpus, tokenizer, out } => {
                 let recipe = context.recipe_of_artifacts(&recipe)?;
                 let manifest = tokens::encode(context, &recipe, &corpus, &tokenizer, &out)?;
@@ -141,8 +149,10 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             out,
             dry_run,
             extend,
+            fork,
             price_per_hour,
             endurance,
+            watching,
         } => {
             let price = plan::hourly_price(price_per_hour.as_deref())?;
             let recipe = context.recipe_of_artifacts(&recipe)?;
@@ -151,16 +161,18 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 let planned = train::dry_run(context, &recipe, folders)?;
                 return context.show(&planned, || planned.to_string());
             }
-            let conditions = train::Conditions { price, endurance, extend };
-            let summary = train::train_alone(context, &recipe, folders, &conditions)?;
-            context.show(&summary, || train::describe(&summary))
+            if let Some(from) = &fork {
+                milpa_train::fork(from, &out)?;
+            }
+            let extend = extend || fork.is_some();
+            let conditions = train::Conditions { price, endurance, watching, extend };
+            let trained = train::train_alone(context, &recipe, folders, &conditions)?;
+            context.show(&trained, || trained.to_string())
         }
         Command::Eval(command) => match *command {
-            EvalCommand::Suite { recipe, model, adapter, corpus, out } => {
-                let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
+            EvalCommand::Suite { recipe, model, corpus, out } => {
                 let recipe = context.recipe(&recipe)?;
-                eval::suite(context, &recipe, model, &corpus, &out)?;
-                let report = eval::read_report(&out)?;
+                let report = eval::suite_of(context, &recipe, &model, &corpus, &out)?;
                 context.show(&report, || report.to_string())
             }
             EvalCommand::Look(arguments) => look::look(context, &arguments),
@@ -171,13 +183,11 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 let report = milpa_eval::refusal::measure_rules(&completions, half)?;
                 context.show(&report, || report.to_string())
             }
-            EvalCommand::Perplexity { model, adapter, data, field, max_bytes } => {
-                let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
-                eval::perplexity(context, model, &data, &field, max_bytes)
+            EvalCommand::Perplexity { model, data, field, max_bytes } => {
+                eval::perplexity(context, &model, &data, &field, max_bytes)
             }
-            EvalCommand::Choice { model, adapter, task, data, limit } => {
-                let model = ModelPaths { model: &model, adapter: adapter.as_deref() };
-                eval::choice(context, model, &task, &data, limit)
+            EvalCommand::Choice { model, task, data, limit } => {
+                eval::choice(context, &model, &task, &data, limit)
             }
             EvalCommand::Compare(arguments) => eval::compare::compare(context, &arguments),
             EvalCommand::Judge(command) => eval::judge::judge(context, command),
@@ -192,11 +202,13 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 out,
                 dump_date,
                 relations,
+                page_views,
                 seed,
                 threads,
             }) => {
                 let mut config = milpa_eval::choclo::ChocloConfig::new(dump);
                 (config.dump_date, config.relations) = (dump_date, relations);
+                config.page_views = page_views;
                 config.seed = milpa_base::Seed(seed);
                 if let Some(threads) = threads {
                     config.threads = threads;
@@ -212,6 +224,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 eval::build_trueque(context, &config, folders)
             }
         },
+        Command::Merge(command) => merge::merge(context, command),
         Command::Package { recipe, checkpoint, tokenizer, evaluation, corpus, gguf, out } => {
             let mut recipe = context.recipe_of_artifacts(&recipe)?;
             if !gguf.is_empty() {
@@ -238,7 +251,9 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
 }
 
 fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
-    if context.stop.is_set() {
+    // An alarm ends a run through a stop, but it is no interruption that somebody asked for.
+    let by_alarm = error.chain().any(<dyn std::error::Error>::is::<watch::EndedByAlarm>);
+    if context.stop.is_set() && !by_alarm {
         eprintln!("interrupted; run the same command again to resume:");
         eprintln!("  {}", context.command_line());
         return ExitCode::from(EXIT_INTERRUPTED);

@@ -6,14 +6,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use milpa_base::{Seed, config, load_toml};
+use milpa_base::{Seed, config};
 use milpa_corpus::CorpusConfig;
-use milpa_eval::EvalConfig;
-use milpa_model::ModelConfig;
+use milpa_eval::{EvalConfig, TaskEntry};
+use milpa_model::{DecoderDescription, ModelConfig};
 use milpa_package::PackageConfig;
 use milpa_tokens::{TokenizerConfig, TokensConfig};
-use milpa_train::TrainConfig;
+use milpa_train::{BaseConfig, BaseModel, TrainConfig};
 use serde::{Deserialize, Serialize};
+
+use crate::watch::WatchConfig;
 
 /// The file inside a recipe folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -28,19 +30,41 @@ pub struct Recipe {
     pub seed: Seed,
     /// Sources, filters, deduplication and the split.
     pub corpus: CorpusConfig,
-    /// The tokenizer.
-    pub tokenizer: TokenizerConfig,
+    /// The model that training goes on from, in place of the tokenizer's and the model's tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseConfig>,
+    /// The tokenizer; a base brings its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerConfig>,
     /// Token shards.
     #[serde(default)]
     pub tokens: TokensConfig,
-    /// The model's shape.
-    pub model: ModelConfig,
+    /// The model's shape; a base has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelConfig>,
     /// Steps, schedule, optimiser.
     pub train: TrainConfig,
+    /// How training is watched: alarms, page, events. It changes nothing of what is made.
+    #[serde(default)]
+    pub watch: WatchConfig,
     /// What is measured.
     pub eval: EvalConfig,
     /// The bundle.
     pub package: PackageConfig,
+}
+
+/// What a recipe's model begins as.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// Random weights of this shape, behind a tokenizer that the run trains.
+    New {
+        /// `[tokenizer]`.
+        tokenizer: &'a TokenizerConfig,
+        /// `[model]`.
+        model: &'a ModelConfig,
+    },
+    /// Another model, with its tokenizer.
+    Base(&'a BaseConfig),
 }
 
 /// What a recipe says of its corpus, for the commands that need no more: a recipe whose other tables are
@@ -57,7 +81,8 @@ pub struct CorpusRecipe {
 }
 
 /// Tables that a recipe of a corpus alone lacks.
-const LATER_TABLES: [&str; 6] = ["tokenizer", "tokens", "model", "train", "eval", "package"];
+const LATER_TABLES: [&str; 7] =
+    ["base", "tokenizer", "tokens", "model", "train", "eval", "package"];
 
 /// A recipe with where it came from.
 #[derive(Debug, Clone)]
@@ -68,6 +93,8 @@ pub struct Loaded {
     pub path: PathBuf,
     /// As given on the command line, to be shown in commands.
     pub given: PathBuf,
+    /// The seed of the command line, if there was one.
+    pub seed_given: Option<u64>,
 }
 
 /// Whether a command reads the files that a recipe names.
@@ -94,20 +121,58 @@ fn find(given: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Key that names the recipe that another one changes.
+const EXTENDS: &str = "extends";
+/// Longest chain of recipes.
+const MAX_CHAIN: usize = 4;
+
+/// The text of a recipe, with what it takes from the one that it extends: tables are merged key by key,
+/// everything else is replaced.
+fn read_text(path: &Path, depth: usize) -> Result<String> {
+    let text = config::read_config(path)?;
+    // What is no TOML is told by whoever parses the whole.
+    let Ok(mut table) = text.parse::<toml::Table>() else { return Ok(text) };
+    let Some(parent) = table.remove(EXTENDS) else { return Ok(text) };
+    let bad = |message: &str| {
+        let message = format!("`{EXTENDS}` cannot be right: {message}");
+        config::invalid_value(&text, path, EXTENDS, &message)
+    };
+    let name = parent.as_str().map(Path::new).filter(|name| name.components().count() == 1);
+    let Some(name) = name else {
+        anyhow::bail!(bad("it names a file in the same folder, such as \"base.toml\""));
+    };
+    anyhow::ensure!(depth < MAX_CHAIN, bad("the chain of recipes is longer than 4, or a circle"));
+    let parent = path.with_file_name(name);
+    let mut merged: toml::Table = config::parse_toml(&read_text(&parent, depth + 1)?, &parent)?;
+    merge(&mut merged, table);
+    Ok(toml::to_string(&merged)?)
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => merge(below, above),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
 /// Reads and checks what a recipe says of its corpus. One that has any table of a later stage is read whole.
 pub fn load_corpus(
     given: &Path,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<CorpusRecipe> {
     let path = find(given)?;
-    let text = std::fs::read_to_string(&path)?;
+    let text = read_text(&path, 0)?;
     let whole = toml::from_str::<toml::Table>(&text)
         .is_ok_and(|table| LATER_TABLES.iter().any(|later| table.contains_key(*later)));
     if whole {
         let Recipe { name, seed, corpus, .. } = load(given, Paths::Needed, variable)?.recipe;
         return Ok(CorpusRecipe { name, seed, corpus });
     }
-    let mut recipe: CorpusRecipe = load_toml(&path)?;
+    let mut recipe: CorpusRecipe = config::parse_toml(&text, &path)?;
     recipe.corpus.validate().map_err(|(key, message)| {
         config::invalid_value(&text, &path, &key, &format!("`{key}` cannot be right: {message}"))
     })?;
@@ -124,8 +189,8 @@ pub fn load(
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded> {
     let path = find(given)?;
-    let mut recipe: Recipe = load_toml(&path)?;
-    let text = std::fs::read_to_string(&path)?;
+    let text = read_text(&path, 0)?;
+    let mut recipe: Recipe = config::parse_toml(&text, &path)?;
     let bad = |key: &str, message: &str| {
         config::invalid_value(&text, &path, key, &format!("`{key}` cannot be right: {message}"))
     };
@@ -141,15 +206,59 @@ pub fn load(
         }
     };
     recipe.corpus.validate().map_err(table("corpus"))?;
-    recipe.tokenizer.validate().map_err(table("tokenizer"))?;
-    recipe.model.validate().map_err(table("model"))?;
+    let tables = (&recipe.base, &recipe.tokenizer, &recipe.model);
+    if let (Some(_), Some(_), _) | (Some(_), _, Some(_)) = tables {
+        let key = if recipe.tokenizer.is_some() { "tokenizer" } else { "model" };
+        let message =
+            "the [base] brings its tokenizer and its shape; take this table out, or [base]";
+        anyhow::bail!(bad(key, message));
+    }
+    if let (None, None, _) | (None, _, None) = tables {
+        let missing = if recipe.tokenizer.is_none() { "tokenizer" } else { "model" };
+        let message = format!(
+            "there is no [{missing}]; a new model needs [tokenizer] and [model], one that goes on from \
+             another needs [base] with model = \"its folder\""
+        );
+        anyhow::bail!(bad("name", &message));
+    }
+    if let Some(tokenizer) = &recipe.tokenizer {
+        tokenizer.validate().map_err(table("tokenizer"))?;
+    }
+    if let Some(model) = &recipe.model {
+        model.validate().map_err(table("model"))?;
+    }
     recipe.train.validate().map_err(|(key, message)| bad(key, &message))?;
+    if recipe.base.is_none() {
+        let needs_base = [
+            ("train.lora", recipe.train.lora.is_some(), "random weights are not frozen"),
+            (
+                "train.forgetting",
+                recipe.train.forgetting.is_some(),
+                "a new model has nothing to forget",
+            ),
+        ];
+        if let Some((key, _, why)) = needs_base.into_iter().find(|(_, is_set, _)| *is_set) {
+            let message = format!("it needs a [base]: {why}; give one, or take this table out");
+            anyhow::bail!(bad(key, &message));
+        }
+    }
+    if recipe.train.mup.is_some() && recipe.base.is_some() {
+        let message =
+            "it belongs to the first values of a model, which a [base] has already; take it out";
+        anyhow::bail!(bad("train.mup", message));
+    }
+    if let (Some(mup), Some(model)) = (&recipe.train.mup, &recipe.model) {
+        mup.validate(model).map_err(|message| bad("train.mup", &message))?;
+    }
+    recipe.watch.validate().map_err(table("watch"))?;
     recipe.eval.validate().map_err(table("eval"))?;
     recipe.package.validate().map_err(table("package"))?;
-    if recipe.train.sequence_length > recipe.model.context_length {
+    if let Some(model) = &recipe.model
+        && recipe.train.sequence_length > model.context_length
+    {
         let message = format!(
             "sequences of {} tokens do not fit model.context_length = {}",
-            recipe.train.sequence_length, recipe.model.context_length
+            recipe.train.sequence_length, model.context_length
         );
         anyhow::bail!(bad("train.sequence_length", &message));
     }
@@ -178,7 +287,7 @@ pub fn load(
             return Err(error.into());
         }
     }
-    Ok(Loaded { recipe, path, given: given.to_owned() })
+    Ok(Loaded { recipe, path, given: given.to_owned(), seed_given: None })
 }
 
 impl Recipe {
@@ -186,10 +295,48 @@ impl Recipe {
     fn locations(&mut self) -> impl Iterator<Item = &mut config::Location> {
         self.corpus
             .locations_mut()
+            .chain(self.base.iter_mut().map(|base| &mut base.model))
             .chain(self.tokens.quality.iter_mut().map(|quality| &mut quality.model))
             .chain(self.train.replay.iter_mut().filter_map(|replay| replay.tokens.as_mut()))
+            .chain(self.train.forgetting.iter_mut().flat_map(|forgetting| {
+                let tasks = forgetting.tasks.iter_mut().flat_map(TaskEntry::locations_mut);
+                std::iter::once(&mut forgetting.general).chain(tasks)
+            }))
             .chain(self.eval.locations_mut())
             .chain(self.package.locations_mut())
+    }
+}
+
+impl Recipe {
+    /// What the model begins as.
+    pub fn origin(&self) -> Origin<'_> {
+        match (&self.base, &self.tokenizer, &self.model) {
+            (Some(base), ..) => Origin::Base(base),
+            (None, Some(tokenizer), Some(model)) => Origin::New { tokenizer, model },
+            (None, ..) => unreachable!("`load` refuses a recipe with neither"),
+        }
+    }
+
+    /// What the model computes, as far as it is known before the tokenizer is trained.
+    ///
+    /// # Errors
+    /// A base that cannot be gone on from, or whose context is shorter than the sequences.
+    pub fn description(&self) -> Result<DecoderDescription> {
+        let base = match self.origin() {
+            Origin::New { tokenizer, model } => {
+                return Ok((&model.with_vocab_size(tokenizer.vocab_size)?).into());
+            }
+            Origin::Base(base) => base,
+        };
+        let description = BaseModel::describe(&base.model.path)?;
+        anyhow::ensure!(
+            self.train.sequence_length <= description.context_length,
+            "train.sequence_length is {}, but the context of the base {} has {} tokens",
+            self.train.sequence_length,
+            base.model.path.display(),
+            description.context_length
+        );
+        Ok(description)
     }
 }
 
@@ -231,6 +378,37 @@ mod tests {
         assert!(error.contains("`general` and has no `tokens`"), "{error}");
         let error = read(&recipe.replace("40960 tokens", "409600 tokens")).unwrap_err().to_string();
         assert!(error.contains("`train.stage` cannot be right: the stages"), "{error}");
+    }
+
+    #[test]
+    fn a_recipe_may_change_another_one() {
+        let page = include_str!("../../../docs/training.md");
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        let (whole, _) = rest.split_once("```").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::fs::write(path("whole.toml"), whole).unwrap();
+        let read = |text: &str| {
+            std::fs::write(path("changed.toml"), text).unwrap();
+            load(&path("changed.toml"), Paths::Unused, &|_| None)
+        };
+        let changed =
+            read("extends = 'whole.toml'\nname = 'other'\n[train]\nclip_norm = 0.5").unwrap();
+        let loaded = load(&path("whole.toml"), Paths::Unused, &|_| None).unwrap();
+        let mut expect = loaded.recipe;
+        "other".clone_into(&mut expect.name);
+        expect.train.clip_norm = 0.5;
+        let text = |recipe: &Recipe| toml::to_string(recipe).unwrap();
+        assert_eq!(text(&changed.recipe), text(&expect));
+        for (bad, expect) in [
+            ("extends = 'changed.toml'", "or a circle"),
+            ("extends = '../whole.toml'", "in the same folder"),
+            ("extends = 'none.toml'", "none.toml"),
+            ("extends = 'whole.toml'\n[train]\nspteps = 3", "spteps"),
+        ] {
+            let error = format!("{:#}", read(bad).unwrap_err());
+            assert!(error.contains(expect), "{error}");
+        }
     }
 
     #[test]

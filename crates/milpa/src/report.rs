@@ -17,8 +17,10 @@ use milpa_train::Metric;
 
 use crate::{
     commands::eval,
+    ledger::TrainingFolder,
     recipe::Loaded,
     run::{Folders, Stamp},
+    watch,
 };
 
 /// Writes `report.html` into the run folder.
@@ -74,6 +76,10 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
     }
 
     page += &what_was_read(&metrics);
+    page += "<p>More plots of the training are in <code>train/report.html</code>.</p>";
+    for section in TrainingFolder::find(&folders.root)?.sections()? {
+        page += &watch::page::table_of(&section);
+    }
 
     page += "<h2>Evaluation</h2>";
     for (_, svg) in evaluation.plots() {

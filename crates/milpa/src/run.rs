@@ -15,19 +15,22 @@ use milpa_base::{
     Digest, Kind, RunLock, artifact::Record, hash_bytes, hash_file, manifest::Verify,
     open_artifact, write_file_atomic,
 };
+use milpa_tokens::Tokenizer;
+use milpa_train::BaseModel;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     commands::{
-        chat::ModelPaths,
-        corpus, eval, package, tokens,
+        corpus, eval,
+        model::OpenedModel,
+        package, tokens,
         train::{self, Conditions},
     },
     context::{Context, quote},
-    ledger::Meter,
+    ledger::{Meter, TrainingFolder},
     progress::short,
-    recipe::Loaded,
-    report,
+    recipe::{Loaded, Origin, Recipe},
+    report, watch,
 };
 
 /// File in the run folder that remembers keys and artifacts.
@@ -82,6 +85,16 @@ impl Folders {
     pub fn checkpoint(&self) -> PathBuf {
         self.train().join(milpa_train::FINAL_CHECKPOINT)
     }
+
+    /// The checkpoint that is measured and packaged: that which `[train.forgetting]` chose, or the final
+    /// one.
+    pub fn model(&self, recipe: &Recipe) -> PathBuf {
+        if recipe.train.forgetting.is_some() {
+            self.train().join(milpa_train::CHOSEN_CHECKPOINT)
+        } else {
+            self.checkpoint()
+        }
+    }
     /// The evaluation report.
     pub fn evaluation(&self) -> PathBuf {
         self.root.join("evaluation")
@@ -94,6 +107,11 @@ impl Folders {
     pub fn report(&self) -> PathBuf {
         self.root.join("report.html")
     }
+}
+
+/// Where a recipe's run lies if nobody says so.
+pub fn default_folder(recipe: &Loaded) -> PathBuf {
+    Path::new("runs").join(&recipe.recipe.name)
 }
 
 /// Reads what a run folder remembers; empty where nothing is.
@@ -152,7 +170,9 @@ pub fn run(
             path.display()
         );
     }
+    watch::check(&conditions.watching)?;
     let _lock = RunLock::acquire(out)?;
+    train::check_base(&recipe.recipe)?;
     train::check_plan(context, recipe, None)?;
     let folders = Folders { root: out.to_owned() };
     write_file_atomic(&out.join(RESOLVED_FILE), toml::to_string(&recipe.recipe)?.as_bytes())?;
@@ -172,7 +192,10 @@ impl Runner<'_> {
     fn run(&mut self) -> Result<()> {
         let recipe = &self.recipe.recipe;
         let folders = self.folders.clone();
-        let given = quote(&self.recipe.given.to_string_lossy());
+        let mut given = quote(&self.recipe.given.to_string_lossy());
+        if let Some(seed) = self.recipe.seed_given {
+            given += &format!(" --seed {seed}");
+        }
         let shown = |path: &Path| quote(&path.to_string_lossy());
         let (corpus_dir, tokenizer_dir, tokens_dir) =
             (folders.corpus(), folders.tokenizer(), folders.tokens());
@@ -197,6 +220,15 @@ impl Runner<'_> {
                 Ok(())
             },
         )?;
+        let (config, input) = match recipe.origin() {
+            Origin::Base(base) => {
+                let own = Tokenizer::open(&base.model.path)?.hash();
+                (toml::Value::try_from(base)?, ("base tokenizer".to_owned(), own))
+            }
+            Origin::New { tokenizer, .. } => {
+                (toml::Value::try_from(tokenizer)?, ("corpus".to_owned(), corpus))
+            }
+        };
         let tokenizer = self.stage(
             "tokenizer",
             Kind::Tokenizer,
@@ -206,8 +238,8 @@ impl Runner<'_> {
                 shown(&corpus_dir),
                 shown(&tokenizer_dir)
             ),
-            &recipe.tokenizer,
-            BTreeMap::from([("corpus".to_owned(), corpus)]),
+            &config,
+            BTreeMap::from([input]),
             |context, recipe| tokens::train(context, recipe, &corpus_dir, &tokenizer_dir).map(drop),
         )?;
         let mut token_inputs =
@@ -237,13 +269,28 @@ impl Runner<'_> {
             ("tokenizer".to_owned(), tokenizer),
             ("seed".to_owned(), seed),
         ]);
+        if let Origin::Base(base) = recipe.origin() {
+            let base = BaseModel::open(&base.model.path)?;
+            training_inputs.insert("base".to_owned(), base.digest());
+        }
         for replay in &recipe.train.replay {
             if let Some(location) = &replay.tokens {
                 let (_, digest) = open_artifact(&location.path, Kind::Tokens, Verify::Lengths)?;
                 training_inputs.insert(format!("replay {}", replay.name), digest);
             }
         }
+        if let Some(forgetting) = &recipe.train.forgetting {
+            let general = &forgetting.general.path;
+            let (_, digest) = open_artifact(general, Kind::Tokens, Verify::Lengths)?;
+            training_inputs.insert("general text".to_owned(), digest);
+        }
+        let mut training =
+            toml::Table::from_iter([("train".to_owned(), toml::Value::try_from(&recipe.train)?)]);
+        if let Origin::New { model, .. } = recipe.origin() {
+            training.insert("model".to_owned(), toml::Value::try_from(model)?);
+        }
         let conditions = self.conditions;
+        let rebuilt_before = self.rebuilt;
         let checkpoint = self.stage(
             "train",
             Kind::Checkpoint,
@@ -254,10 +301,7 @@ impl Runner<'_> {
                 shown(&tokens_dir),
                 shown(&train_dir)
             ),
-            &toml::Table::from_iter([
-                ("model".to_owned(), toml::Value::try_from(&recipe.model)?),
-                ("train".to_owned(), toml::Value::try_from(&recipe.train)?),
-            ]),
+            &training,
             training_inputs,
             |context, recipe| {
                 let folders = train::Folders {
@@ -268,6 +312,19 @@ impl Runner<'_> {
                 train::train(context, recipe, folders, conditions).map(drop)
             },
         )?;
+        if self.rebuilt > rebuilt_before {
+            let training = TrainingFolder::find(&folders.root)?;
+            watch::write_last_page(recipe, &training)?;
+            for line in training.sheet()?.to_string().lines() {
+                self.context.progress.say(format!("  {line}").trim_end());
+            }
+        }
+        let model = folders.model(recipe);
+        let checkpoint = if model == folders.checkpoint() {
+            checkpoint
+        } else {
+            open_artifact(&model, Kind::Checkpoint, Verify::Lengths)?.1
+        };
         let mut inputs =
             BTreeMap::from([("checkpoint".to_owned(), checkpoint), ("corpus".to_owned(), corpus)]);
         for (name, digest) in eval::input_hashes(&recipe.eval)? {
@@ -280,15 +337,15 @@ impl Runner<'_> {
             &evaluation_dir,
             format!(
                 "milpa eval suite {given} --model {} --corpus {} --out {}",
-                shown(&folders.checkpoint()),
+                shown(&model),
                 shown(&corpus_dir),
                 shown(&evaluation_dir)
             ),
             &recipe.eval,
             inputs,
             |context, recipe| {
-                let model = ModelPaths { model: &folders.checkpoint(), adapter: None };
-                eval::suite(context, recipe, model, &corpus_dir, &evaluation_dir)
+                let model = OpenedModel::here(context, &model, None)?;
+                eval::suite(context, recipe, model, &corpus_dir, &evaluation_dir).map(drop)
             },
         )?;
         let bundle_dir = folders.bundle();
@@ -300,7 +357,7 @@ impl Runner<'_> {
             format!(
                 "milpa package {given} --checkpoint {} --tokenizer {} --evaluation {} --corpus {} \
                  --out {}",
-                shown(&folders.checkpoint()),
+                shown(&model),
                 shown(&tokenizer_dir),
                 shown(&evaluation_dir),
                 shown(&corpus_dir),
@@ -315,7 +372,7 @@ impl Runner<'_> {
             ]),
             |context, recipe| {
                 let inputs = package::Inputs {
-                    checkpoint: &folders.checkpoint(),
+                    checkpoint: &model,
                     tokenizer: &tokenizer_dir,
                     evaluation: Some(&evaluation_dir),
                     corpus: Some(&corpus_dir),

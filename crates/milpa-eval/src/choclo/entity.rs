@@ -8,6 +8,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
+use crate::choclo::views::Wiki;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -15,6 +16,8 @@ use serde::{
 
 /// Longest label, description or alias kept, in characters.
 const MAX_NAME_CHARS: usize = 200;
+/// Longest title of a page, in bytes.
+const MAX_TITLE_BYTES: usize = 512;
 /// Most aliases kept for a language.
 const MAX_ALIASES: usize = 24;
 /// Most claims kept of one property: more than any question uses.
@@ -23,9 +26,13 @@ const MAX_CLAIMS: usize = 64;
 /// A Q or P number.
 pub(crate) type Id = u32;
 
-/// The properties that are kept.
+/// What is kept of an entity beside its names.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Wanted(Vec<bool>);
+pub(crate) struct Wanted {
+    properties: Vec<bool>,
+    /// Whether titles of pages are kept.
+    pub(crate) titles: bool,
+}
 
 impl Wanted {
     pub(crate) fn new(properties: impl IntoIterator<Item = Id>) -> Self {
@@ -37,11 +44,11 @@ impl Wanted {
             }
             wanted[index] = true;
         }
-        Self(wanted)
+        Self { properties: wanted, titles: false }
     }
 
     fn contains(&self, property: Id) -> bool {
-        self.0.get(property as usize).copied().unwrap_or(false)
+        self.properties.get(property as usize).copied().unwrap_or(false)
     }
 }
 
@@ -70,6 +77,9 @@ pub(crate) struct Entity {
     pub(crate) other_names: Vec<Box<str>>,
     #[serde(rename = "s", default)]
     pub(crate) sitelinks: u32,
+    /// Titles of its pages, where page views are counted.
+    #[serde(rename = "w", default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) titles: Vec<(Wiki, Box<str>)>,
     #[serde(rename = "c", default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) claims: Vec<Claim>,
 }
@@ -221,7 +231,10 @@ impl<'de> Visitor<'de> for EntitySeed<'_> {
                     oddities: self.oddities,
                     claims: &mut entity.claims,
                 })?,
-                "sitelinks" => entity.sitelinks = map.next_value_seed(Count)?,
+                "sitelinks" => {
+                    let titles = self.wanted.titles.then_some(&mut entity.titles);
+                    entity.sitelinks = map.next_value_seed(Sitelinks { titles })?;
+                }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -384,25 +397,44 @@ fn empty_list<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<(), A::Error> {
     }
 }
 
-/// The number of entries of a map.
-struct Count;
+/// The number of pages, and the titles of those that are counted.
+struct Sitelinks<'t> {
+    titles: Option<&'t mut Vec<(Wiki, Box<str>)>>,
+}
 
-impl<'de> DeserializeSeed<'de> for Count {
+/// The title of a page; what else a sitelink says is passed over.
+#[derive(Deserialize)]
+struct Sitelink<'a> {
+    #[serde(borrow, default)]
+    title: Option<Text<'a>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Sitelinks<'_> {
     type Value = u32;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u32, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Count {
+impl<'de> Visitor<'de> for Sitelinks<'_> {
     type Value = u32;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a map of sitelinks")
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<u32, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<u32, A::Error> {
         let mut count = 0;
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+        while let Some(Text(site)) = map.next_key()? {
             count += 1;
+            match (Wiki::of_site(&site), &mut self.titles) {
+                (Some(wiki), Some(titles)) => {
+                    let Sitelink { title } = map.next_value()?;
+                    let title = title.filter(|Text(title)| title.len() <= MAX_TITLE_BYTES);
+                    titles.extend(title.map(|Text(title)| (wiki, title.trim().into())));
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
         }
         Ok(count)
     }

@@ -100,10 +100,12 @@ pub(crate) fn survey(
     spool_path: &Path,
     knowledge: &Knowledge,
     threads: usize,
+    keep_titles: bool,
     max_line_bytes: usize,
     watch: BuildWatch<'_>,
 ) -> Result<Survey, EvalError> {
-    let wanted = knowledge.wanted();
+    let mut wanted = knowledge.wanted();
+    wanted.titles = keep_titles;
     let reader = dump::open(dump_path)
         .map_err(|source| EvalError::Read { path: dump_path.to_owned(), source })?;
     let write_error =

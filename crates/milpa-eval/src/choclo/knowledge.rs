@@ -140,6 +140,8 @@ pub(crate) struct Knowledge {
     pub(crate) articles: BTreeMap<Id, [Option<Gender>; 2]>,
     /// Articles of the names of first-level units in Portuguese ("a Bahia").
     pub(crate) articles_by_name: BTreeMap<String, Gender>,
+    /// Articles of the names of cities in Portuguese ("o Rio de Janeiro").
+    pub(crate) city_articles: BTreeMap<String, Gender>,
     pub(crate) classes: Vec<Class>,
     pub(crate) excluded: Vec<Id>,
     pub(crate) relations: Vec<Relation>,
@@ -186,6 +188,7 @@ impl Knowledge {
             country_of: BTreeMap::new(),
             articles: BTreeMap::new(),
             articles_by_name: countries.names_pt.iter().map(|(n, g)| (n.clone(), *g)).collect(),
+            city_articles: countries.cities_pt.iter().map(|(n, g)| (n.clone(), *g)).collect(),
             classes: Vec::new(),
             excluded: items(&classes.excluded.classes, "excluded.classes")?,
             relations: Vec::new(),
@@ -356,6 +359,7 @@ struct CountriesFile {
     country: Vec<CountryFile>,
     elsewhere: Vec<ElsewhereFile>,
     names_pt: BTreeMap<String, Gender>,
+    cities_pt: BTreeMap<String, Gender>,
 }
 
 #[derive(Deserialize)]

@@ -79,15 +79,28 @@ pub(crate) fn answer(knowledge: &Knowledge, node: &Node, language: Language) -> 
     if class.lower {
         return introduce(knowledge, node, class, label, language).or(Some(Phrase::bare(label)));
     }
-    if class.division
-        && language == Language::Portuguese
-        && let Some(&article) = knowledge.articles_by_name.get(label)
-    {
+    if let Some(article) = portuguese_article(knowledge, class, label, language) {
         return Some(Phrase::with_article(article, label));
     }
     let name_stands_alone = is_place(class) || class.quote || class.nouns[0].is_none();
     let headed = (!name_stands_alone).then(|| headed(knowledge, label, false, language)).flatten();
     Some(headed.unwrap_or(Phrase::bare(label)))
+}
+
+/// The article that the name of a place takes in Portuguese, if it takes one.
+fn portuguese_article(
+    knowledge: &Knowledge,
+    class: &Class,
+    label: &str,
+    language: Language,
+) -> Option<Gender> {
+    let names = match class.name.as_str() {
+        _ if language != Language::Portuguese => return None,
+        _ if class.division => &knowledge.articles_by_name,
+        "city" | "municipality" | "settlement" => &knowledge.city_articles,
+        _ => return None,
+    };
+    names.get(label).copied()
 }
 
 fn is_place(class: &Class) -> bool {
@@ -139,10 +152,8 @@ fn introduce(
         return Some(Phrase::with_article(noun.gender, label));
     }
     let join = if class.division { "de" } else { &noun.join };
-    let named = match knowledge.articles_by_name.get(label) {
-        Some(&article) if class.division && language == Language::Portuguese => {
-            Phrase::with_article(article, label).after(Preposition::Of, language)
-        }
+    let named = match portuguese_article(knowledge, class, label, language) {
+        Some(article) => Phrase::with_article(article, label).after(Preposition::Of, language),
         _ if join.is_empty() => label.to_owned(),
         _ => format!("{join} {label}"),
     };

@@ -352,7 +352,11 @@ fn read_date(text: &str, language: Language) -> Option<GivenDate> {
     given.decade = words.iter().any(|word| word.starts_with("decada"));
     let numbers: Vec<&str> = words
         .iter()
-        .copied()
+        .map(|word| match *word {
+            // The first of a month, as an ordinal.
+            "1º" | "1o" | "1ro" | "1ero" | "primero" | "primeiro" => "1",
+            other => other,
+        })
         .filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()))
         .collect();
     let month_names = months(language).map(fold_accents);
@@ -508,6 +512,18 @@ mod tests {
                 ("1928", None),
                 ("en la década de 1920", None),
                 ("1927 o 1928", None),
+            ],
+        );
+        let first = Date::from_dump(1565, 3, 1, 11).unwrap();
+        let first = Object::Date { text: first.phrase(Language::Spanish).text, date: first };
+        check(
+            first,
+            &[
+                ("1º de marzo de 1565", Some(Tier::Exact)),
+                ("1.º de marzo de 1565", Some(Tier::Exact)),
+                ("el primero de marzo de 1565", Some(Tier::Exact)),
+                ("1 de marzo de 1565", Some(Tier::Exact)),
+                ("2 de marzo de 1565", None),
             ],
         );
         check(

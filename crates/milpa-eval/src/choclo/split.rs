@@ -19,16 +19,16 @@ pub enum Difficulty {
 }
 
 /// Thirds by popularity within each group (category and country); ties go by id.
-pub(crate) fn difficulties<G: Ord>(
-    entities: impl IntoIterator<Item = (G, f64, Id)>,
+pub(crate) fn difficulties<G: Ord, P: Ord>(
+    entities: impl IntoIterator<Item = (G, P, Id)>,
 ) -> BTreeMap<Id, Difficulty> {
-    let mut groups: BTreeMap<G, Vec<(f64, Id)>> = BTreeMap::new();
+    let mut groups: BTreeMap<G, Vec<(P, Id)>> = BTreeMap::new();
     for (group, popularity, id) in entities {
         groups.entry(group).or_default().push((popularity, id));
     }
     let mut difficulties = BTreeMap::new();
     for mut members in groups.into_values() {
-        members.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        members.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         let count = members.len();
         for (rank, (_, id)) in members.into_iter().enumerate() {
             let difficulty = match rank * 3 / count {
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn thirds_are_within_groups() {
-        let entities = (0..6).map(|id| (id % 2, f64::from(id), id));
+        let entities = (0..6).map(|id| (id % 2, id, id));
         let found = difficulties(entities);
         assert_eq!(found[&4], Difficulty::Easy);
         assert_eq!(found[&2], Difficulty::Medium);

@@ -107,7 +107,10 @@ impl Date {
         let month = || months(language)[usize::from(self.month) - 1];
         match self.precision {
             DatePrecision::Day => {
-                let text = format!("{} de {} de {}", self.day, month(), self.year);
+                // The first of a month is an ordinal in Brazil.
+                let first = language == Language::Portuguese && self.day == 1;
+                let ordinal = if first { "º" } else { "" };
+                let text = format!("{}{ordinal} de {} de {}", self.day, month(), self.year);
                 let located = (language == Language::Spanish).then(|| format!("el {text}"));
                 Phrase { located, ..Phrase::bare(text) }
             }
@@ -218,6 +221,9 @@ mod tests {
         check(9, ["1927", "1927"]);
         check(8, ["década de 1920", "década de 1920"]);
         check(7, ["siglo XX", "século XX"]);
+        let first = Date::from_dump(1565, 3, 1, 11).unwrap();
+        let texts = Language::ALL.map(|language| first.phrase(language).text);
+        assert_eq!(texts, ["1 de marzo de 1565", "1º de março de 1565"]);
         assert_eq!(Date::from_dump(1927, 0, 0, 11), None);
         assert_eq!(Date::from_dump(-44, 3, 15, 11), None);
         assert_eq!(Date::from_dump(1900, 0, 0, 7).unwrap().century(), 19);

@@ -20,6 +20,7 @@ use crate::choclo::{
     score::{Answer, Object, fold_accents, normalise},
     split::Difficulty,
     values::{self, factor_of},
+    views::Scale,
 };
 
 /// Wrong choices beside the right one.
@@ -76,7 +77,7 @@ pub struct ChocloItem {
     pub decimal: char,
     /// Third by popularity among the same category and country.
     pub difficulty: Difficulty,
-    /// Sitelinks, or population where a dump has none.
+    /// Page views, sitelinks or population: the report says which.
     pub popularity: u64,
     /// Whether the fact may change.
     pub temporal: bool,
@@ -99,7 +100,7 @@ pub(crate) struct Writer<'a> {
     pub(crate) dump_date: &'a str,
     pub(crate) canary: &'a str,
     pub(crate) difficulties: &'a BTreeMap<Id, Difficulty>,
-    pub(crate) by_population: bool,
+    pub(crate) scale: &'a Scale,
     pub(crate) pools: Vec<Pool>,
 }
 
@@ -257,7 +258,7 @@ impl Writer<'_> {
                 .get(&subject.entity.id)
                 .copied()
                 .unwrap_or(Difficulty::Hard),
-            popularity: popularity(subject, self.by_population),
+            popularity: self.scale.of(subject),
             temporal: relation.temporal,
             since: fact.since,
             component: format!("Q{component}"),
@@ -580,21 +581,6 @@ fn counts_beside(count: u32, seed: Seed) -> Vec<Choice> {
         Choice { phrase: Phrase::bare(&*text), text }
     };
     near.into_iter().take(DISTRACTORS).map(option).collect()
-}
-
-/// Sitelinks, or the population.
-pub(crate) fn popularity(node: &Node, by_population: bool) -> u64 {
-    if !by_population {
-        return u64::from(node.entity.sitelinks);
-    }
-    let population = node.entity.claims.iter().filter(|claim| claim.property == 1082 && claim.best);
-    population
-        .filter_map(|claim| match claim.value {
-            Value::Quantity { amount, .. } if amount > 0.0 => Some(amount as u64),
-            _ => None,
-        })
-        .max()
-        .unwrap_or(0)
 }
 
 fn aliases(node: &Node, language: Language, label: &str) -> Vec<String> {

@@ -18,7 +18,7 @@ use milpa_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::EvalError,
+    error::{EvalError, REFUSED, TOO_LONG},
     harness::{requests::Request, scores::Response},
     run::Watch,
 };
@@ -270,14 +270,14 @@ impl Asker<'_> {
         let requests: Vec<GenerateRequest> = requests
             .iter()
             .filter_map(|request| match request {
-                Request::Generation { prompt, until, max_tokens, temperature } => {
-                    let temperature = *temperature;
+                Request::Generation { prompt, until, max_tokens, temperature, seed } => {
+                    let (temperature, seed) = (*temperature, *seed);
                     Some(GenerateRequest {
                         prompt: prompt.clone(),
                         parse_special: self.parse_special,
                         truncate_prompt: true,
                         max_tokens: *max_tokens,
-                        sampling: Sampling { temperature, top_p: 1.0, ..Sampling::default() },
+                        sampling: Sampling { temperature, top_p: 1.0, seed, ..Sampling::default() },
                         stop: until.clone(),
                         logprobs: None,
                     })
@@ -300,14 +300,14 @@ impl Asker<'_> {
 }
 
 /// Whether the model only refuses this request, rather than being broken.
-fn is_refusal(error: &ModelError) -> bool {
+pub(crate) fn is_refusal(error: &ModelError) -> bool {
     matches!(error, ModelError::TooLong { .. } | ModelError::BadRequest(_))
 }
 
 /// A reason that is the same for all that are refused alike.
-fn refusal(error: &ModelError) -> String {
+pub(crate) fn refusal(error: &ModelError) -> String {
     match error {
-        ModelError::TooLong { .. } => "refused by the model: too long".to_owned(),
-        other => format!("refused by the model: {other}"),
+        ModelError::TooLong { .. } => TOO_LONG.to_owned(),
+        other => format!("{REFUSED}: {other}"),
     }
 }

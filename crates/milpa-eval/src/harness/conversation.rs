@@ -24,9 +24,10 @@ use crate::{
         stated_confidence,
     },
     harness::{
-        GroupScores, HarnessRun, QuestionLog, TaskScores,
+        GroupScores, HarnessRun, InstructionVerdict, QuestionLog, TaskScores,
         ask::Asker,
         documents::{Document, Documents},
+        failures::failures,
         is_cut, is_empty,
         published::{Setting, beside},
         requests::{ChatRenderer, PromptOptions, Request, groups_of, text_in},
@@ -309,6 +310,7 @@ impl Talk<'_> {
             until: spec.until.clone(),
             max_tokens: spec.max_tokens,
             temperature: self.conversation.temperature,
+            seed: 0,
         })
     }
 
@@ -345,7 +347,7 @@ impl HarnessRun<'_> {
         chat: Option<&ChatRenderer<'_>>,
     ) -> Result<Conversed, EvalError> {
         let started = Instant::now();
-        let bad = |problem: String| EvalError::BadAnswer { doing: task.name.clone(), problem };
+        let bad = |problem: String| EvalError::CannotAsk { task: task.name.clone(), problem };
         let mut talks: Vec<Talk<'_>> = task
             .conversations
             .iter()
@@ -406,12 +408,18 @@ impl HarnessRun<'_> {
         let scored = score(task, &talks, self.replicates)?;
         let whole = talks.iter().filter(|talk| talk.answers.is_ok()).count() as u64;
         if whole == 0 {
-            return Err(bad(format!("no conversation has all its answers: {skips}")));
+            let conversations = task.conversations.len();
+            return Err(EvalError::nothing_scored(
+                &task.name,
+                conversations,
+                &skips,
+                self.model.info(),
+            ));
         }
         let setting =
             Setting { task: &task.name, num_fewshot: 0, chat: chat.is_some(), questions: whole };
         let published = beside(setting, &scored.metrics);
-        let scores = TaskScores {
+        let mut scores = TaskScores {
             task: task.name.clone(),
             version: f64::from(task.version),
             output_type: OutputType::GenerateUntil,
@@ -431,13 +439,16 @@ impl HarnessRun<'_> {
             contamination: None,
             refusal: scored.refusal,
             factuality: scored.factuality,
+            samples: 1,
+            spreads: Vec::new(),
+            failures: Vec::new(),
             prompts: Vec::new(),
             published,
             asked: asked as u64,
             requests: requests as u64,
             wall_seconds: started.elapsed().as_secs_f64(),
         };
-        let logs = talks
+        let logs: Vec<QuestionLog> = talks
             .iter()
             .enumerate()
             .map(|(at, talk)| QuestionLog {
@@ -450,9 +461,14 @@ impl HarnessRun<'_> {
                 requests: if self.log_texts { talk.requests.clone() } else { Vec::new() },
                 target: None,
                 responses: talk.responses.clone(),
+                seeds: Vec::new(),
                 scores: scored.by_talk.get(&at).cloned().unwrap_or_default(),
+                sample_scores: BTreeMap::new(),
+                verdicts: BTreeMap::new(),
+                instructions: scored.instructions.get(&at).cloned().unwrap_or_default(),
             })
             .collect();
+        scores.failures = failures(STRICT_PROMPTS, "none", &logs).into_iter().collect();
         let for_a_judge = matches!(task.spec.score, AnswerScoring::Judge { .. });
         Ok(Conversed { scores, logs, transcripts: transcripts(task, &talks), for_a_judge })
     }
@@ -530,7 +546,12 @@ struct Scored {
     factuality: Option<FactualityReport>,
     /// Numbers for the log, by the place of the conversation.
     by_talk: HashMap<usize, BTreeMap<String, f64>>,
+    /// Verdicts on instructions for the log, by the place of the conversation.
+    instructions: HashMap<usize, Vec<InstructionVerdict>>,
 }
+
+/// The share of prompts of which every instruction is kept, as the harness names it.
+const STRICT_PROMPTS: &str = "prompt_level_strict_acc";
 
 fn score(
     task: &ConversationTask,
@@ -673,7 +694,7 @@ fn score_instructions(task: &ConversationTask, talks: &[Talk<'_>]) -> Result<Sco
     // The harness's names.
     let all = &report.scores;
     let metrics = [
-        ("prompt_level_strict_acc", &all.prompt_strict),
+        (STRICT_PROMPTS, &all.prompt_strict),
         ("inst_level_strict_acc", &all.instruction_strict),
         ("prompt_level_loose_acc", &all.prompt_loose),
         ("inst_level_loose_acc", &all.instruction_loose),
@@ -689,9 +710,19 @@ fn score_instructions(task: &ConversationTask, talks: &[Talk<'_>]) -> Result<Sco
         f64::from(u8::from(verdicts.iter().all(|verdict| verdict.kept)))
     };
     let scored = answers.iter().enumerate().filter(|(_, answer)| answer.is_some());
+    let verdicts = scored.clone().zip(&logs).map(|((at, _), log)| {
+        let both = log.instructions.iter().zip(log.strict.iter().zip(&log.loose));
+        let verdict = |(id, (strict, loose)): (&String, (_, _))| InstructionVerdict {
+            id: id.clone(),
+            strict: instructions::Verdict::clone(strict),
+            loose: instructions::Verdict::clone(loose),
+        };
+        (at, both.map(verdict).collect())
+    });
+    let verdicts = verdicts.collect();
     let by_talk = scored.zip(&logs).map(|((at, _), log)| {
         let numbers = [
-            ("prompt_level_strict_acc".to_owned(), kept(&log.strict)),
+            (STRICT_PROMPTS.to_owned(), kept(&log.strict)),
             ("prompt_level_loose_acc".to_owned(), kept(&log.loose)),
         ];
         (at, numbers.into())
@@ -700,6 +731,7 @@ fn score_instructions(task: &ConversationTask, talks: &[Talk<'_>]) -> Result<Sco
         metrics,
         groups: report.kinds.iter().map(group).collect(),
         by_talk: by_talk.collect(),
+        instructions: verdicts,
         ..Scored::default()
     })
 }

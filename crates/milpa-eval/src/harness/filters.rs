@@ -1,7 +1,10 @@
 //! What is done with a generated text before it is compared: the filters of lm-evaluation-harness.
 //!
-//! Each filter takes one answer and gives another; a pipeline of them has a name, which stands
-//! beside the metric in a report.
+//! A question is answered once or, with `repeats`, several times. Most filters change each answer by
+//! itself; `take_first` and `majority_vote` make one of several. A pipeline of them has a name, which
+//! stands beside the metric in a report.
+
+use std::collections::HashMap;
 
 use fancy_regex::Regex;
 use serde_json::{Map, Value};
@@ -33,8 +36,31 @@ pub enum Filter {
         /// For all others.
         default: Value,
     },
-    /// The first of several answers, of which there is one.
+    /// The first of several answers.
     TakeFirst,
+    /// The first so many of several answers.
+    TakeFirstK(usize),
+    /// The most frequent of several answers; of equally frequent ones the first.
+    MajorityVote,
+}
+
+/// What a pipeline leaves of the answers to a question.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Filtered {
+    /// One answer.
+    One(Value),
+    /// Several, over which a score is a mean: no filter made one of them.
+    Several(Vec<Value>),
+}
+
+impl Filtered {
+    /// The answers that are left.
+    pub fn answers(&self) -> &[Value] {
+        match self {
+            Self::One(answer) => std::slice::from_ref(answer),
+            Self::Several(answers) => answers,
+        }
+    }
 }
 
 /// Filters under one name.
@@ -87,8 +113,8 @@ impl Filter {
             "take_first_k" => {
                 known(&["k"])?;
                 match options.get("k").and_then(Value::as_u64) {
-                    Some(1) => Ok(Self::TakeFirst),
-                    _ => Err("take_first_k with another k than 1 needs several answers".to_owned()),
+                    Some(k) if k > 0 => Ok(Self::TakeFirstK(k as usize)),
+                    _ => Err("the filter take_first_k needs k, a whole number above 0".to_owned()),
                 }
             }
             "remove_whitespace" | "lowercase" | "uppercase" | "take_first" | "majority_vote" => {
@@ -97,7 +123,7 @@ impl Filter {
                     "remove_whitespace" => Self::RemoveWhitespace,
                     "lowercase" => Self::Lowercase,
                     "uppercase" => Self::Uppercase,
-                    // The most frequent of one answer is that answer.
+                    "majority_vote" => Self::MajorityVote,
                     _ => Self::TakeFirst,
                 })
             }
@@ -108,13 +134,34 @@ impl Filter {
         }
     }
 
-    fn apply(&self, answer: Value) -> Result<Value, String> {
+    fn apply(&self, answers: Filtered) -> Result<Filtered, String> {
+        Ok(match (self, answers) {
+            (Self::TakeFirst, Filtered::Several(answers)) => {
+                Filtered::One(answers.into_iter().next().ok_or("there is no answer")?)
+            }
+            (Self::TakeFirstK(k), Filtered::Several(mut answers)) => {
+                answers.truncate(*k);
+                Filtered::Several(answers)
+            }
+            (Self::MajorityVote, Filtered::Several(answers)) => {
+                Filtered::Several(vec![most_frequent(answers).ok_or("there is no answer")?])
+            }
+            (Self::TakeFirst | Self::TakeFirstK(_) | Self::MajorityVote, one) => one,
+            (_, Filtered::One(answer)) => Filtered::One(self.change(answer)?),
+            (_, Filtered::Several(answers)) => Filtered::Several(
+                answers.into_iter().map(|answer| self.change(answer)).collect::<Result<_, _>>()?,
+            ),
+        })
+    }
+
+    /// What a filter of one answer makes of it.
+    fn change(&self, answer: Value) -> Result<Value, String> {
         let on_text = |change: &dyn Fn(&str) -> String| match &answer {
             Value::String(text) => Value::String(change(text)),
             other => other.clone(),
         };
         Ok(match self {
-            Self::TakeFirst => answer,
+            Self::TakeFirst | Self::TakeFirstK(_) | Self::MajorityVote => answer,
             Self::RemoveWhitespace => on_text(&|text| text.trim_matches(is_space).to_owned()),
             Self::Lowercase => on_text(&|text| text.to_lowercase()),
             Self::Uppercase => on_text(&|text| text.to_uppercase()),
@@ -132,14 +179,32 @@ impl Filter {
 }
 
 impl Pipeline {
-    /// The answer after all filters.
+    /// What is left of the answers to one question after all filters.
     ///
     /// # Errors
-    /// An expression that takes too many steps on this answer.
-    pub fn apply(&self, answer: &str) -> Result<Value, String> {
-        let answer = Value::String(answer.to_owned());
-        self.filters.iter().try_fold(answer, |answer, filter| filter.apply(answer))
+    /// No answer; an expression that takes too many steps on one.
+    pub fn apply(&self, answers: &[&str]) -> Result<Filtered, String> {
+        let answers = answers.iter().map(|answer| Value::String((*answer).to_owned())).collect();
+        let answers = Filtered::Several(answers);
+        self.filters.iter().try_fold(answers, |answers, filter| filter.apply(answers))
     }
+
+    /// The most answers that a filter of it takes.
+    pub fn wants(&self) -> usize {
+        let wants = |filter: &Filter| if let Filter::TakeFirstK(k) = filter { *k } else { 1 };
+        self.filters.iter().map(wants).max().unwrap_or(1)
+    }
+}
+
+/// The answer that stands there most often; of equally frequent ones the first, as Python's `Counter`
+/// counts.
+fn most_frequent(answers: Vec<Value>) -> Option<Value> {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for answer in &answers {
+        *counts.entry(answer.to_string()).or_default() += 1;
+    }
+    let most = counts.values().copied().max()?;
+    answers.into_iter().find(|answer| counts[&answer.to_string()] == most)
 }
 
 /// The selected match as Python's `findall` gives it, without white space at its ends.
@@ -173,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    fn check(filters: &Value, answer: &str, expect: &Value) {
+    fn pipeline(filters: &Value) -> Pipeline {
         let filters = filters
             .as_array()
             .unwrap()
@@ -184,8 +249,35 @@ mod tests {
                 Filter::read(name.as_str().unwrap(), &options).unwrap()
             })
             .collect();
-        let pipeline = Pipeline { name: "x".to_owned(), filters };
-        assert_eq!(&pipeline.apply(answer).unwrap(), expect);
+        Pipeline { name: "x".to_owned(), filters }
+    }
+
+    fn check(filters: &Value, answer: &str, expect: &Value) {
+        let left = pipeline(filters).apply(&[answer]).unwrap();
+        assert_eq!(left.answers(), std::slice::from_ref(expect));
+    }
+
+    #[test]
+    fn several_answers_become_one_or_stay_several() {
+        let check = |filters: Value, answers: &[&str], expect: Filtered| {
+            assert_eq!(pipeline(&filters).apply(answers).unwrap(), expect, "{filters}");
+        };
+        let digits = json!({"function": "regex", "regex_pattern": "[0-9]+"});
+        let (first, vote) =
+            (json!({"function": "take_first"}), json!({"function": "majority_vote"}));
+        let three = json!({"function": "take_first_k", "k": 3});
+        let answers = ["son 7", "creo que 9", "9", "7", "7"];
+        check(json!([digits, first]), &answers, Filtered::One(json!("7")));
+        check(json!([digits, vote, first]), &answers, Filtered::One(json!("7")));
+        check(json!([three, digits, vote, first]), &answers, Filtered::One(json!("9")));
+        // 7 and 9 are there twice: the one that came first.
+        let four = json!({"function": "take_first_k", "k": 4});
+        check(json!([four, digits, vote, first]), &answers, Filtered::One(json!("7")));
+        check(json!([vote]), &answers, Filtered::Several(vec![json!("7")]));
+        let all = ["7", "9", "9"].map(|text| json!(text)).to_vec();
+        check(json!([three, digits]), &answers, Filtered::Several(all));
+        assert_eq!(pipeline(&json!([digits, three, vote])).wants(), 3);
+        assert!(pipeline(&json!([first])).apply(&[]).is_err());
     }
 
     #[test]
@@ -221,6 +313,6 @@ mod tests {
         check("regexp", json!({}), "known are regex");
         check("regex", json!({"regex_pattern": "("}), "is wrong");
         check("regex", json!({"group": 1}), "no option \"group\"");
-        check("take_first_k", json!({"k": 8}), "several answers");
+        check("take_first_k", json!({"k": 0}), "needs k");
     }
 }

@@ -12,6 +12,7 @@ use milpa_base::{
 use crate::{
     harness::{
         HarnessReport, TaskScores,
+        failures::{Failure, Failures},
         scores::MetricScore,
         sensitivity::{PromptScore, PromptSensitivity},
     },
@@ -21,6 +22,8 @@ use crate::{
 
 const HEAD: [&str; 8] =
     ["task", "version", "shots", "questions", "metric", "score", "95 % interval", "std. error"];
+
+const FAILURES_HEAD: [&str; 3] = ["line", "answer", "why it is wrong"];
 
 const PUBLISHED_HEAD: [&str; 7] =
     ["task", "metric", "model", "published", "95 % interval", "here", "difference"];
@@ -47,6 +50,15 @@ impl HarnessReport {
     pub fn to_markdown(&self) -> String {
         let mut text =
             markdown(&self.model.name, &HEAD, &self.rows(), &self.notes(), &self.command_line);
+        for (task, failures) in self.failures() {
+            let _ = write!(text, "\n## {}\n\n", failures_title(task, failures));
+            let _ = writeln!(text, "| {} |", FAILURES_HEAD.join(" | "));
+            let _ = writeln!(text, "|{}", " --- |".repeat(FAILURES_HEAD.len()));
+            for row in failure_rows(failures) {
+                let row: Vec<String> = row.iter().map(|cell| markdown_cell(cell)).collect();
+                let _ = writeln!(text, "| {} |", row.join(" | "));
+            }
+        }
         let rows = self.published_rows();
         if !rows.is_empty() {
             let _ = write!(text, "\n## Published figures\n\n| {} |\n", PUBLISHED_HEAD.join(" | "));
@@ -86,6 +98,10 @@ impl HarnessReport {
                 html += &prompts_plot(&task.task, prompts).to_svg();
             }
         }
+        for (task, failures) in self.failures() {
+            let _ = write!(html, "<h2>{}</h2>", escape(&failures_title(task, failures)));
+            page::table(&mut html, &FAILURES_HEAD, &[0], &failure_rows(failures));
+        }
         list(&mut html, "Notes", &self.notes());
         let published = self.published_rows();
         if !published.is_empty() {
@@ -96,6 +112,11 @@ impl HarnessReport {
         let _ =
             write!(html, "<h2>Again</h2><pre>{}</pre>{}", escape(&self.command_line), page::END);
         html
+    }
+
+    /// The failures of each task and metric that says why.
+    fn failures(&self) -> impl Iterator<Item = (&TaskScores, &Failures)> {
+        self.tasks.iter().flat_map(|task| task.failures.iter().map(move |each| (task, each)))
     }
 
     /// A row for each published figure.
@@ -169,6 +190,28 @@ impl HarnessReport {
         ));
         notes
     }
+}
+
+fn failures_title(task: &TaskScores, failures: &Failures) -> String {
+    let filter = shown_filter(&failures.filter);
+    let all = if failures.first.len() as u64 == failures.wrong {
+        format!("all {} wrong answers", failures.wrong)
+    } else {
+        format!("the first {} of {} wrong answers", failures.first.len(), failures.wrong)
+    };
+    format!("{}: {all} by {}{filter}", task.task, failures.metric)
+}
+
+fn failure_rows(failures: &Failures) -> Vec<Vec<String>> {
+    let row = |failure: &Failure| {
+        vec![failure.line.to_string(), failure.answer.clone(), failure.reason.clone()]
+    };
+    failures.first.iter().map(row).collect()
+}
+
+/// A text that stays in its cell and on its line.
+fn markdown_cell(text: &str) -> String {
+    text.replace('|', "\\|").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Accuracy of the surest answers against how many are given.
@@ -305,6 +348,8 @@ fn task_notes(task: &TaskScores) -> Vec<String> {
     if let Some(refusal) = &task.refusal {
         notes.extend(refusal.notes().into_iter().map(|note| format!("{name}: {note}")));
     }
+    notes.extend(task.spreads.iter().map(|spread| format!("{name}: {}", spread.note())));
+    notes.extend(task.failures.iter().map(|failures| format!("{name}: {}", failures.note())));
     notes.extend(task.prompts.iter().map(|prompts| format!("{name}: {}", prompts.note())));
     if let Some(factuality) = &task.factuality {
         notes.extend(factuality.notes().into_iter().map(|note| format!("{name}: {note}")));

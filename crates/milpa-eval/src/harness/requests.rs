@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf};
 
+use milpa_base::Seed;
 use milpa_tokens::{DocumentTemplate, Message, parse_literal, python_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,7 +52,15 @@ pub enum Request {
         max_tokens: usize,
         /// 0 takes the most probable token.
         temperature: f32,
+        /// Of the draw; 0 where nothing is drawn.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        seed: u64,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(seed: &u64) -> bool {
+    *seed == 0
 }
 
 /// The right answer.
@@ -77,7 +86,7 @@ pub struct Question {
     pub line: u64,
     /// The question by itself: without examples, with its choices.
     pub text: String,
-    /// What is asked, in order.
+    /// What is asked, in order; a text that is drawn several times is there as often.
     pub requests: Vec<Request>,
     /// The choices' texts, where there are choices.
     pub choices: Vec<String>,
@@ -199,13 +208,13 @@ pub fn questions(
             picked.iter().map(|&at| &examples.documents.rows[at].1).collect();
         match writer.question(document, &shots, options, mutual_information) {
             Ok((requests, choices, target)) => questions.push(Question {
+                requests: drawn(&requests, file, options.seed, number),
                 number,
                 line: *line,
                 text: match writer.question.text(document) {
                     Ok(Answer::One(text)) => with_choices(&text, &choices),
                     _ => with_choices("", &choices),
                 },
-                requests,
                 choices,
                 target,
                 examples: picked,
@@ -223,6 +232,31 @@ pub fn questions(
         num_fewshot,
         data_hashes: splits.values().flat_map(|split| split.hashes.clone()).collect(),
     })
+}
+
+/// A request for each of the answers that are drawn. Where the temperature is above 0, each has a seed
+/// of its own; at 0 they are one request, which is asked once.
+fn drawn(
+    requests: &[Request],
+    file: &super::task_file::TaskFile,
+    seed: u64,
+    number: usize,
+) -> Vec<Request> {
+    let samples = file.samples();
+    let seeds = Seed(seed).derive("answers").derive(&file.task).nth(number as u64);
+    // Some endpoints take seeds of 31 bits; those of one question are distinct.
+    let first = seeds.0 & 0x3fff_ffff;
+    let with_seed = |request: &Request, sample: usize| match request.clone() {
+        Request::Generation { prompt, until, max_tokens, temperature, .. } if temperature > 0.0 => {
+            let seed = first + 1 + sample as u64;
+            Request::Generation { prompt, until, max_tokens, temperature, seed }
+        }
+        request => request,
+    };
+    requests
+        .iter()
+        .flat_map(|request| (0..samples).map(move |sample| with_seed(request, sample)))
+        .collect()
 }
 
 /// Values of the fields of a document by which scores are broken down.
@@ -675,9 +709,11 @@ impl<'t> Writer<'t> {
             Some(Some(most)) if most > 0 => most as usize,
             Some(_) => return Err("max_gen_toks is no whole number above 0".to_owned()),
         };
-        let temperature = kwargs.get("temperature").map_or(Some(0.0), Value::as_f64);
-        let temperature = temperature.ok_or("temperature is no number")? as f32;
         let sampled = kwargs.get("do_sample").and_then(Value::as_bool);
+        // A draw without a temperature is one from the model's own probabilities.
+        let usual = if sampled == Some(true) { 1.0 } else { 0.0 };
+        let temperature = kwargs.get("temperature").map_or(Some(usual), Value::as_f64);
+        let temperature = temperature.ok_or("temperature is no number")? as f32;
         let known = ["until", "temperature", "do_sample"];
         if let Some(key) = kwargs
             .keys()
@@ -690,6 +726,7 @@ impl<'t> Writer<'t> {
             until: until.into_iter().filter(|text| !text.is_empty()).collect(),
             max_tokens,
             temperature: if sampled == Some(false) { 0.0 } else { temperature },
+            seed: 0,
         })
     }
 

@@ -24,7 +24,7 @@ use crate::{
         clustered_standard_error, group_by_cluster, mean, mean_interval, percentile_interval,
         standard_error, wilson,
     },
-    verify::{Marks, Place, Verifier, code::Block},
+    verify::{Marks, Place, Verdict, Verifier, code::Block},
 };
 
 /// What a model answered to a request.
@@ -307,8 +307,19 @@ impl Part {
     }
 }
 
-/// Scores a question under every pipeline and metric, keyed by `metric,pipeline` as the harness
-/// writes them.
+/// What a question scored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QuestionScores {
+    /// Scores, keyed by `metric,pipeline` as the harness writes them.
+    pub parts: BTreeMap<String, Part>,
+    /// Of a metric that says why: its verdict on the answer that was scored; of several answers, the
+    /// first that is wrong.
+    pub verdicts: BTreeMap<String, Verdict>,
+    /// Where several answers were drawn: the score of each by itself.
+    pub samples: BTreeMap<String, Vec<f64>>,
+}
+
+/// Scores a question under every pipeline and metric.
 ///
 /// # Errors
 /// What makes the question unusable: a refusal of the model, an expression that takes too long.
@@ -317,27 +328,65 @@ pub fn score_question(
     responses: &[Response],
     metrics: &[MetricSpec],
     pipelines: &[Pipeline],
-) -> Result<BTreeMap<String, Part>, String> {
-    let mut parts = BTreeMap::new();
+) -> Result<QuestionScores, String> {
+    let mut scores = QuestionScores::default();
+    let answers = answers_in(responses)?;
     for pipeline in pipelines {
         for metric in metrics {
-            if let Some(part) = part(question, responses, metric, pipeline)? {
-                parts.insert(format!("{},{}", metric.name, pipeline.name), part);
+            let key = format!("{},{}", metric.name, pipeline.name);
+            let Some(answers) = &answers else {
+                let part = part(question, responses, metric)?;
+                scores.parts.extend(part.map(|part| (key, part)));
+                continue;
+            };
+            let Some((part, verdict)) = generated(question, answers, metric, pipeline)? else {
+                continue;
+            };
+            if answers.len() > 1 {
+                let mut alone = Vec::with_capacity(answers.len());
+                for answer in answers {
+                    let scored = generated(question, &[answer], metric, pipeline)?;
+                    // What is no mean over questions is none over answers either.
+                    if let Some((Part::Value(value), _)) = scored {
+                        alone.push(value);
+                    }
+                }
+                if alone.len() == answers.len() {
+                    scores.samples.insert(key.clone(), alone);
+                }
             }
+            scores.verdicts.extend(verdict.map(|verdict| (key.clone(), verdict)));
+            scores.parts.insert(key, part);
         }
     }
-    Ok(parts)
+    Ok(scores)
 }
 
+/// The texts that a model wrote, if it was asked to write.
+fn answers_in(responses: &[Response]) -> Result<Option<Vec<&str>>, String> {
+    let mut answers = Vec::new();
+    for response in responses {
+        match response {
+            Response::Refused { reason } => return Err(reason.clone()),
+            Response::Generation { text, .. } => answers.push(text.as_str()),
+            _ => {}
+        }
+    }
+    match (answers.len(), responses.len()) {
+        (_, 0) => Err("the model gave no answer".to_owned()),
+        (0, _) => Ok(None),
+        (written, asked) if written == asked => Ok(Some(answers)),
+        _ => Err("the model answered something else".to_owned()),
+    }
+}
+
+/// The score of probabilities.
 fn part(
     question: &Question,
     responses: &[Response],
     metric: &MetricSpec,
-    pipeline: &Pipeline,
 ) -> Result<Option<Part>, String> {
     match responses.first() {
-        Some(Response::Refused { reason }) => Err(reason.clone()),
-        None => Err("the model gave no answer".to_owned()),
         Some(Response::Text { log_likelihood, .. }) => {
             let Target::Text(text) = &question.target else { return Ok(None) };
             // Python's len(re.split(r"\s+", text)): white space at an end counts an empty word.
@@ -354,7 +403,6 @@ fn part(
             };
             Ok(Some(Part::Spread(*log_likelihood, units as f64)))
         }
-        Some(Response::Generation { text, .. }) => generated(question, text, metric, pipeline),
         Some(Response::Continuation { log_likelihood, is_greedy, .. }) => match metric.kind {
             Kind::Perplexity => Ok(Some(Part::Value(*log_likelihood))),
             Kind::Acc if question.choices.is_empty() || responses.len() == 1 => {
@@ -362,6 +410,7 @@ fn part(
             }
             _ => chosen(question, responses, metric).map(Some),
         },
+        _ => Err("the model answered something else".to_owned()),
     }
 }
 
@@ -417,46 +466,79 @@ fn chosen(
     })
 }
 
+/// The score of what is left of texts after a pipeline, and a verdict where the metric gives one. Of
+/// several texts that are left, the mean counts.
 fn generated(
     question: &Question,
-    text: &str,
+    answers: &[&str],
     metric: &MetricSpec,
     pipeline: &Pipeline,
-) -> Result<Option<Part>, String> {
-    let answer = milpa_tokens::python_text(&pipeline.apply(text)?);
+) -> Result<Option<(Part, Option<Verdict>)>, String> {
     let references: &[String] = match &question.target {
         Target::Text(text) => std::slice::from_ref(text),
         Target::Texts(texts) => texts,
         _ => return Err("the task names a choice, not a text".to_owned()),
     };
-    Ok(Some(match metric.kind {
-        Kind::ExactMatch => {
-            let matches = references.iter().any(|text| metric.exact.matches(&answer, text));
-            Part::Value(f64::from(u8::from(matches)))
+    let left = pipeline.apply(answers)?;
+    let texts: Vec<String> = left.answers().iter().map(milpa_tokens::python_text).collect();
+    if let [text] = texts.as_slice() {
+        return compared(text, references, metric);
+    }
+    let (mut values, mut said) = (Vec::with_capacity(texts.len()), None::<Verdict>);
+    for text in &texts {
+        let Some((part, verdict)) = compared(text, references, metric)? else { return Ok(None) };
+        let Part::Value(value) = part else {
+            return Err(format!(
+                "{} is no mean over answers; end the filters of {} with take_first or majority_vote",
+                metric.name, pipeline.name
+            ));
+        };
+        values.push(value);
+        if said.as_ref().is_none_or(Verdict::is_correct) {
+            said = verdict.or(said);
         }
+    }
+    Ok(Some((Part::Value(mean(&values)), said)))
+}
+
+/// The score of one text.
+fn compared(
+    answer: &str,
+    references: &[String],
+    metric: &MetricSpec,
+) -> Result<Option<(Part, Option<Verdict>)>, String> {
+    let share = |holds: bool| Part::Value(f64::from(u8::from(holds)));
+    let part = match metric.kind {
+        Kind::ExactMatch => share(references.iter().any(|text| metric.exact.matches(answer, text))),
         Kind::Verify => {
             let verifier = metric.verifier.as_ref().ok_or("the metric has no verifier")?;
-            let right = references.iter().any(|gold| verifier.verify(gold, &answer).is_correct());
-            Part::Value(f64::from(u8::from(right)))
+            let mut first = None;
+            for gold in references {
+                let verdict = verifier.verify(gold, answer);
+                if verdict.is_correct() {
+                    return Ok(Some((share(true), Some(verdict))));
+                }
+                first.get_or_insert(verdict);
+            }
+            return Ok(Some((share(false), first)));
         }
         Kind::Tier => {
             let (loosest, language) = metric.tier.as_ref().ok_or("the metric has no tier")?;
-            let tier = grade_names(&answer, references, language);
-            Part::Value(f64::from(u8::from(tier.is_some_and(|tier| tier <= *loosest))))
+            let tier = grade_names(answer, references, language);
+            share(tier.is_some_and(|tier| tier <= *loosest))
         }
         Kind::TokenF1 => {
-            let best = references.iter().map(|text| token_f1(&answer, text)).fold(0.0, f64::max);
-            Part::Value(best)
+            Part::Value(references.iter().map(|text| token_f1(answer, text)).fold(0.0, f64::max))
         }
         Kind::TokenExact => {
-            let given = answer_words(&answer);
-            let equal = references.iter().any(|text| answer_words(text) == given);
-            Part::Value(f64::from(u8::from(equal)))
+            let given = answer_words(answer);
+            share(references.iter().any(|text| answer_words(text) == given))
         }
-        Kind::Chrf => Part::Chrf(ChrfCounts::of(&answer, references, 0)),
-        Kind::ChrfPlus => Part::Chrf(ChrfCounts::of(&answer, references, 2)),
+        Kind::Chrf => Part::Chrf(ChrfCounts::of(answer, references, 0)),
+        Kind::ChrfPlus => Part::Chrf(ChrfCounts::of(answer, references, 2)),
         _ => return Ok(None),
-    }))
+    };
+    Ok(Some((part, None)))
 }
 
 /// A score of a task.
@@ -646,7 +728,7 @@ mod tests {
             &[Pipeline::default()],
         )
         .unwrap();
-        let parts: Vec<&Part> = parts.values().collect();
+        let parts: Vec<&Part> = parts.parts.values().collect();
         let score = aggregate(&metric, "none", &parts, None, 100, Seed(0));
         assert!((score.value - expect).abs() < 1e-9, "{name}: {}", score.value);
     }
@@ -728,7 +810,7 @@ mod tests {
             let metrics = MetricSpec::read(Some(&list), GenerateUntil).unwrap();
             let parts =
                 score_question(&asked, &response, &metrics, &[Pipeline::default()]).unwrap();
-            parts.values().map(Part::number).sum::<f64>()
+            parts.parts.values().map(Part::number).sum::<f64>()
         };
         assert_eq!(score(json!({"metric": "verify_number", "locale": "es-AR"})), 1.0);
         assert_eq!(score(json!({"metric": "verify_number", "locale": "es-MX"})), 0.0);

@@ -80,7 +80,8 @@ pub struct TaskFile {
     pub generation_kwargs: Option<Map<String, Value>>,
     /// Pipelines of filters.
     pub filter_list: Option<Vec<FilterList>>,
-    /// Answers drawn for each document.
+    /// Answers drawn for each document where the model writes them; of another kind of request there
+    /// is but one answer.
     pub repeats: Option<u64>,
     /// `version` and what else the author notes.
     #[serde(default)]
@@ -192,8 +193,20 @@ pub struct DocumentRules {
     pub cluster_by: Option<String>,
 }
 
+/// Most answers drawn for a document.
+const MAX_REPEATS: u64 = 1024;
 /// The one split of a task whose documents lie in one file.
 const ONE_SPLIT: &str = "test";
+
+impl TaskFile {
+    /// Answers drawn for each document.
+    pub fn samples(&self) -> usize {
+        match self.output_type {
+            OutputType::GenerateUntil => self.repeats.unwrap_or(1) as usize,
+            _ => 1,
+        }
+    }
+}
 
 impl LoadedTask {
     /// Reads a task file and what it includes.
@@ -242,8 +255,8 @@ impl LoadedTask {
         let hash = hash_bytes(Value::Object(keys.clone()).to_string().as_bytes());
         let file: TaskFile =
             serde_json::from_value(Value::Object(keys)).map_err(|error| bad(error.to_string()))?;
-        if file.repeats.is_some_and(|repeats| repeats > 1) {
-            return Err(bad("repeats above 1 is not supported; leave it out".to_owned()));
+        if let Some(repeats) = file.repeats.filter(|repeats| !(1..=MAX_REPEATS).contains(repeats)) {
+            return Err(bad(format!("repeats is {repeats}; from 1 to {MAX_REPEATS} is possible")));
         }
         Ok(Self { file, path: path.to_owned(), hash, rules })
     }
@@ -418,7 +431,8 @@ mod tests {
         check("task: a\ndoc_to_image: img\n", "images are not supported");
         check("task: a\ndoc_to_txt: q\n", "doc_to_txt");
         check("task: [a, b]\n", "group of tasks");
-        check("task: a\nrepeats: 8\n", "repeats");
+        check("task: a\nrepeats: 0\n", "repeats is 0; from 1 to");
+        check("task: a\nrepeats: 1000000000\n", "repeats is 1000000000");
         check("- a\n", "no mapping");
         check("task: [\n", "task.yaml");
         check("include: task.yaml\ntask: a\n", "include each other");

@@ -122,10 +122,9 @@ pub fn score(
         logs.push(log);
     }
     if logs.is_empty() {
-        return Err(EvalError::BadAnswer {
-            doing: "instruction following".to_owned(),
-            problem: "no prompt of the data has a response; are they of another file?".to_owned(),
-        });
+        return Err(EvalError::OtherAnswers(
+            "no prompt of the data has a response; are they of another file?",
+        ));
     }
     let by_kind = |(kind, (strict, loose)): (String, (Vec<bool>, Vec<bool>))| {
         (kind, KindScores { strict: proportion(&strict), loose: proportion(&loose) })
@@ -205,7 +204,7 @@ pub fn ask(
     watch: Watch<'_>,
 ) -> Result<(Vec<Option<String>>, usize), EvalError> {
     let doing = "instruction following";
-    let bad = |problem: String| EvalError::BadAnswer { doing: doing.to_owned(), problem };
+    let bad = |problem: String| EvalError::CannotAsk { task: doing.to_owned(), problem };
     let request = |prompt: &InstructionPrompt| {
         let text = match chat {
             None => prompt.prompt.clone(),
@@ -214,7 +213,13 @@ pub fn ask(
                 render(&[message], true).map_err(bad)?
             }
         };
-        Ok(Request::Generation { prompt: text, until: Vec::new(), max_tokens, temperature: 0.0 })
+        Ok(Request::Generation {
+            prompt: text,
+            until: Vec::new(),
+            max_tokens,
+            temperature: 0.0,
+            seed: 0,
+        })
     };
     let requests: Vec<Request> =
         set.prompts.iter().map(request).collect::<Result<_, EvalError>>()?;
@@ -223,7 +228,11 @@ pub fn ask(
         && tokens.bos.is_some()
         && tokens.leading_bos != 1
     {
-        return Err(bad(format!("a prompt begins with {} BOS tokens", tokens.leading_bos)));
+        return Err(bad(format!(
+            "a prompt begins with {} BOS tokens; this model needs one, so either the chat template or \
+             the tokenizer must write it, and not both",
+            tokens.leading_bos
+        )));
     }
     let requests: Vec<&Request> = requests.iter().collect();
     let mut asker = Asker { model, parse_special: chat.is_some(), answers, watch };

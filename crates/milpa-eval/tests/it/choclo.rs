@@ -12,8 +12,8 @@ use milpa_base::{Kind, Seed, Silent, StopFlag, manifest::Verify, open_artifact};
 use milpa_eval::{
     EvalError, PromptStyle, TaskSpec,
     choclo::{
-        BuildWatch, ChocloConfig, ChocloItem, ChocloReport, Language, Mode, Popularity, Reading,
-        Tier, build_choclo,
+        BuildWatch, ChocloConfig, ChocloItem, ChocloReport, Language, Mode, Object, Popularity,
+        Reading, Tier, build_choclo,
     },
     read_items,
 };
@@ -132,7 +132,7 @@ fn nothing_leaks_across_the_splits() {
             .into_iter()
             .flat_map(|item| {
                 let answers = item.answer.objects.into_iter().filter_map(|object| match object {
-                    milpa_eval::choclo::Object::Item { qid, .. } => Some(qid),
+                    Object::Item { qid, .. } => Some(qid),
                     _ => None,
                 });
                 answers.chain([item.subject]).collect::<Vec<_>>()
@@ -280,6 +280,122 @@ fn a_stop_leaves_nothing() {
     let result = build_choclo(&config, &dir.path().join("out"), watch);
     assert!(matches!(result, Err(EvalError::Interrupted)));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// Entities and questions written by hand: `choclo_small/README.md`.
+fn by_hand() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/choclo_small")
+}
+
+#[test]
+fn what_is_asked_of_known_entities_is_what_was_written_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let report = build_with(&by_hand().join("entities.json"), &out, |config| {
+        config.dev_share = 0.0;
+        // One component may hold all of so few facts: no hub is cut.
+        config.max_component_share = 1.0;
+    })
+    .unwrap();
+    let mut items: BTreeMap<String, ChocloItem> =
+        all_items(&out).into_iter().map(|item| (item.id.clone(), item)).collect();
+    let expected = fs::read_to_string(by_hand().join("expected.tsv")).unwrap();
+    let mut faults = Vec::new();
+    for row in expected.lines().filter(|line| !line.starts_with('#')) {
+        let columns: Vec<&str> = row.split('\t').collect();
+        let (&[id, question, answers], sentence) = columns.split_first_chunk::<3>().unwrap();
+        let Some(item) = items.remove(id) else {
+            faults.push(format!("{id} is not asked"));
+            continue;
+        };
+        let mut questions = vec![&item.question];
+        questions.extend(&item.paraphrases);
+        if !questions.iter().any(|text| *text == question) {
+            faults.push(format!("{id}: none of {questions:?} is {question:?}"));
+        }
+        let given: Vec<&str> = item.answer.objects.iter().map(Object::text).collect();
+        if given.join("|") != answers {
+            faults.push(format!("{id}: {given:?} instead of {answers:?}"));
+        }
+        let reading = Reading { language: item.language, decimal_point: item.decimal == '.' };
+        if answers.split('|').count() == 1
+            && item.answer.grade(answers, reading) != Some(Tier::Exact)
+        {
+            faults.push(format!("{id}: {answers:?} is not graded as exact"));
+        }
+        let whole = item
+            .cloze
+            .as_ref()
+            .map(|cloze| format!("{cloze} {}", item.cloze_choices[item.cloze_index.unwrap()]));
+        if let &[sentence] = sentence
+            && whole.as_deref() != Some(sentence)
+        {
+            faults.push(format!("{id}: {whole:?} instead of {sentence:?}"));
+        }
+    }
+    faults.extend(items.keys().map(|id| format!("{id} was not expected")));
+    assert!(faults.is_empty(), "{}\n{:?}", faults.join("\n"), report.dropped_items);
+    // Left out: the two named La Paz by where they are, "Santiago de Chile" and "Ciudad de México" by
+    // what they say themselves, the team that Pelé left.
+    assert_eq!(report.dropped_facts["ended"], 1);
+    assert_eq!(report.dropped_items["es: an ambiguous name"], 2);
+    assert!(report.dropped_items["es: the subject stands in the answer"] >= 2);
+    assert_eq!(report.popularity, Popularity::Sitelinks);
+}
+
+#[test]
+fn page_views_decide_what_is_well_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let views = dir.path().join("views.bz2");
+    // Lima is read most, then Cusco; the views of both languages count together, and Brasilia is known
+    // by its QID in a second file.
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2
+        .write_all(
+            "es.wikipedia Lima 1234 desktop 500 A500\n\
+             es.wikipedia Lima 1234 mobile-web 700 B700\n\
+             pt.wikipedia Lima 77 desktop 30 A30\n\
+             en.wikipedia Lima 9 desktop 99999 A99999\n\
+             es.wikipedia Cusco 5 desktop 600 A600\n\
+             es.wikipedia Ciudad_de_México 6 desktop 10 A10\n\
+             es.wikipedia La_Paz_(Cesar) null desktop 3 C3\n\
+             half a line\n"
+                .as_bytes(),
+        )
+        .unwrap();
+    fs::write(&views, bzip2.finish().unwrap()).unwrap();
+    let more = dir.path().join("more.tsv");
+    fs::write(&more, "Q2844\t250\nQ999999999\t4\n").unwrap();
+    let dump = by_hand().join("entities.json");
+    let report = build_with(&dump, &out, |config| {
+        config.page_views = vec![views.clone(), more.clone()];
+    })
+    .unwrap();
+    assert_eq!(report.popularity, Popularity::PageViews);
+    let counts = report.page_views.unwrap();
+    assert_eq!((counts.lines, counts.used, counts.entities), (10, 7, 5));
+    assert_eq!(counts.views, 1230 + 600 + 10 + 3 + 250);
+    assert_eq!(counts.skipped.0["no number of views"].first_lines, [8]);
+    let all = all_items(&out);
+    let of = |subject: &str| {
+        let item = all.iter().find(|item| item.subject == subject).unwrap();
+        (item.popularity, item.difficulty)
+    };
+    assert_eq!(of("Q2868").0, 1230);
+    assert_eq!(of("Q2844").0, 250);
+    assert_eq!(of("Q1486").0, 0);
+    // Peru has its country, two cities and a site; thirds are within category and country.
+    assert!(of("Q2868").1 < of("Q5582862").1, "{:?} {:?}", of("Q2868"), of("Q5582862"));
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("thirds by views of the pages"), "{card}");
+    // Without files, and with those of other pages.
+    let plain = build_with(&dump, &out, |_| {}).unwrap();
+    assert_eq!((plain.popularity, plain.page_views), (Popularity::Sitelinks, None));
+    fs::write(&more, "en.wikipedia Lima 9 desktop 99999 A99999\n").unwrap();
+    let error = build_with(&dump, &out, |config| config.page_views = vec![more.clone()]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("none of the 1 lines of") && error.contains("QID views"), "{error}");
 }
 
 fn places() -> Option<PathBuf> {

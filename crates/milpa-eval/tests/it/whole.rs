@@ -1,6 +1,10 @@
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
-use milpa_base::{Kind, Seed, TextRecord, config::Location, manifest::Verify, open_artifact};
+use milpa_base::{
+    GenerateRequest, Generation, Kind, ModelError, ModelInfo, Piece, RollingScore, RollingWindows,
+    Score, ScoreRequest, Seed, TextModel, TextRecord, config::Location, manifest::Verify,
+    open_artifact,
+};
 use milpa_eval::{
     EvalConfig, EvalError, Evaluation, PromptStyle, RunInfo, SampleConfig, TaskEntry,
     read_item_results, read_report, read_text_results, run,
@@ -21,6 +25,10 @@ fn entry(task: &Path, data: Option<&Path>) -> TaskEntry {
 }
 
 fn evaluate(config: &EvalConfig) -> Result<Evaluation, EvalError> {
+    evaluate_model(&Unigram::new(), config)
+}
+
+fn evaluate_model(model: &dyn TextModel, config: &EvalConfig) -> Result<Evaluation, EvalError> {
     let record = |id: usize| TextRecord {
         id: id.to_string(),
         source: "novelas".to_owned(),
@@ -28,7 +36,109 @@ fn evaluate(config: &EvalConfig) -> Result<Evaluation, EvalError> {
     };
     let mut records = (0..12).map(record).map(Ok);
     let info = RunInfo { command_line: "milpa eval recipe".to_owned(), seed: Seed(17) };
-    with_watch(|watch| run(&Unigram::new(), config, Some(&mut records), &info, watch))
+    with_watch(|watch| run(model, config, Some(&mut records), &info, watch))
+}
+
+/// A model like many endpoints: it writes, tells no probabilities (`longest` is none), or takes no text
+/// that is longer.
+struct Endpoint {
+    inner: Unigram,
+    longest: Option<usize>,
+}
+
+impl TextModel for Endpoint {
+    fn info(&self) -> &ModelInfo {
+        self.inner.info()
+    }
+
+    fn score(
+        &self,
+        requests: &[ScoreRequest],
+        on_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Score>, ModelError> {
+        match self.longest {
+            None => Err(self.unavailable()),
+            Some(_) => self.inner.score(requests, on_done),
+        }
+    }
+
+    fn score_rolling(
+        &self,
+        texts: &[&str],
+        windows: RollingWindows,
+        on_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<RollingScore>, ModelError> {
+        let longest = self.longest.ok_or_else(|| self.unavailable())?;
+        match texts.iter().find(|text| text.len() > longest) {
+            Some(text) => Err(ModelError::BadRequest(format!("{} tokens", text.len().min(1)))),
+            None => self.inner.score_rolling(texts, windows, on_done),
+        }
+    }
+
+    fn generate(
+        &self,
+        request: &GenerateRequest,
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Result<Generation, ModelError> {
+        self.inner.generate(request, on_piece)
+    }
+}
+
+impl Endpoint {
+    fn unavailable(&self) -> ModelError {
+        ModelError::Unavailable { capability: "scoring", model: self.inner.info.name.clone() }
+    }
+}
+
+#[test]
+fn what_a_model_cannot_tell_is_unavailable_and_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let task_file = dir.path().join("task.toml");
+    std::fs::write(&task_file, toml::to_string(&task("")).unwrap()).unwrap();
+    let data = dir.path().join("items.jsonl");
+    std::fs::write(&data, DATA).unwrap();
+    let samples =
+        SampleConfig { prompts: vec!["a".to_owned()], max_tokens: 2, ..SampleConfig::default() };
+    let config = EvalConfig {
+        tasks: vec![entry(&task_file, Some(&data))],
+        samples,
+        ..EvalConfig::default()
+    };
+    let model = Endpoint { inner: Unigram::new(), longest: None };
+    let report = evaluate_model(&model, &config).unwrap().report;
+    let metrics: Vec<&str> =
+        report.unavailable.iter().map(|unavailable| unavailable.metric.as_str()).collect();
+    assert_eq!(metrics, ["held-out text", "es/x"]);
+    assert!(report.perplexity.is_none() && report.tasks.is_empty());
+    assert_eq!(report.samples[0].text, "aa");
+    let text = report.to_string();
+    assert!(text.contains("es/x: unavailable: scoring is unavailable for unigram"), "{text}");
+    // Where nothing at all can be told, there is no report.
+    let alone = EvalConfig { samples: SampleConfig::default(), ..config };
+    let error = evaluate_model(&model, &alone).unwrap_err().to_string();
+    assert!(error.starts_with("held-out text and all else that was asked for is"), "{error}");
+}
+
+#[test]
+fn texts_that_a_model_does_not_take_are_left_out_and_counted() {
+    let config = EvalConfig::default();
+    // Texts have 5 + 2·id bytes; those of ids 10 and 11 are too long.
+    let model = Endpoint { inner: Unigram::new(), longest: Some(24) };
+    let partly = evaluate_model(&model, &config).unwrap();
+    let source = &partly.report.perplexity.as_ref().unwrap().sources[0];
+    assert_eq!(source.refused["refused by the model: 1 tokens"], 2);
+    assert_eq!((source.units, source.documents, source.documents_available), (10, 10, 12));
+    assert_eq!(source.bytes.0, (0..10).map(|id| 5 + 2 * id).sum::<u64>());
+    assert_eq!(partly.texts.len(), 10);
+    assert!(partly.report.to_string().contains("left out 2 texts: refused by the model"));
+    let all = evaluate(&config).unwrap();
+    assert!(all.report.perplexity.unwrap().sources[0].refused.is_empty());
+    let none = Endpoint { inner: Unigram::new(), longest: Some(1) };
+    let error = evaluate_model(&none, &config).unwrap_err().to_string();
+    assert!(
+        error.contains("none of 12 texts was scored") && error.contains("--tokenizer"),
+        "{error}"
+    );
 }
 
 #[test]

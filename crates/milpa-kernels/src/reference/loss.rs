@@ -13,26 +13,36 @@ pub fn softmax_rows<T: Real>(vocab: usize, logits: &mut [T]) {
     }
 }
 
-/// Twin of [`crate::loss::cross_entropy`].
+/// Twin of [`crate::loss::cross_entropy`]; with `z_loss`, the coefficient and where `(log Z)²` of each
+/// row goes.
 pub fn cross_entropy<T: Real>(
     vocab: usize,
     logits: &mut [T],
     targets: &[u32],
     gradient_scale: &[T],
     losses: &mut [T],
+    mut z_loss: Option<(T, &mut [T])>,
 ) {
     for (index, row) in logits.chunks_exact_mut(vocab).enumerate() {
         if targets[index] == IGNORE {
             losses[index] = T::ZERO;
+            if let Some((_, squares)) = &mut z_loss {
+                squares[index] = T::ZERO;
+            }
             row.fill(T::ZERO);
             continue;
         }
         let target = targets[index] as usize;
         let lse = log_sum_exp(row);
         losses[index] = lse - row[target];
+        let mut growth = T::ONE;
+        if let Some((coefficient, squares)) = &mut z_loss {
+            squares[index] = lse * lse;
+            growth += (*coefficient + *coefficient) * lse;
+        }
         for (column, value) in row.iter_mut().enumerate() {
             let one_hot = if column == target { T::ONE } else { T::ZERO };
-            *value = ((*value - lse).exp() - one_hot) * gradient_scale[index];
+            *value = ((*value - lse).exp() * growth - one_hot) * gradient_scale[index];
         }
     }
 }

@@ -22,7 +22,7 @@ pub use layers::{
 pub use linear::{matmul_nn, matmul_nt, matmul_tn};
 pub use loss::{cross_entropy, log_probabilities, softmax_rows};
 pub use magnitude::{adapted_norms, magnitude_backward, magnitude_forward};
-pub use optim::{adamw_step, muon_step, newton_schulz};
+pub use optim::{adamw_step, lion_step, muon_step, newton_schulz};
 pub use quantised::dequantize;
 pub use real::Real;
 pub use variants::{

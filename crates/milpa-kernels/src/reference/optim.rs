@@ -1,7 +1,7 @@
 //! Twins of the optimiser steps.
 
 use super::{Real, matmul_nn, matmul_nt};
-use crate::optim::{AdamW, Muon};
+use crate::optim::{AdamW, Lion, Muon};
 use crate::view::{Accumulate, Mat, MatMut, Size};
 
 /// Twin of [`crate::optim::adamw_step`].
@@ -25,6 +25,29 @@ pub fn adamw_step<T: Real>(
         second[at] = beta2 * second[at] + (T::ONE - beta2) * gradient * gradient;
         let denominator = second[at].sqrt() / correction2.sqrt() + real(settings.eps);
         weights[at] -= real(settings.learning_rate) / correction1 * first[at] / denominator;
+    }
+}
+
+/// Twin of [`crate::optim::lion_step`].
+pub fn lion_step<T: Real>(
+    settings: &Lion,
+    gradient_scale: T,
+    weights: &mut [T],
+    gradients: &[T],
+    momentum: &mut [T],
+) {
+    let real = |value: f32| T::from_f64(f64::from(value));
+    let (beta1, beta2) = (real(settings.beta1), real(settings.beta2));
+    for at in 0..weights.len() {
+        let gradient = gradients[at] * gradient_scale;
+        let direction = beta1 * momentum[at] + (T::ONE - beta1) * gradient;
+        weights[at] -= weights[at] * real(settings.learning_rate) * real(settings.weight_decay);
+        if direction > T::ZERO {
+            weights[at] -= real(settings.learning_rate);
+        } else if direction < T::ZERO {
+            weights[at] += real(settings.learning_rate);
+        }
+        momentum[at] = beta2 * momentum[at] + (T::ONE - beta2) * gradient;
     }
 }
 

@@ -264,11 +264,15 @@ fn cross_entropy() {
     let (vocab, targets) = (7, [2, milpa_kernels::loss::IGNORE, 6]);
     let logits: Vec<f64> = random(1, 21).iter().map(|logit| 3.0 * logit).collect();
     let scale = random(2, 3);
-    let run = |logits: &[f64]| {
-        let (mut gradient, mut losses) = (logits.to_vec(), vec![0.0; 3]);
-        reference::cross_entropy(vocab, &mut gradient, &targets, &scale, &mut losses);
-        (gradient, losses)
-    };
-    let (gradient, _) = run(&logits);
-    check(&[logits], &[gradient], |inputs| dot(&run(&inputs[0]).1, &scale));
+    for coefficient in [0.0, 0.3] {
+        let run = |logits: &[f64]| {
+            let (mut gradient, mut losses, mut squares) =
+                (logits.to_vec(), vec![0.0; 3], vec![0.0; 3]);
+            let z_loss = (coefficient != 0.0).then_some((coefficient, &mut squares[..]));
+            reference::cross_entropy(vocab, &mut gradient, &targets, &scale, &mut losses, z_loss);
+            (gradient, dot(&losses, &scale) + coefficient * dot(&squares, &scale))
+        };
+        let (gradient, _) = run(&logits);
+        check(std::slice::from_ref(&logits), &[gradient], |inputs| run(&inputs[0]).1);
+    }
 }

@@ -1,6 +1,6 @@
 //! Cross-entropy, log-probabilities and softmax, with extreme logits.
 
-use milpa_kernels::loss::{self, IGNORE};
+use milpa_kernels::loss::{self, IGNORE, ZLoss};
 use milpa_kernels::reference;
 
 use crate::common::{Random, check, doubles};
@@ -36,12 +36,42 @@ fn cross_entropy_and_its_gradient() {
         let (logits, targets) = rows(vocab, &mut random);
         let scale = random.reals(targets.len());
         let (mut gradient, mut losses) = (doubles(&logits), vec![0.0; targets.len()]);
-        reference::cross_entropy(vocab, &mut gradient, &targets, &doubles(&scale), &mut losses);
+        reference::cross_entropy(
+            vocab,
+            &mut gradient,
+            &targets,
+            &doubles(&scale),
+            &mut losses,
+            None,
+        );
         // An ulp of logits near 10⁶ is 0.06, but they cancel exactly; 10⁻⁶ of what remains.
         check(&format!("cross-entropy {vocab}"), &[gradient, losses], (2e-6, 3e-6), |cpu| {
             let (mut gradient, mut losses) = (logits.clone(), vec![f32::NAN; targets.len()]);
-            loss::cross_entropy(cpu, vocab, &mut gradient, &targets, &scale, &mut losses);
+            loss::cross_entropy(cpu, vocab, &mut gradient, &targets, &scale, &mut losses, None);
             vec![gradient, losses]
+        });
+    }
+}
+
+#[test]
+fn cross_entropy_with_a_pull_on_log_z() {
+    for vocab in [1, 2, 15, 16, 33, 257, 8192] {
+        let mut random = Random(vocab as u64);
+        let (logits, targets) = rows(vocab, &mut random);
+        let count = targets.len();
+        let scale = random.reals(count);
+        let (mut gradient, mut losses, mut squares) =
+            (doubles(&logits), vec![0.0; count], vec![0.0; count]);
+        let z_loss = Some((f64::from(1e-2_f32), &mut squares[..]));
+        let scales = doubles(&scale);
+        reference::cross_entropy(vocab, &mut gradient, &targets, &scales, &mut losses, z_loss);
+        // As above; 1 + 2·10⁻²·log Z is up to 2·10⁴ large, and multiplies a softmax.
+        check(&format!("z-loss {vocab}"), &[gradient, losses, squares], (2e-6, 3e-6), |cpu| {
+            let (mut gradient, mut losses) = (logits.clone(), vec![f32::NAN; count]);
+            let mut squares = vec![f32::NAN; count];
+            let z_loss = Some(ZLoss { coefficient: 1e-2, squares: &mut squares });
+            loss::cross_entropy(cpu, vocab, &mut gradient, &targets, &scale, &mut losses, z_loss);
+            vec![gradient, losses, squares]
         });
     }
 }
@@ -94,5 +124,5 @@ fn softmax_sums_to_one() {
 #[should_panic(expected = "target 7 is beyond a vocabulary of 7")]
 fn a_target_beyond_the_vocabulary_is_refused() {
     let cpu = milpa_kernels::Cpu::detect(1);
-    loss::cross_entropy(&cpu, 7, &mut [0.0; 7], &[7], &[1.0], &mut [0.0]);
+    loss::cross_entropy(&cpu, 7, &mut [0.0; 7], &[7], &[1.0], &mut [0.0], None);
 }

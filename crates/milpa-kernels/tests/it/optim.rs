@@ -1,6 +1,6 @@
 //! Optimiser steps.
 
-use milpa_kernels::optim::{self, AdamW, Muon};
+use milpa_kernels::optim::{self, AdamW, Lion, Muon};
 use milpa_kernels::reference;
 
 use crate::common::{Random, check, doubles, one_cpu_per_isa};
@@ -62,6 +62,35 @@ fn adamw_by_hand() {
             optim::adamw_step(cpu, &settings, 1.0, &mut w, &[gradient], &mut m, &mut v);
         }
         assert!((f64::from(w[0]) - expected).abs() < 1e-6, "{} is not {expected}", w[0]);
+    }
+}
+
+#[test]
+fn lion_over_several_steps() {
+    let settings = Lion { learning_rate: 3e-3, beta1: 0.9, beta2: 0.99, weight_decay: 0.3 };
+    for length in [1, 17, 1000, 70_001] {
+        let mut random = Random(length as u64);
+        let weights = random.reals(length);
+        let mut gradients: Vec<Vec<f32>> = (0..3).map(|_| random.wild(length)).collect();
+        for gradients in &mut gradients {
+            // No gradient ever: the direction is zero, and the weight only decays.
+            gradients[length / 2] = 0.0;
+            // The smallest numbers there are have a sign too.
+            gradients[length / 3] = -1e-40;
+        }
+        let (mut w64, mut m64) = (doubles(&weights), vec![0.0; length]);
+        for gradients in &gradients {
+            let gradients = doubles(gradients);
+            reference::lion_step(&settings, 0.5, &mut w64, &gradients, &mut m64);
+        }
+        // Three steps of a few roundings each, on a momentum of up to 3.
+        check("lion", &[w64, m64], (1e-6, 1e-6), |cpu| {
+            let (mut w, mut m) = (weights.clone(), vec![0.0; length]);
+            for gradients in &gradients {
+                optim::lion_step(cpu, &settings, 0.5, &mut w, gradients, &mut m);
+            }
+            vec![w, m]
+        });
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod curve;
+mod extension;
 mod families;
 mod files;
 mod gguf;
@@ -11,6 +12,7 @@ mod gguf_families;
 mod golden;
 mod heads;
 mod lora;
+mod merge;
 mod text;
 
 use std::path::Path;

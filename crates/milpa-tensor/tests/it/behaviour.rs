@@ -11,30 +11,35 @@ use milpa_tensor::{
 use crate::{device, normal};
 
 /// A small network with everything in it; returns the hidden states.
-fn network(tape: &Tape, store: &ParameterStore, ids: &[u32], tokens: usize) -> Tensor {
+pub(crate) fn network(
+    tape: &Tape,
+    store: &ParameterStore,
+    ids: &[u32],
+    tokens: usize,
+) -> Result<Tensor, TensorError> {
     let leaf = |name: &str| store.leaf(store.id(name).unwrap());
     let sequences = ids.len() / tokens;
-    let x = tape.embedding(&leaf("table"), ids, tokens).unwrap();
-    let h = tape.rms_norm(&x, &leaf("norm"), 1e-5).unwrap();
-    let [q, k, v] = tape.linear_many(&h, [&leaf("q"), &leaf("k"), &leaf("v")]).unwrap();
+    let x = tape.embedding(&leaf("table"), ids, tokens)?;
+    let h = tape.rms_norm(&x, &leaf("norm"), 1e-5)?;
+    let [q, k, v] = tape.linear_many(&h, [&leaf("q"), &leaf("k"), &leaf("v")])?;
     drop(h);
-    let heads = |x: Tensor, n: usize| x.reshape(&[sequences, tokens, n, 8]).unwrap();
+    let heads = |x: Tensor, n: usize| x.reshape(&[sequences, tokens, n, 8]);
     let table = RopeTable::new(tape.device(), 8, 1e4, tokens);
     let positions: Arc<[u32]> = (0..ids.len()).map(|i| (i % tokens) as u32).collect();
-    let q = tape.rope(heads(q, 4), &table, &positions).unwrap();
-    let k = tape.rope(heads(k, 2), &table, &positions).unwrap();
+    let q = tape.rope(heads(q, 4)?, &table, &positions)?;
+    let k = tape.rope(heads(k, 2)?, &table, &positions)?;
     let options = AttentionOptions::causal(0.35);
-    let out = tape.attention(&q, &k, &heads(v, 2), &options).unwrap();
-    let out = out.reshape(&[sequences, tokens, 32]).unwrap();
-    let branch = tape.linear(&out, &leaf("o")).unwrap();
-    let (x, h) = tape.add_rms_norm(x, &branch, &leaf("norm"), 1e-5).unwrap();
-    let [gate, up] = tape.linear_many(&h, [&leaf("gate"), &leaf("up")]).unwrap();
-    let inner = tape.swiglu(&gate, &up).unwrap();
-    let branch = tape.linear(&inner, &leaf("down")).unwrap();
-    tape.add(&x, &branch).unwrap()
+    let out = tape.attention(&q, &k, &heads(v, 2)?, &options)?;
+    let out = out.reshape(&[sequences, tokens, 32])?;
+    let branch = tape.linear(&out, &leaf("o"))?;
+    let (x, h) = tape.add_rms_norm(x, &branch, &leaf("norm"), 1e-5)?;
+    let [gate, up] = tape.linear_many(&h, [&leaf("gate"), &leaf("up")])?;
+    let inner = tape.swiglu(&gate, &up)?;
+    let branch = tape.linear(&inner, &leaf("down"))?;
+    tape.add(&x, &branch)
 }
 
-fn store(device: &Device) -> ParameterStore {
+pub(crate) fn store(device: &Device) -> ParameterStore {
     let mut store = ParameterStore::new(device.clone());
     for (seed, (name, shape)) in [
         ("table", vec![50, 24]),
@@ -59,10 +64,10 @@ fn store(device: &Device) -> ParameterStore {
     store
 }
 
-const IDS: [u32; 12] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8];
-const TARGETS: [u32; 12] = [1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9];
+pub(crate) const IDS: [u32; 12] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8];
+pub(crate) const TARGETS: [u32; 12] = [1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9];
 
-fn all_grads(store: &ParameterStore) -> Vec<Vec<f32>> {
+pub(crate) fn all_grads(store: &ParameterStore) -> Vec<Vec<f32>> {
     store.iter().map(|p| store.read_grad(store.id(p.name()).unwrap()).unwrap()).collect()
 }
 
@@ -83,7 +88,7 @@ fn a_steady_step_allocates_nothing_and_leaves_nothing() {
     for step in 1..=5 {
         {
             let tape = Tape::recording(device.clone());
-            let x = network(&tape, &store, &IDS, 6);
+            let x = network(&tape, &store, &IDS, 6).unwrap();
             let table = store.leaf(store.id("table").unwrap());
             let rows = LossRows::mean(&TARGETS);
             let summary = tape.cross_entropy_and_backward(&x, &table, &rows, &mut store).unwrap();
@@ -115,13 +120,13 @@ fn inference_keeps_only_what_has_a_handle() {
     let store = store(&device);
     let weights = device.memory().live_bytes;
     let tape = Tape::inference(device.clone());
-    let x = network(&tape, &store, &IDS, 6);
+    let x = network(&tape, &store, &IDS, 6).unwrap();
     assert_eq!(device.memory().live_bytes - weights, x.shape().elements() * 4);
     let inference = tape.read(&x);
     drop(x);
     assert_eq!(device.memory().live_bytes, weights);
     let recording = Tape::recording(device.clone());
-    assert_eq!(recording.read(&network(&recording, &store, &IDS, 6)), inference);
+    assert_eq!(recording.read(&network(&recording, &store, &IDS, 6).unwrap()), inference);
 }
 
 #[test]
@@ -132,7 +137,7 @@ fn micro_batches_add_up_to_the_whole() {
     let head = whole.id("table").unwrap();
     let run = |store: &mut ParameterStore, ids: &[u32], targets: &[u32]| {
         let tape = Tape::recording(device.clone());
-        let x = network(&tape, store, ids, 6);
+        let x = network(&tape, store, ids, 6).unwrap();
         let rows = LossRows { divisor: Some(12.0), ..LossRows::mean(targets) };
         let table = store.leaf(head);
         tape.cross_entropy_and_backward(&x, &table, &rows, store).unwrap().loss
@@ -155,19 +160,26 @@ fn micro_batches_add_up_to_the_whole() {
 #[test]
 fn the_fused_backward_equals_the_recorded_one() {
     let device = device(1);
-    let (mut fused, mut recorded) = (store(&device), store(&device));
-    let rows = LossRows::mean(&TARGETS);
+    for z_loss in [0.0, 1e-2] {
+        check_fused(&device, &LossRows { z_loss, ..LossRows::mean(&TARGETS) });
+    }
+}
+
+fn check_fused(device: &Device, rows: &LossRows) {
+    let (mut fused, mut recorded) = (store(device), store(device));
     let head = fused.id("table").unwrap();
     let tape = Tape::recording(device.clone());
-    let x = network(&tape, &fused, &IDS, 6);
+    let x = network(&tape, &fused, &IDS, 6).unwrap();
     let table = fused.leaf(head);
-    let summary = tape.cross_entropy_and_backward(&x, &table, &rows, &mut fused).unwrap();
+    let summary = tape.cross_entropy_and_backward(&x, &table, rows, &mut fused).unwrap();
     let tape = Tape::recording(device.clone());
-    let x = network(&tape, &recorded, &IDS, 6);
-    let loss = tape.linear_cross_entropy(&x, &recorded.leaf(head), &rows).unwrap();
+    let x = network(&tape, &recorded, &IDS, 6).unwrap();
+    let loss = tape.linear_cross_entropy(&x, &recorded.leaf(head), rows).unwrap();
     // Two kernels compute the loss: with and without the gradient.
     let recorded_loss = f64::from(tape.read(&loss)[0]);
-    assert!((recorded_loss - summary.loss).abs() < 2e-6, "{recorded_loss} {}", summary.loss);
+    let whole = summary.loss + summary.z_loss;
+    assert!((recorded_loss - whole).abs() < 2e-6, "{recorded_loss} {whole}");
+    assert_eq!(summary.z_loss > 0.0, rows.z_loss > 0.0);
     tape.backward(&loss, &mut recorded).unwrap();
     assert_eq!(all_grads(&fused), all_grads(&recorded));
     assert_eq!((summary.rows, summary.weight), (12, 12.0));
@@ -376,7 +388,7 @@ fn frozen_parameters_get_no_gradient() {
     let (frozen, trained) = (store.id("gate").unwrap(), store.id("up").unwrap());
     store.set_trainable(frozen, false);
     let tape = Tape::recording(device.clone());
-    let x = network(&tape, &store, &IDS, 6);
+    let x = network(&tape, &store, &IDS, 6).unwrap();
     let back = normal(3, x.shape().elements());
     tape.backward_from(&[(&x, &back)], &mut store).unwrap();
     assert!(store.read_grad(frozen).is_none());

@@ -485,6 +485,7 @@ fn losses_at_the_head() {
             targets: targets.clone().into(),
             weights: Some(weights.clone().into()),
             divisor: Some(2.5),
+            z_loss: 0.0,
         };
         check(
             "weighted linear_cross_entropy",
@@ -496,7 +497,47 @@ fn losses_at_the_head() {
                 vec![vec![-sum / 2.5]]
             },
         );
+        // A large coefficient, so that its part of the gradient is not lost in the rest.
+        let rows = LossRows { z_loss: 0.25, ..rows };
+        for soft_cap in [None, Some(1.5)] {
+            check(
+                "linear_cross_entropy with z-loss",
+                &shapes,
+                &|tape, x| {
+                    let layer = OutputLayer { weight_vd: &x[1], soft_cap };
+                    Ok(vec![tape.linear_cross_entropy(&x[0], layer, &rows)?])
+                },
+                &|x| {
+                    let cap = soft_cap.map(f64::from);
+                    let losses = z_losses(x, dim, vocab, &targets, cap, 0.25);
+                    let sum: f64 =
+                        losses.iter().zip(&weights).map(|(l, &w)| l * f64::from(w)).sum();
+                    vec![vec![sum / 2.5]]
+                },
+            );
+        }
     }
+}
+
+/// Cross-entropy and `coefficient · (log Z)²` of rows of logits.
+fn z_losses(
+    x: &[Vec<f64>],
+    dim: usize,
+    vocab: usize,
+    targets: &[u32],
+    soft_cap: Option<f64>,
+    coefficient: f64,
+) -> Vec<f64> {
+    let mut logits = times(&x[0], &x[1], dim);
+    if let Some(cap) = soft_cap {
+        reference::soft_cap_forward(cap, &mut logits);
+    }
+    let rows = targets.len();
+    let (mut losses, mut squares) = (vec![0.0; rows], vec![0.0; rows]);
+    let z_loss = Some((coefficient, &mut squares[..]));
+    let scale = vec![0.0; rows];
+    reference::cross_entropy(vocab, &mut logits, targets, &scale, &mut losses, z_loss);
+    losses.iter().zip(&squares).map(|(loss, square)| loss + coefficient * square).collect()
 }
 
 #[test]

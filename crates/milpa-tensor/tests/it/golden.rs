@@ -125,6 +125,14 @@ fn operations_of_some_families_equal_pytorch() {
             Ok(vec![tape.experts(&x[0], &weights, &routing, [&x[2], &x[3], &x[4]])?])
         });
     }
+    let weights = golden.floats["z_loss_cross_entropy.weights"].1.clone();
+    let targets = &golden.whole["z_loss_cross_entropy.targets"];
+    let divisor = Some(3.0);
+    let rows = LossRows { weights: Some(weights.into()), divisor, ..LossRows::mean(targets) };
+    let rows = LossRows { z_loss: 0.01, ..rows };
+    golden.check("z_loss_cross_entropy", &|tape, x| {
+        Ok(vec![tape.linear_cross_entropy(&x[0], &x[1], &rows)?])
+    });
     let rows = LossRows::mean(&golden.whole["capped_cross_entropy.targets"]);
     golden.check("capped_cross_entropy", &|tape, x| {
         let layer = OutputLayer { weight_vd: &x[1], soft_cap: Some(3.0) };

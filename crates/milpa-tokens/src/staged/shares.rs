@@ -37,7 +37,11 @@ pub(super) fn weights<'a>(
     for (name, share) in &stage.replay {
         check_share(name, share)?;
         let found = find(sets, config, name, sources, "replay")?;
-        spread(&found, share.weight, |name, weight| add(name, weight, share.epochs, true));
+        let named = largest(&found);
+        spread(&found, share.weight, |name, weight| {
+            let explicit = named == Some(&name);
+            add(name, weight, share.epochs, explicit);
+        });
     }
     let rest = 1.0 - replayed;
     if let Some(mixture) = &stage.mixture {
@@ -51,7 +55,11 @@ pub(super) fn weights<'a>(
         for (name, share) in mixture.iter().filter(|(_, share)| share.weight > 0.0) {
             let found = find(sets, config, name, sources, "mixture")?;
             let weight = rest * share.weight / total;
-            spread(&found, weight, |name, weight| add(name, weight, share.epochs, true));
+            let named = largest(&found);
+            spread(&found, weight, |name, weight| {
+                let explicit = named == Some(&name);
+                add(name, weight, share.epochs, explicit);
+            });
         }
     } else {
         let mut all = Vec::new();
@@ -86,6 +94,11 @@ fn check_share(name: &str, share: &StageShare) -> Result<(), TokensError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The largest source of those that a name stands for: it must be drawn, smaller ones may be too small.
+fn largest(found: &[(String, u64)]) -> Option<&String> {
+    found.iter().max_by_key(|(_, samples)| samples).map(|(name, _)| name)
 }
 
 /// Shares a weight among sources by their samples.

@@ -116,6 +116,7 @@ fn a_gradient_that_is_no_number_ends_the_run_before_it_spreads() {
     let error = field.train_beside("hurt", &config, &beside).unwrap_err();
     let TrainError::Diverged { step: 13, origin, .. } = &error else { panic!("{error}") };
     assert!(origin.contains("the gradients of 1 of 24 parameters are not"), "{origin}");
+    assert!(origin.contains("what changed the gradients came after them"), "{origin}");
     // What was passing: the same command goes on from the checkpoint before.
     field.train("hurt", &config).unwrap();
     assert!(files(&field.folder("hurt").join(FINAL)) == files(&field.folder("whole").join(FINAL)));
@@ -123,6 +124,60 @@ fn a_gradient_that_is_no_number_ends_the_run_before_it_spreads() {
     let config = recipe("keep_checkpoints = 3\nstability = { window = 4 }");
     let summary = field.train_beside("skips", &config, &beside).unwrap();
     assert!(summary.final_loss.unwrap().is_finite());
+}
+
+/// Replaces all values of the three matrices of a layer's feed-forward part, and their gradients by
+/// zeros, so that the step at hand leaves them there.
+fn plant(parameters: &mut ParameterStore, layer: usize, values: [f32; 3]) {
+    let device = parameters.device().clone();
+    let names = ["gate_proj", "up_proj", "down_proj"];
+    for (name, value) in names.into_iter().zip(values) {
+        let name = format!("model.layers.{layer}.mlp.{name}.weight");
+        let id = parameters.id(&name).unwrap();
+        let parameter = parameters.iter_mut().nth(id.index()).unwrap();
+        device.fill(parameter.grad_mut().unwrap(), 0.0);
+        let elements = parameter.shape().elements();
+        parameters.write(id, &vec![value; elements]).unwrap();
+    }
+}
+
+#[test]
+fn the_operation_that_first_makes_no_number_is_named() {
+    let check = |name: &str, more: &str, values: [f32; 3], expect: [&str; 3]| {
+        let plant = |step: u64, parameters: &mut ParameterStore| {
+            if step == 1 {
+                plant(parameters, 1, values);
+            }
+        };
+        let beside = Beside { on_gradients: Some(&plant), ..Beside::default() };
+        let error = Field::new().train_beside(name, &recipe(more), &beside).unwrap_err();
+        let TrainError::Diverged { step: 2, origin, .. } = &error else { panic!("{error}") };
+        for expect in expect {
+            assert!(origin.contains(expect), "{origin}\nlacks {expect}");
+        }
+    };
+    let forward = "on the way forward, swiglu after model.layers.1.mlp.up_proj.weight made";
+    let overflow = "activations of the forward pass overflowed; done again";
+    check(
+        "forward",
+        "",
+        [1e30, 1e30, 1.0],
+        [
+            overflow,
+            forward,
+            "values that are not finite in its output [2, 16, 32] (f32), the first",
+        ],
+    );
+    check(
+        "bf16",
+        "precision = 'bf16'",
+        [1e30, 1e30, 1.0],
+        [overflow, forward, "(bf16), the first"],
+    );
+    // The gate is zero, so on the way forward nothing of the other two is seen.
+    let back = "on the way back, swiglu after model.layers.1.mlp.up_proj.weight made";
+    let gradients = "weights and loss are finite; the gradients of";
+    check("back", "", [0.0, 1e30, 1e20], [gradients, back, "what went in was finite, at most"]);
 }
 
 #[test]

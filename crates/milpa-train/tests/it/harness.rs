@@ -13,7 +13,8 @@ use milpa_tokens::{
     Context, TokenDataset, Tokenizer, TokenizerConfig, TokensConfig, encode_shards, train_tokenizer,
 };
 use milpa_train::{
-    Job, Metric, OnGradients, Pulse, ReplaySet, Summary, TrainConfig, TrainError, read_metrics,
+    BaseModel, Job, Metric, OnGradients, OnMetric, Pulse, ReplaySet, Start, Summary, TrainConfig,
+    TrainError, read_metrics,
 };
 
 const TEXTS: [&str; 4] = [
@@ -29,8 +30,17 @@ pub(crate) struct Beside<'a> {
     pub(crate) mirror: Option<&'a Path>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) on_gradients: Option<OnGradients<'a>>,
+    pub(crate) on_metric: Option<OnMetric<'a>>,
     /// Whether a run in stages goes on although its plan changed.
     pub(crate) extend: bool,
+}
+
+/// What a run begins with and reads.
+struct Text<'a> {
+    start: Start<'a>,
+    dataset: &'a TokenDataset,
+    replay: ReplaySet<'a>,
+    general: Option<&'a TokenDataset>,
 }
 
 /// A folder with a tokenizer and token shards: the sources `sentences` and `numbers`.
@@ -66,14 +76,14 @@ impl Field {
         let tokenizer = train_tokenizer(&config, &mut texts(16).into_iter().map(Ok), &context)
             .unwrap()
             .tokenizer;
-        let encode = |name: &str, train: Vec<TextRecord>| {
+        let encode = |name: &str, train: Vec<TextRecord>, held_out: Vec<TextRecord>| {
             let dir = root.path().join(name);
             encode_shards(
                 &dir,
                 &TokensConfig::default(),
                 &tokenizer,
                 &mut train.into_iter().map(Ok),
-                &mut texts(4).into_iter().map(Ok),
+                &mut held_out.into_iter().map(Ok),
                 BTreeMap::new(),
                 vec!["CC0-1.0".to_owned()],
                 &context,
@@ -81,8 +91,8 @@ impl Field {
             .unwrap();
             TokenDataset::open(&dir, &tokenizer).unwrap()
         };
-        let dataset = encode("tokens", texts(64));
-        let general = encode("general", numbers(40));
+        let dataset = encode("tokens", texts(64), texts(4));
+        let general = encode("general", numbers(40), numbers(12));
         Self { root, tokenizer, dataset, general }
     }
 
@@ -136,25 +146,64 @@ impl Field {
         progress: &dyn Progress,
         stop: &StopFlag,
     ) -> Result<Summary, TrainError> {
-        config.validate().unwrap();
-        let out = self.folder(name);
-        fs::create_dir_all(&out).unwrap();
         let model = ModelConfig {
             hidden_size: 16,
             layers: 2,
             heads: 2,
             kv_heads: 1,
+            head_dim: Some(8),
             ffn_size: 32,
             vocab_size: self.tokenizer.vocab_size(),
             context_length: 16,
             ..ModelConfig::default()
         };
+        let text = Text {
+            start: Start::New(&model),
+            dataset: &self.dataset,
+            replay: ReplaySet { name: "general", dataset: &self.general },
+            general: None,
+        };
+        self.train_text(name, config, &text, beside, progress, stop)
+    }
+
+    /// Goes on from the run `base` on numbers; what was known are the sentences.
+    pub(crate) fn go_on_from(
+        &self,
+        base: &str,
+        name: &str,
+        config: &TrainConfig,
+        progress: &dyn Progress,
+        stop: &StopFlag,
+    ) -> Result<Summary, TrainError> {
+        let base = BaseModel::open(&self.folder(base).join("checkpoint")).unwrap();
+        let text = Text {
+            start: Start::Base(&base),
+            dataset: &self.general,
+            replay: ReplaySet { name: "sentences", dataset: &self.dataset },
+            general: Some(&self.dataset),
+        };
+        self.train_text(name, config, &text, &Beside::default(), progress, stop)
+    }
+
+    fn train_text(
+        &self,
+        name: &str,
+        config: &TrainConfig,
+        text: &Text<'_>,
+        beside: &Beside<'_>,
+        progress: &dyn Progress,
+        stop: &StopFlag,
+    ) -> Result<Summary, TrainError> {
+        config.validate().unwrap();
+        let out = self.folder(name);
+        fs::create_dir_all(&out).unwrap();
         let job = Job {
             config,
-            model: &model,
+            start: text.start,
             tokenizer: &self.tokenizer,
-            dataset: &self.dataset,
-            replay: vec![ReplaySet { name: "general", dataset: &self.general }],
+            dataset: text.dataset,
+            replay: vec![text.replay],
+            general: text.general,
             extend: beside.extend,
             seed: Seed(7),
             licences: Vec::new(),
@@ -164,6 +213,7 @@ impl Field {
             mirror: beside.mirror,
             pulse: &beside.pulse,
             on_gradients: beside.on_gradients,
+            on_metric: beside.on_metric,
         };
         milpa_train::train(&job, &out, progress, stop)
     }
@@ -194,19 +244,24 @@ pub(crate) fn recipe(more: &str) -> TrainConfig {
 
 /// The bytes of all files of a checkpoint.
 pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| {
-            let entry = entry.unwrap();
-            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
-        })
-        .collect()
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            let within = files(&entry.path());
+            found.extend(within.into_iter().map(|(file, bytes)| (format!("{name}/{file}"), bytes)));
+        } else {
+            found.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+    found
 }
 
 /// Asks for a stop when a line with a text is shown.
-struct StopAfter {
-    line: String,
-    stop: StopFlag,
+pub(crate) struct StopAfter {
+    pub(crate) line: String,
+    pub(crate) stop: StopFlag,
 }
 
 impl Progress for StopAfter {

@@ -1,8 +1,10 @@
 //! An interrupted run ends in the bytes of an uninterrupted one.
 
-use milpa_train::{AVERAGED_CHECKPOINT, Metric, TrainError};
+use std::cell::RefCell;
 
-use crate::harness::{Field, files, recipe};
+use milpa_train::{AVERAGED_CHECKPOINT, Metric, Noted, TrainError};
+
+use crate::harness::{Beside, Field, files, recipe};
 
 /// Trains `more` at once, and again with stops between and on the steps of checkpoints.
 pub(crate) fn check(more: &str) -> Vec<Metric> {
@@ -54,6 +56,33 @@ fn skipped_and_undone_steps_come_again_after_a_resume() {
     assert!(step <= from_step && *batches_passed_over > from_step - step);
 }
 
+/// Whoever watches knows what stands in the file, after steps that are taken again too.
+#[test]
+fn who_watches_is_told_what_stands_in_the_metrics() {
+    let field = Field::new();
+    let config = recipe(
+        "keep_checkpoints = 3
+        stability = { sigmas = 1.0, window = 8, rollback_after = 2, max_rollbacks = 50 }",
+    );
+    field.train_to("watched", &config, 11);
+    let (told, kept) = (RefCell::new(Vec::new()), RefCell::new(0));
+    let on_metric = |noted: Noted<'_>| match noted {
+        Noted::Kept(metrics) => {
+            *kept.borrow_mut() += 1;
+            told.replace(metrics.to_vec());
+        }
+        Noted::Added(metric) => told.borrow_mut().push(metric.clone()),
+    };
+    let beside = Beside { on_metric: Some(&on_metric), ..Beside::default() };
+    field.train_beside("watched", &config, &beside).unwrap();
+    // As text: a number may change in its last bit when it is read back.
+    let told: Vec<String> =
+        told.into_inner().iter().map(|metric| serde_json::to_string(metric).unwrap()).collect();
+    let file = std::fs::read_to_string(field.folder("watched").join("metrics.jsonl")).unwrap();
+    assert_eq!(told, file.lines().collect::<Vec<_>>());
+    assert!(kept.into_inner() > 1, "it began in the middle and went back");
+}
+
 #[test]
 fn a_run_that_going_back_does_not_help_says_so() {
     let never = "keep_checkpoints = 3
@@ -66,10 +95,51 @@ fn a_run_that_going_back_does_not_help_says_so() {
 fn an_average_and_narrow_states_come_again_after_a_resume() {
     check("average = { decay = 0.8 }");
     check("optimizer = { kind = 'adam_w', learning_rate = 0.01, state_precision = 'bf16' }");
+    check("optimizer = { kind = 'lion', learning_rate = 0.002, state_precision = 'bf16' }");
     check(
         "average = { decay = 0.5 }
          optimizer = { kind = 'muon', learning_rate = 0.01, embedding_learning_rate = 0.01, state_precision = 'bf16' }",
     );
+}
+
+/// The z-loss is told beside the loss, and pulls on the normaliser without harm to what is learned.
+#[test]
+fn lion_and_the_z_loss_come_again_after_a_resume() {
+    let optimizer = "optimizer = { kind = 'lion', learning_rate = 0.002 }";
+    let z_losses = |metrics: Vec<Metric>| -> Vec<Option<f64>> {
+        let z_loss = |metric| match metric {
+            Metric::Step { z_loss, .. } => Some(z_loss),
+            _ => None,
+        };
+        metrics.into_iter().filter_map(z_loss).collect()
+    };
+    assert!(z_losses(check(optimizer)).iter().all(Option::is_none));
+    let with = z_losses(check(&format!("{optimizer}\nz_loss = 0.05")));
+    let (first, last) = (with[0].unwrap(), with[23].unwrap());
+    assert!(first > 0.0 && last < 0.9 * first, "{first} to {last}");
+}
+
+#[test]
+fn a_run_with_rates_of_another_width_comes_again_after_a_resume() {
+    for optimizer in [
+        "{ kind = 'adam_w', learning_rate = 0.01 }",
+        "{ kind = 'muon', learning_rate = 0.01, embedding_learning_rate = 0.01 }",
+    ] {
+        check(&format!("mup = {{ base_width = 4 }}\noptimizer = {optimizer}"));
+    }
+}
+
+/// What a wider model is trained with is in its weights: its files say nothing of it.
+#[test]
+fn the_files_of_a_model_need_no_multiplier() {
+    let field = Field::new();
+    let plain = field.train("plain", &recipe("")).unwrap();
+    let base = field.train("base", &recipe("mup = { base_width = 16 }")).unwrap();
+    let wide = field.train("wide", &recipe("mup = { base_width = 4 }")).unwrap();
+    let [plain, base, wide] = [plain, base, wide].map(|run| files(&run.checkpoint));
+    assert_eq!(plain["model.safetensors"], base["model.safetensors"], "the base is as it was");
+    assert_ne!(plain["model.safetensors"], wide["model.safetensors"]);
+    assert_eq!(plain["config.json"], wide["config.json"]);
 }
 
 /// The averaged checkpoint is a model of its own, and the training is the one without an average.
@@ -96,6 +166,13 @@ fn states_that_would_stand_still_in_bf16_are_refused() {
     let (key, message) = config.validate().unwrap_err();
     assert_eq!(key, "train.optimizer");
     assert!(message.contains("0.999 stands still in bf16"), "{message}");
+    let lion = |beta2: f64| {
+        recipe(&format!(
+            "optimizer = {{ kind = 'lion', learning_rate = 0.001, beta2 = {beta2}, state_precision = 'bf16' }}"
+        ))
+    };
+    assert!(lion(0.99).validate().is_ok());
+    assert!(lion(0.995).validate().is_err());
 }
 
 /// A rate at which the weights leave the range of f32.

@@ -56,6 +56,48 @@ fn a_run_in_stages_ends_in_the_same_bytes_when_cut() {
 }
 
 #[test]
+fn a_checkpoint_is_forked_into_several_anneals() {
+    let field = Field::new();
+    let plan = |more: &str| {
+        let text = "schedule = { kind = 'stages' }
+            [[stage]]
+            name = 'plateau'
+            steps = 16
+            schedule = [{ shape = 'constant' }]
+            [[stage]]
+            name = 'anneal'";
+        recipe(&format!("{text}\n{more}"))
+    };
+    let linear = plan("schedule = [{ shape = 'linear', to = 0.0 }]");
+    let cosine = plan(
+        "mixture = { sentences = 0.5, 'general/numbers' = 0.5 }
+         schedule = [{ shape = 'cosine', to = 0.0 }]
+         [[replay]]
+         name = 'general'
+         tokens = 'general'
+         share = 0.0",
+    );
+    field.train("whole", &linear).unwrap();
+    let plateau = field.folder("whole/checkpoints/step-00000016");
+    assert!(plateau.is_dir());
+    for (name, config) in [("linear", &linear), ("cosine", &cosine)] {
+        milpa_train::fork(&plateau, &field.folder(name)).unwrap();
+        // A second call finds the fork made.
+        milpa_train::fork(&plateau, &field.folder(name)).unwrap();
+        field.extend(name, config).unwrap();
+    }
+    let model = |name: &str| files(&field.folder(name).join("checkpoint"));
+    assert!(model("linear") == model("whole"), "the same plan ends in other bytes");
+    assert!(model("cosine")["model.safetensors"] != model("whole")["model.safetensors"]);
+    field.train("plain", &recipe("")).unwrap();
+    let fork = |from: &str| {
+        milpa_train::fork(&field.folder(from), &field.folder("refused")).unwrap_err().to_string()
+    };
+    assert!(fork("plain/checkpoint").contains("has no stages"), "{}", fork("plain/checkpoint"));
+    assert!(!field.folder("refused").join("key").exists());
+}
+
+#[test]
 fn packed_documents_and_curricula_come_again_after_a_resume() {
     check("packing = 'best_fit'\n[[stage]]\nname = 'all'");
     check(

@@ -62,6 +62,24 @@ pub struct EndpointArguments {
     pub allow_insecure: bool,
 }
 
+/// The model that a command scores.
+#[derive(Debug, Args)]
+pub struct ScoredModel {
+    /// A bundle, a checkpoint or a .gguf file; with --endpoint a name there
+    #[arg(long, value_name = "MODEL", required_unless_present = "endpoint")]
+    pub model: Option<PathBuf>,
+    /// Folder of an adapter (LoRA) to open with the model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// File of the endpoint's answers, by which the same command goes on where a cut one stopped
+    /// [default: beside what the command writes]
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    pub answers: Option<PathBuf>,
+    /// A model elsewhere
+    #[command(flatten)]
+    pub endpoint: EndpointArguments,
+}
+
 /// Which of an endpoint's ways is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ApiChoice {

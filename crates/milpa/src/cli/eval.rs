@@ -78,7 +78,8 @@ pub struct CompareArguments {
     /// Tasks or sources with regional text, for adaptation %
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub regional: Vec<String>,
-    /// The models behind the reports, base first, for KL(base ‖ model)
+    /// The models behind the reports, base first, for KL(base ‖ model); with --endpoint, what is no
+    /// path here is a name there
     #[arg(long, value_name = "MODEL", value_delimiter = ',', requires = "kl_texts")]
     pub models: Vec<PathBuf>,
     /// General texts for KL(base ‖ model): JSONL with a field "text"
@@ -96,6 +97,9 @@ pub struct CompareArguments {
     /// Folder for ledger.json, ledger.txt and the plot
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Where models of --models are that are not here
+    #[command(flatten)]
+    pub endpoint: EndpointArguments,
 }
 
 /// A comparison that is planned.

@@ -1,15 +1,13 @@
 //! `milpa check`: everything a recipe says and names, before any work.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 use milpa_train::{StageConfig, TrainConfig};
 
-use crate::{commands::train, context::Context};
+use crate::{cli::RecipeArgument, commands::train, context::Context};
 
 /// Validates a recipe, the files it names and its plan.
-pub fn check(context: &Context, path: &Path) -> Result<()> {
-    let recipe = context.recipe(path)?;
+pub fn check(context: &Context, recipe: &RecipeArgument) -> Result<()> {
+    let recipe = context.recipe(recipe)?;
     let missing = recipe.missing_files();
     if !missing.is_empty() {
         let list: Vec<String> = missing
@@ -18,6 +16,7 @@ pub fn check(context: &Context, path: &Path) -> Result<()> {
             .collect();
         bail!("paths in {} that do not exist:\n{}", recipe.path.display(), list.join("\n"));
     }
+    train::check_base(&recipe.recipe)?;
     let plan = train::check_plan(context, &recipe, None)?;
     context.show(&plan, || {
         format!("{} is in order\n\n{plan}{}", recipe.path.display(), stages(&recipe.recipe.train))

@@ -40,7 +40,7 @@ pub fn demo(context: &Context, out: &Path) -> Result<()> {
         "The sample (69 web pages in Spanish, Portuguese, Quechua and Guaraní) and its recipe are in {}.",
         out.display()
     ));
-    let recipe = context.recipe(out)?;
+    let recipe = context.recipe(&out.into())?;
     let folders = run::run(context, &recipe, &out.join("run"), &Conditions::default())?;
     let bundle = folders.bundle();
     if !context.json {

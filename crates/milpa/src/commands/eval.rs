@@ -10,8 +10,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 use milpa_base::{
-    Bytes, Digest, Kind, Seed, TextModel, config::Location, hash_bytes, manifest::Verify,
-    open_artifact,
+    Bytes, Digest, Kind, Seed, config::Location, hash_bytes, manifest::Verify, open_artifact,
 };
 use milpa_corpus::{Split, read_split};
 use milpa_eval::{
@@ -22,11 +21,20 @@ use milpa_eval::{
 };
 
 use crate::{
-    commands::chat::{self, ModelPaths},
+    cli::ScoredModel,
+    commands::{
+        harness::ENDPOINT_FILE,
+        model::{ModelFlags, OpenedModel},
+    },
     context::Context,
     recipe::Loaded,
     run::hash_path,
 };
+
+/// Answers of an endpoint to `milpa eval perplexity`.
+const PERPLEXITY_FILE: &str = "perplexity.endpoint.jsonl";
+/// Answers of an endpoint to `milpa eval choice`.
+const CHOICE_FILE: &str = "choice.endpoint.jsonl";
 
 fn watch(context: &Context) -> Watch<'_> {
     Watch { progress: &context.progress, stop: &context.stop }
@@ -47,16 +55,31 @@ pub fn input_hashes(config: &EvalConfig) -> Result<BTreeMap<String, Digest>> {
     Ok(hashes)
 }
 
+/// Measures everything in the recipe's `[eval]` table on the model that the command line names.
+pub fn suite_of(
+    context: &Context,
+    recipe: &Loaded,
+    scored: &ScoredModel,
+    corpus: &Path,
+    out: &Path,
+) -> Result<EvalReport> {
+    // Beside the folder: what lies in it is of one evaluation, and is replaced whole.
+    let mut answers = out.as_os_str().to_owned();
+    answers.push(".");
+    answers.push(ENDPOINT_FILE);
+    let model = OpenedModel::open(context, ModelFlags::scored(scored, Path::new(&answers)))?;
+    suite(context, recipe, model, corpus, out)
+}
+
 /// Measures everything in the recipe's `[eval]` table.
 pub fn suite(
     context: &Context,
     recipe: &Loaded,
-    model: ModelPaths<'_>,
+    mut model: OpenedModel,
     corpus: &Path,
     out: &Path,
-) -> Result<()> {
+) -> Result<EvalReport> {
     let (_, corpus_digest) = open_artifact(corpus, Kind::Corpus, Verify::Contents)?;
-    let mut model = chat::open(context, model)?;
     model.rename(&recipe.recipe.name);
     let config = &recipe.recipe.eval;
     let info = RunInfo {
@@ -64,12 +87,14 @@ pub fn suite(
         seed: recipe.recipe.seed.derive("evaluation"),
     };
     let mut held_out = read_split(corpus, Split::Validation)?;
-    let evaluation = milpa_eval::run(&model, config, Some(&mut held_out), &info, watch(context))?;
+    let evaluation =
+        milpa_eval::run(model.model(), config, Some(&mut held_out), &info, watch(context));
+    let evaluation = model.told(context, evaluation.map_err(Into::into))?;
     let mut inputs = input_hashes(config)?;
     inputs.insert("corpus".to_owned(), corpus_digest);
-    inputs.insert("model".to_owned(), hash_bytes(model.info().hash.as_bytes()));
+    inputs.insert("model".to_owned(), hash_bytes(model.model().info().hash.as_bytes()));
     evaluation.write(out, config, inputs)?;
-    Ok(())
+    Ok(evaluation.report)
 }
 
 /// Reads the report of an evaluation folder.
@@ -80,12 +105,12 @@ pub fn read_report(dir: &Path) -> Result<EvalReport> {
 /// Bits per byte on the texts of a JSONL file.
 pub fn perplexity(
     context: &Context,
-    model: ModelPaths<'_>,
+    scored: &ScoredModel,
     data: &Path,
     field: &str,
     max_bytes: Option<Bytes>,
 ) -> Result<()> {
-    let model = chat::open(context, model)?;
+    let model = OpenedModel::open(context, ModelFlags::scored(scored, Path::new(PERPLEXITY_FILE)))?;
     let mut records = milpa_eval::read_jsonl_texts(data, field)?;
     let config = PerplexityConfig {
         max_bytes_per_source: max_bytes.unwrap_or(PerplexityConfig::default().max_bytes_per_source),
@@ -95,7 +120,8 @@ pub fn perplexity(
         replicates: defaults.bootstrap_replicates,
         seed: Seed(0),
     };
-    let report = measure(&model, &mut records, &config, resampling, watch(context))?;
+    let report = measure(model.model(), &mut records, &config, resampling, watch(context));
+    let report = model.told(context, report.map_err(Into::into))?;
     for (reason, skipped) in &records.skips().0 {
         context.progress.say(&format!(
             "skipped {} lines: {reason} (first at {:?})",
@@ -108,12 +134,12 @@ pub fn perplexity(
 /// One multiple-choice task.
 pub fn choice(
     context: &Context,
-    model: ModelPaths<'_>,
+    scored: &ScoredModel,
     task: &Path,
     data: &Path,
     limit: Option<usize>,
 ) -> Result<()> {
-    let model = chat::open(context, model)?;
+    let model = OpenedModel::open(context, ModelFlags::scored(scored, Path::new(CHOICE_FILE)))?;
     let config = EvalConfig {
         perplexity: PerplexityConfig::default(),
         tasks: vec![TaskEntry {
@@ -125,7 +151,8 @@ pub fn choice(
         ..EvalConfig::default()
     };
     let info = RunInfo { command_line: context.command_line(), seed: Seed(0) };
-    let evaluation = milpa_eval::run(&model, &config, None, &info, watch(context))?;
+    let evaluation = milpa_eval::run(model.model(), &config, None, &info, watch(context));
+    let evaluation = model.told(context, evaluation.map_err(Into::into))?;
     context.show(&evaluation.report, || evaluation.report.to_string())
 }
 

@@ -9,9 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    context::Context,
+    context::{Context, quote},
     ledger::TrainingFolder,
     run::{RESOLVED_FILE, read_stamps},
+    watch,
 };
 
 #[derive(Debug, Serialize)]
@@ -124,10 +125,8 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
         return context.show(&evaluated, || evaluated.to_string());
     }
     let stamps = read_stamps(dir);
-    let title = "Planned and measured".to_owned();
     let training = TrainingFolder::find(dir);
-    let sections = training.as_ref().map_or_else(|_| Ok(Vec::new()), TrainingFolder::sections)?;
-    let costs = Sheet { title, sections };
+    let costs = training.as_ref().map_or_else(|_| Ok(Sheet::default()), training_sheet)?;
     if stamps.is_empty() {
         if training.is_ok() && !costs.sections.is_empty() {
             return context.show(&costs, || costs.to_string());
@@ -176,6 +175,24 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
         }
         text
     })
+}
+
+/// Plan, costs and numbers of a training, and where it is to be looked at.
+fn training_sheet(training: &TrainingFolder) -> Result<Sheet> {
+    let mut sheet = training.sheet()?;
+    let mut section = watch::figures(&training.metrics()?);
+    let page = training.path.join(watch::REPORT_FILE);
+    if page.exists() {
+        section.note(format!("{} shows them as plots", page.display()));
+    }
+    let events = training.path.join(watch::TENSORBOARD_FOLDER);
+    if events.exists() {
+        section.note(format!("tensorboard --logdir {}", quote(&events.display().to_string())));
+    }
+    if !section.facts.is_empty() {
+        sheet.sections.push(section);
+    }
+    Ok(sheet)
 }
 
 fn artifact(context: &Context, dir: &Path) -> Result<()> {

@@ -12,7 +12,7 @@ use milpa_model::LocalModel;
 use milpa_tokens::{ChatTemplate, Message, RenderOptions, Tokenizer};
 
 use crate::{
-    cli::{ApiChoice, EndpointArguments},
+    cli::{ApiChoice, EndpointArguments, ScoredModel},
     commands::chat::{self, ModelPaths},
     context::Context,
 };
@@ -55,6 +55,19 @@ pub struct ModelFlags<'a> {
     pub endpoint: &'a EndpointArguments,
     /// File of the answers that an endpoint gave.
     pub answers: &'a Path,
+}
+
+impl<'a> ModelFlags<'a> {
+    /// The model that a command scores; `answers` is where the endpoint's answers are kept unless the
+    /// command line says it.
+    pub fn scored(scored: &'a ScoredModel, answers: &'a Path) -> Self {
+        Self {
+            model: scored.model.as_deref(),
+            adapter: scored.adapter.as_deref(),
+            endpoint: &scored.endpoint,
+            answers: scored.answers.as_deref().unwrap_or(answers),
+        }
+    }
 }
 
 impl OpenedModel {

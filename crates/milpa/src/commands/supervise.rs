@@ -72,13 +72,19 @@ struct Restart<'a> {
     started_again: bool,
 }
 
-/// Runs this command without [`FLAG`] until it is done. `folder` is where restarts are noted, and
-/// `newest_step` the run's newest checkpoint.
-pub fn supervise(
-    context: &Context,
-    folder: &Path,
-    newest_step: &dyn Fn() -> Option<u64>,
-) -> Result<ExitCode> {
+/// A run that is supervised.
+pub struct Supervised<'a> {
+    /// Where restarts are noted.
+    pub folder: &'a Path,
+    /// The run's newest checkpoint.
+    pub newest_step: &'a dyn Fn() -> Option<u64>,
+    /// Whether the run was ended on purpose, as by an alarm.
+    pub is_ended: &'a dyn Fn() -> bool,
+}
+
+/// Runs this command without [`FLAG`] until it is done.
+pub fn supervise(context: &Context, run: &Supervised<'_>) -> Result<ExitCode> {
+    let Supervised { folder, newest_step, is_ended } = run;
     let program = std::env::current_exe().context("this program cannot be found")?;
     let arguments: Vec<OsString> =
         std::env::args_os().skip(1).filter(|argument| *argument != *FLAG).collect();
@@ -86,12 +92,18 @@ pub fn supervise(
     loop {
         let before = newest_step();
         let began = std::time::Instant::now();
-        let mut child =
-            Command::new(&program).args(&arguments).spawn().context("the run cannot be started")?;
+        let mut command = Command::new(&program);
+        command.args(&arguments);
+        // Ctrl-C reaches the supervisor alone, which hands it on: twice would end the run unsaved.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn().context("the run cannot be started")?;
         let status = wait(context, &mut child)?;
         let newest = newest_step();
         let code = status.code().and_then(|code| u8::try_from(code).ok());
-        let decision = patience.decide(code, newest > before, context.stop.is_set());
+        let on_purpose = code == Some(EXIT_FAILURE) && is_ended();
+        let stopping = context.stop.is_set() || on_purpose;
+        let decision = patience.decide(code, newest > before, stopping);
         let ended_by = describe(status);
         if decision != Decision::End(0) {
             let note = Restart {
@@ -107,7 +119,7 @@ pub fn supervise(
         }
         match decision {
             Decision::End(code) => {
-                if code != 0 && code != EXIT_USAGE && !context.stop.is_set() {
+                if code != 0 && code != EXIT_USAGE && !stopping {
                     eprintln!(
                         "error: the run ended {MOST_IN_VAIN} times and more without a new checkpoint, \
                          the last time by {ended_by}; {} tells each time",

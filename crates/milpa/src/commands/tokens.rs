@@ -3,15 +3,25 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result};
-use milpa_base::{Kind, Manifest, TextRecord, manifest::Verify, open_artifact};
+use milpa_base::{
+    ArtifactWriter, Digest, Kind, Manifest, TextRecord,
+    artifact::Record,
+    manifest::{MANIFEST_FILE, Verify},
+    open_artifact,
+};
 use milpa_corpus::{Document, Split, read_split, read_weighted};
 use milpa_text::Classifier;
 use milpa_tokens::{
     DocumentValue, QualityConfig, Tokenizer, ValuedRecord, encode_valued_shards, inspect_tokenizer,
     train_tokenizer,
 };
+use milpa_train::BaseConfig;
 
-use crate::{context::Context, recipe::Loaded, run::hash_path};
+use crate::{
+    context::Context,
+    recipe::{Loaded, Origin},
+    run::hash_path,
+};
 
 pub fn stage(context: &Context) -> milpa_tokens::Context<'_> {
     milpa_tokens::Context {
@@ -21,14 +31,50 @@ pub fn stage(context: &Context) -> milpa_tokens::Context<'_> {
     }
 }
 
-/// Trains the recipe's tokenizer on the training split of a corpus.
+/// Trains the recipe's tokenizer on the training split of a corpus, or takes that of its base.
 pub fn train(context: &Context, recipe: &Loaded, corpus: &Path, out: &Path) -> Result<Manifest> {
+    let config = match recipe.recipe.origin() {
+        Origin::Base(base) => return import(context, base, out),
+        Origin::New { tokenizer, .. } => tokenizer,
+    };
     let (manifest, digest) = open_artifact(corpus, Kind::Corpus, Verify::Contents)?;
-    let config = &recipe.recipe.tokenizer;
     let mut records = read_split(corpus, Split::Train)?;
     let trained = train_tokenizer(config, &mut records, &stage(context))?;
     let inputs = BTreeMap::from([("corpus".to_owned(), digest)]);
     Ok(trained.write(out, config, inputs, manifest.licences)?)
+}
+
+/// Makes the tokenizer of the recipe's base an artifact of the run.
+fn import(context: &Context, base: &BaseConfig, out: &Path) -> Result<Manifest> {
+    let tokenizer = Tokenizer::open(&base.model.path)?;
+    let template = tokenizer.chat_template().cloned();
+    let template = template.unwrap_or_else(milpa_tokens::ChatTemplate::continuation);
+    let inputs = BTreeMap::from([("base tokenizer".to_owned(), tokenizer.hash())]);
+    let mut record = Record::new("tokenizer", base, inputs)?;
+    record.counts.insert("vocabulary".to_owned(), tokenizer.vocab_size() as u64);
+    let writer = ArtifactWriter::begin(out, Kind::Tokenizer)?;
+    tokenizer.write_files(writer.dir(), &template)?;
+    context.progress.say(&format!(
+        "  the tokenizer of {}: {} tokens",
+        base.model.path.display(),
+        tokenizer.vocab_size()
+    ));
+    Ok(writer.finish(record)?)
+}
+
+/// Verifies a folder that is a tokenizer artifact; one of Hugging Face has nothing to be held against.
+///
+/// # Errors
+/// A damaged artifact.
+pub fn verify_tokenizer(path: &Path) -> Result<Digest> {
+    if path.join(MANIFEST_FILE).exists() {
+        let kind = match Manifest::read(path)?.kind {
+            model @ (Kind::Checkpoint | Kind::Bundle) => model,
+            _ => Kind::Tokenizer,
+        };
+        return Ok(open_artifact(path, kind, Verify::Contents)?.1);
+    }
+    Ok(Tokenizer::open(path)?.hash())
 }
 
 /// A classifier with the place of the label that means quality.
@@ -75,7 +121,7 @@ pub fn encode(
     out: &Path,
 ) -> Result<Manifest> {
     let (manifest, corpus_digest) = open_artifact(corpus, Kind::Corpus, Verify::Contents)?;
-    let (_, tokenizer_digest) = open_artifact(tokenizer, Kind::Tokenizer, Verify::Contents)?;
+    let tokenizer_digest = verify_tokenizer(tokenizer)?;
     let tokenizer = Tokenizer::open(tokenizer)?;
     let mut inputs = BTreeMap::from([
         ("corpus".to_owned(), corpus_digest),

@@ -11,21 +11,23 @@ use milpa_base::{
 };
 use milpa_kernels::{Cpu, Isa, peak};
 use milpa_model::Device;
-use milpa_plan::{Machine, Plan, PlannedRun, plan};
+use milpa_plan::{Machine, Plan, PlannedRun, plan, sheet::Sheet};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
 use milpa_train::{
-    Job, Precision, Pulse, ReplaySet, StageTable, Summary, TrainConfig, Watchdog, model_shape,
-    stage_table, train_shape,
+    BaseModel, Job, Noted, Precision, Pulse, ReplaySet, StageTable, Start, Summary, TrainConfig,
+    Watchdog, model_shape, stage_table, train_shape,
 };
 use serde::Serialize;
 
 use crate::{
     EXIT_INTERRUPTED,
-    cli::Endurance,
+    cli::{Endurance, Watching},
     commands::doctor,
-    context::Context,
-    ledger::{self, HourlyPrice, Meter},
-    recipe::Loaded,
+    context::{Context, quote},
+    ledger::{self, HourlyPrice, Meter, TrainingFolder},
+    progress,
+    recipe::{Loaded, Origin, Recipe},
+    watch::{self, Watch},
 };
 
 /// File in the training folder that says what a run that stood still was doing.
@@ -96,7 +98,7 @@ fn plan_on(
     tokens_available: Option<Tokens>,
     calibration: Option<&Path>,
 ) -> Result<Plan> {
-    let (config, model) = (&recipe.recipe.train, &recipe.recipe.model);
+    let config = &recipe.recipe.train;
     let runs = ledger::read_own_runs(calibration.unwrap_or(Path::new(ledger::OWN_RUNS_FILE)))?;
     if let (Some(path), None) = (calibration, &runs) {
         anyhow::bail!(
@@ -113,9 +115,9 @@ fn plan_on(
         expected_utilisation: own_runs.map_or(GUESSED_UTILISATION, |runs| runs.utilisation.median),
         own_runs,
     };
-    let model = model.with_vocab_size(recipe.recipe.tokenizer.vocab_size)?;
-    let shape = train_shape(config);
-    let plan = plan(&model_shape(&model), &shape, &machine, tokens_available);
+    let model = recipe.recipe.description()?;
+    let shape = train_shape(config, &model)?;
+    let plan = plan(&model_shape(model), &shape, &machine, tokens_available);
     plan.check(&shape).map_err(|error| {
         let text = std::fs::read_to_string(&recipe.path).unwrap_or_default();
         let key = match error {
@@ -136,6 +138,8 @@ pub struct Conditions {
     pub price: HourlyPrice,
     /// How to outlive faults.
     pub endurance: Endurance,
+    /// How it is seen while it runs.
+    pub watching: Watching,
     /// Whether a run in stages goes on although its plan changed.
     pub extend: bool,
 }
@@ -149,6 +153,53 @@ pub struct Folders<'a> {
     pub tokens: &'a Path,
     /// Checkpoints, metrics and plots.
     pub out: &'a Path,
+}
+
+/// Opens the base, which must be of the run's tokenizer.
+fn open_base(path: &Path, tokenizer: &Tokenizer) -> Result<BaseModel> {
+    let own = Tokenizer::open(path).with_context(|| {
+        format!("the base {} has no tokenizer that can be read", path.display())
+    })?;
+    anyhow::ensure!(
+        own.hash() == tokenizer.hash(),
+        "the tokenizer of the base {} is not the run's ({} and {}): the base would read other words \
+         than were written; encode the corpus with --tokenizer {}",
+        path.display(),
+        own.hash().short(),
+        tokenizer.hash().short(),
+        quote(&path.to_string_lossy())
+    );
+    Ok(BaseModel::open(path)?)
+}
+
+/// Holds everything that a recipe goes on from against its base, before any work.
+///
+/// # Errors
+/// A base that cannot be gone on from, a replay set that is missing or of another tokenizer.
+pub fn check_base(recipe: &Recipe) -> Result<()> {
+    let Origin::Base(base) = recipe.origin() else { return Ok(()) };
+    let path = &base.model.path;
+    recipe.description()?;
+    let tokenizer = Tokenizer::open(path).with_context(|| {
+        format!("the base {} has no tokenizer that can be read", path.display())
+    })?;
+    open_replay(&recipe.train, &tokenizer)?;
+    open_general(&recipe.train, &tokenizer).map(drop)
+}
+
+/// Opens the token shards of general text that forgetting is measured on.
+fn open_general(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Option<TokenDataset>> {
+    let Some(forgetting) = &config.forgetting else { return Ok(None) };
+    let path = &forgetting.general.path;
+    let describe = || {
+        format!(
+            "train.forgetting.general cannot be read from {}: encode a general set with the base's \
+             tokenizer (milpa tokens encode), or have the base write one with `milpa tokens generate-replay`",
+            path.display()
+        )
+    };
+    open_artifact(path, Kind::Tokens, Verify::Contents).with_context(describe)?;
+    TokenDataset::open(path, tokenizer).with_context(describe).map(Some)
 }
 
 /// Opens the token shards that the recipe's replay names.
@@ -211,11 +262,12 @@ pub fn train(
     conditions: &Conditions,
 ) -> Result<Summary> {
     let Folders { tokenizer, tokens, out } = folders;
-    open_artifact(tokenizer, Kind::Tokenizer, Verify::Contents)?;
+    super::tokens::verify_tokenizer(tokenizer)?;
     let (manifest, _) = open_artifact(tokens, Kind::Tokens, Verify::Contents)?;
     let tokenizer = Tokenizer::open(tokenizer)?;
     let dataset = TokenDataset::open(tokens, &tokenizer)?;
     let replay = open_replay(&recipe.recipe.train, &tokenizer)?;
+    let general = open_general(&recipe.recipe.train, &tokenizer)?;
     let peak = measure_peak(context);
     let available = Tokens(dataset.total_tokens(Split::Train));
     let peak = peak.of(recipe.recipe.train.precision);
@@ -223,15 +275,28 @@ pub fn train(
     for line in plan.to_string().lines() {
         context.progress.say(&format!("  {line}"));
     }
-    let model = recipe.recipe.model.with_vocab_size(tokenizer.vocab_size())?;
+    let (base, model);
+    let start = match recipe.recipe.origin() {
+        Origin::Base(config) => {
+            base = open_base(&config.model.path, &tokenizer)?;
+            Start::Base(&base)
+        }
+        Origin::New { model: config, .. } => {
+            model = config.with_vocab_size(tokenizer.vocab_size())?;
+            Start::New(&model)
+        }
+    };
     let device = Device::cpu(context.threads);
     let pulse = Arc::new(Pulse::default());
+    let watching = Watch::start(context, &recipe.recipe, &conditions.watching, out)?;
+    let on_metric = |noted: Noted<'_>| watching.take(noted);
     let job = Job {
         config: &recipe.recipe.train,
-        model: &model,
+        start,
         tokenizer: &tokenizer,
         dataset: &dataset,
         replay: replay_sets(&replay),
+        general: general.as_ref(),
         extend: conditions.extend,
         seed: recipe.recipe.seed,
         licences: manifest.licences,
@@ -241,10 +306,12 @@ pub fn train(
         mirror: conditions.endurance.mirror.as_deref(),
         pulse: &pulse,
         on_gradients: None,
+        on_metric: Some(&on_metric),
     };
-    let watchdog = watch(&pulse, conditions.endurance.hang_after, out);
+    let watchdog = hang_watch(&pulse, conditions.endurance.hang_after, out, watching.on_hang());
     let trained = milpa_train::train(&job, out, &context.progress, &context.stop);
     drop(watchdog);
+    let ended = watching.end(&trained);
     // Only now: training sets a folder of another configuration aside before it begins.
     let precision = recipe.recipe.train.precision.name();
     let own_loss = ledger::read_own_runs(Path::new(ledger::OWN_RUNS_FILE))?
@@ -253,13 +320,20 @@ pub fn train(
     let mut planned = PlannedRun::of(&plan, precision, &processor, context.threads, own_loss);
     planned.price_per_hour = conditions.price.clone();
     ledger::keep_plan(out, &planned)?;
+    ended?;
     Ok(trained?)
 }
 
 /// Ends the process when training stands still, after writing down what it was doing.
-fn watch(pulse: &Arc<Pulse>, hang_after: Option<u64>, out: &Path) -> Watchdog {
+fn hang_watch(
+    pulse: &Arc<Pulse>,
+    hang_after: Option<u64>,
+    out: &Path,
+    on_hang: impl Fn(u64, f64) + Send + 'static,
+) -> Watchdog {
     let path = out.join(HANG_FILE);
     Watchdog::start(Arc::clone(pulse), hang_after.map(Duration::from_secs), move |hang| {
+        progress::freeze();
         let text = serde_json::to_vec_pretty(hang).unwrap_or_default();
         let written = milpa_base::write_file_atomic(&path, &text);
         eprintln!(
@@ -271,8 +345,24 @@ fn watch(pulse: &Arc<Pulse>, hang_after: Option<u64>, out: &Path) -> Watchdog {
             hang.activity,
             written.map_or(String::new(), |()| format!("; see {}", path.display())),
         );
+        on_hang(hang.steps_done, hang.silent_seconds);
         std::process::exit(i32::from(EXIT_INTERRUPTED));
     })
+}
+
+/// What `milpa train` did, beside what was planned.
+#[derive(Debug, Serialize)]
+pub struct Trained {
+    #[serde(flatten)]
+    summary: Summary,
+    /// The plan beside what came of it, and what it cost.
+    planned_and_measured: Sheet,
+}
+
+impl fmt::Display for Trained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n\n{}", describe(&self.summary), self.planned_and_measured)
+    }
 }
 
 /// Trains on its own, outside a run: the ledger is the training folder's.
@@ -281,7 +371,7 @@ pub fn train_alone(
     recipe: &Loaded,
     folders: Folders<'_>,
     conditions: &Conditions,
-) -> Result<Summary> {
+) -> Result<Trained> {
     let meter = Meter::start("train");
     let trained = train(context, recipe, folders, conditions);
     let out = folders.out;
@@ -289,11 +379,14 @@ pub fn train_alone(
     if trained.is_ok() || out.join(milpa_train::METRICS_FILE).exists() {
         meter.stop(context, out, trained.is_ok(), &conditions.price)?;
     }
-    trained
+    let summary = trained?;
+    let folder = TrainingFolder::find(out)?;
+    watch::write_last_page(&recipe.recipe, &folder)?;
+    Ok(Trained { summary, planned_and_measured: folder.sheet()? })
 }
 
 /// The summary for people.
-pub fn describe(summary: &Summary) -> String {
+fn describe(summary: &Summary) -> String {
     let validation: Vec<String> = summary
         .validation_bits_per_byte
         .iter()
@@ -301,10 +394,13 @@ pub fn describe(summary: &Summary) -> String {
         .collect();
     let epochs: Vec<String> =
         summary.epochs.iter().map(|(source, epochs)| format!("{source} {epochs:.2}")).collect();
+    let forgetting = summary.forgetting.as_ref().map_or_else(String::new, |report| {
+        format!("\nchosen      {} ({})", report.chosen, report.reason)
+    });
     format!(
         "steps       {}\ntokens      {} (epochs: {})\nspeed       {:.0} tokens/s (median); waited {:.1} % of \
          the time for data, {:.2} % for checkpoints\n\
-         loss        {:.4} nats per token\nvalidation  {} bits per byte\ncheckpoint  {}",
+         loss        {:.4} nats per token\nvalidation  {} bits per byte\ncheckpoint  {}{forgetting}",
         summary.steps,
         si(summary.tokens as f64),
         epochs.join(", "),

@@ -156,6 +156,59 @@ fn a_model_elsewhere_gives_what_it_gives_here() {
     field.ok(&[&["eval"], &look[..]].concat());
     let page = field.read("look.html");
     assert!(page.contains("run/bundle") && page.contains(url));
+    scores_are_those_of_the_model_here(&field, url);
+}
+
+fn json(field: &Field, arguments: &[&[&str]]) -> Value {
+    serde_json::from_str(&field.ok(&[&arguments.concat()[..], &["--json"]].concat())).unwrap()
+}
+
+/// `suite`, `perplexity`, `choice` and `compare` with the model behind `url`.
+fn scores_are_those_of_the_model_here(field: &Field, url: &str) {
+    let (here, there) = (["--model", "run/bundle"], ["--endpoint", url]);
+    let near = |a: &Value, b: &Value| {
+        let (x, y) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+        assert!((x - y).abs() < 1e-5 * x.abs().max(1.0), "{x} {y}");
+    };
+    let perplexity: &[&str] = &["eval", "perplexity", "--data", "texts.jsonl"];
+    let one = json(field, &[perplexity, &here]);
+    let other = json(field, &[perplexity, &there]);
+    near(&one["bits_per_byte"], &other["bits_per_byte"]);
+    assert_eq!(one["sources"][0]["text_hash"], other["sources"][0]["text_hash"]);
+    assert!(field.path("perplexity.endpoint.jsonl").exists());
+
+    let task = "name = \"es/plantas\"\nversion = 1\nkind = \"multiple_choice\"\nlanguages = [\"es\"]\n\
+                summary = \"x\"\nlicence = \"CC0-1.0\"\ncitation = \"x\"\n[multiple_choice]\nid = \"plant\"\n\
+                choices = \"choices\"\nanswer = \"answer\"\nanswer_format = \"index\"\nmetrics = [\"acc\"]\n\
+                [multiple_choice.continuation]\ntemplate = \"El {plant} crece en la\"\n";
+    field.write("task.toml", task.as_bytes());
+    let choice: &[&str] = &["eval", "choice", "--task", "task.toml", "--data", "documents.jsonl"];
+    let one = json(field, &[choice, &here]);
+    let other = json(field, &[choice, &there, &["--answers", "paid.jsonl"]]);
+    assert_eq!(one["tasks"][0]["metrics"], other["tasks"][0]["metrics"]);
+    assert!(other["endpoint"]["requests"].as_u64().unwrap() > 0);
+    // The same command asks nothing again.
+    let again = json(field, &[choice, &there, &["--answers", "paid.jsonl"]]);
+    assert_eq!(again["endpoint"]["requests"], 0);
+    assert_eq!(again["tasks"][0]["metrics"], other["tasks"][0]["metrics"]);
+
+    let suite: &[&str] = &["eval", "suite", "recipe.toml", "--corpus", "run/corpus"];
+    let one = json(field, &[suite, &here, &["--out", "suite-here"]]);
+    let other = json(field, &[suite, &there, &["--out", "suite-there"]]);
+    near(&one["perplexity"]["bits_per_byte"], &other["perplexity"]["bits_per_byte"]);
+    assert_eq!(one["samples"][0]["text"], other["samples"][0]["text"]);
+    assert!(one.get("endpoint").is_none() && other["endpoint"]["url"] == url);
+    assert!(field.path("suite-there.endpoint.jsonl").exists());
+    let again = json(field, &[suite, &there, &["--out", "suite-there"]]);
+    assert_eq!(again["endpoint"]["requests"], 0);
+
+    // Distributions are of the model here alone.
+    let compare: &[&str] =
+        &["eval", "compare", "suite-here", "suite-there", "--kl-texts", "texts.jsonl"];
+    let models = ["--models", "run/bundle,huerta"];
+    let ledger = json(field, &[compare, &models, &there]);
+    let said = ledger["columns"][0]["divergence"]["unavailable"]["reason"].as_str().unwrap();
+    assert!(said.contains("is unavailable for huerta"), "{said}");
 }
 
 #[test]

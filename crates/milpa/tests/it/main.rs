@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_input;
+mod continued;
 mod endpoint;
 mod eval;
 mod harness;
@@ -11,3 +12,4 @@ mod plan_cluster;
 mod resume;
 mod stages;
 mod usage;
+mod watch;

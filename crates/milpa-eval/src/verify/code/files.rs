@@ -175,10 +175,9 @@ pub fn score_code(
         }
     }
     if trials.is_empty() {
-        return Err(EvalError::BadAnswer {
-            doing: "trying programs".to_owned(),
-            problem: "no problem of the data has a response; are they of another file?".to_owned(),
-        });
+        return Err(EvalError::OtherAnswers(
+            "no problem of the data has a response; are they of another file?",
+        ));
     }
     let logs: Vec<CodeLog> = trials
         .iter()

@@ -12,7 +12,10 @@ use milpa_eval::{
 
 use crate::{
     cli::CompareArguments,
-    commands::chat::{self, ModelPaths},
+    commands::{
+        harness::ENDPOINT_FILE,
+        model::{ModelFlags, OpenedModel},
+    },
     context::Context,
 };
 
@@ -59,13 +62,21 @@ fn divergences(
         .take(arguments.kl_limit)
         .map(|record| record.map(|record| record.text))
         .collect::<Result<Vec<String>, _>>()?;
-    let open = |model: &PathBuf| chat::open(context, ModelPaths { model, adapter: None });
+    let answers = arguments.out.as_deref().unwrap_or(Path::new("")).join(ENDPOINT_FILE);
+    let open = |model: &PathBuf| {
+        if model.exists() || arguments.endpoint.endpoint.is_none() {
+            return OpenedModel::here(context, model, None);
+        }
+        let (model, endpoint) = (Some(model.as_path()), &arguments.endpoint);
+        OpenedModel::open(context, ModelFlags { model, adapter: None, endpoint, answers: &answers })
+    };
     let base = open(&arguments.models[0])?;
     arguments.models[1..]
         .iter()
         .map(|model| {
             let model = open(model)?;
-            Ok(divergence(&base, &model, &texts, resampling, super::watch(context))?)
+            let (base, model) = (base.model(), model.model());
+            Ok(divergence(base, model, &texts, resampling, super::watch(context))?)
         })
         .collect()
 }

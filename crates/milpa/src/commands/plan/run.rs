@@ -48,7 +48,7 @@ fn as_published(context: &Context, name: &str) -> Result<()> {
 }
 
 fn local(context: &Context, path: &Path, calibration: Option<&Path>) -> Result<()> {
-    let recipe = context.recipe(path)?;
+    let recipe = context.recipe(&path.into())?;
     let plan = train::check_plan_by(context, &recipe, None, calibration)?;
     context.show(&plan, || plan.to_string())
 }
@@ -75,8 +75,8 @@ fn cluster(
         calibration: Calibration::fused(),
     };
     if let Some(path) = recipe {
-        let recipe = context.recipe(path)?.recipe;
-        let shape = model_shape(&recipe.model.with_vocab_size(recipe.tokenizer.vocab_size)?);
+        let recipe = context.recipe(&path.into())?.recipe;
+        let shape = model_shape(recipe.description()?);
         let step = (recipe.train.batch_size * recipe.train.sequence_length) as u64;
         asked.model = ModelChoice::Shape(recipe.name, shape);
         asked.amount = Amount::Tokens(Tokens(recipe.train.steps.0 * step));

@@ -1,0 +1,349 @@
+//! Keeps the forgetting of a run below the recipe's limit.
+//!
+//! After each measurement it says what to do, as a function of the measurements so far alone: hold, move
+//! the share of replay, cut the learning rate, go back to a checkpoint below the limit, or stop. It
+//! measures nothing and moves nothing itself.
+//!
+//! The rule looks one measurement ahead: what is expected is the forgetting now plus its rise since the
+//! last measurement, and its upper end is that plus the upper half of the interval. More replay is as many
+//! times as much as that end is above the limit, twice at the least; where replay is at its most, the
+//! learning rate is halved instead, since a lower rate costs more of what is learned.
+//!
+//! | | |
+//! |---|---|
+//! | the whole interval is above the limit | go back, with more replay; once that is used up, more replay from here on; if nothing is left and it does not fall, stop |
+//! | the upper end of what is expected is above it | more replay |
+//! | it is below half of the limit | double a rate that was cut; then halve a replay that was raised, not below the recipe's share or twice what was too little once |
+//! | else | hold |
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::TrainConfig;
+
+/// The `[train.forgetting.limit]` table of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitConfig {
+    /// Most % by which the perplexity of general text may rise above the base's.
+    pub percent: f64,
+    /// The `[[train.replay]]` whose share is moved.
+    pub replay: String,
+    /// Most share of replay.
+    #[serde(default = "half")]
+    pub largest_replay: f64,
+    /// Least share of the schedule's learning rate.
+    #[serde(default = "tenth")]
+    pub least_learning_rate: f64,
+    /// How often the run may go back.
+    #[serde(default = "two")]
+    pub max_rollbacks: u64,
+}
+
+fn half() -> f64 {
+    0.5
+}
+fn tenth() -> f64 {
+    0.1
+}
+fn two() -> u64 {
+    2
+}
+
+/// Least share of replay to which none is raised.
+const FIRST_REPLAY: f64 = 0.02;
+/// Within so many measurements at its pace, forgetting above the limit has to fall below it.
+const SOON: f64 = 4.0;
+
+impl LimitConfig {
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let share = |value: f64| value > 0.0 && value <= 1.0;
+        if !(self.percent.is_finite() && self.percent > 0.0) {
+            Err(format!("limit.percent is {}; it has to be above zero", self.percent))
+        } else if !(self.largest_replay > 0.0 && self.largest_replay < 1.0) {
+            Err(format!(
+                "limit.largest_replay is {}; it is above 0 and below 1",
+                self.largest_replay
+            ))
+        } else if !share(self.least_learning_rate) {
+            Err(format!(
+                "limit.least_learning_rate is {}; it is a share of the schedule's rate, above 0 up to 1",
+                self.least_learning_rate
+            ))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A share of replay from a batch on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayChange {
+    /// The first batch that is drawn so, counted from 0.
+    pub batch: u64,
+    /// Share of replay from there on.
+    pub replay: f64,
+}
+
+/// What the controller remembers, in checkpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlState {
+    /// Share of replay now.
+    pub replay: f64,
+    /// Share of the schedule's learning rate now.
+    pub learning_rate: f64,
+    /// Share below which replay is not lowered: the recipe's, or twice what was too little once.
+    pub least_replay: f64,
+    /// How often the run went back.
+    pub rollbacks: u64,
+    /// Forgetting at the last measurement, %.
+    pub last: f64,
+    /// The last step whose interval was below the limit; 0 is the base.
+    pub below: u64,
+    /// What was changed in what is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ReplayChange>,
+}
+
+impl ControlState {
+    pub(crate) fn new(replay: f64) -> Self {
+        let changes = Vec::new();
+        let (learning_rate, least_replay) = (1.0, replay);
+        Self { replay, learning_rate, least_replay, rollbacks: 0, last: 0.0, below: 0, changes }
+    }
+}
+
+/// A measurement of forgetting, %, with its interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Reading {
+    pub(crate) value: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Action {
+    Hold,
+    /// Go on with the state's replay and learning rate.
+    Change,
+    /// Go back to the checkpoint after this step, and on with the state's replay and rate.
+    RollBack(u64),
+    Stop,
+}
+
+/// Name of [`Action::RollBack`] in the metrics.
+pub(crate) const ROLL_BACK: &str = "roll back";
+
+impl Action {
+    /// Its name in the metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Change => "change",
+            Self::RollBack(_) => ROLL_BACK,
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// Takes a measurement after `step` in; says what to do, and why.
+pub(crate) fn decide(
+    limit: &LimitConfig,
+    state: &mut ControlState,
+    step: u64,
+    reading: Reading,
+) -> (Action, String) {
+    let Reading { value, low, high } = reading;
+    let expected = value + (value - state.last).max(0.0);
+    let upper = expected + (high - value);
+    let (replay, rate) = (state.replay, state.learning_rate);
+    let percent = limit.percent;
+    let most = limit.largest_replay.max(replay);
+    let more = (replay.max(FIRST_REPLAY / 2.0) * (upper / percent).max(2.0)).min(most);
+    let slower =
+        if more > replay { rate } else { (rate / 2.0).max(limit.least_learning_rate.min(rate)) };
+    let change = (more > replay)
+        .then(|| moved("replay", replay, more))
+        .or_else(|| (slower < rate).then(|| moved("learning rate", rate, slower)));
+    let falls_below = value + SOON * (value - state.last) <= percent;
+    state.last = value;
+    if high <= percent {
+        state.below = step;
+    }
+    if low > percent {
+        let surely = format!(
+            "forgetting {value:+.1} % is above the limit of {percent} %, surely ({low:+.1} % at least)"
+        );
+        if falls_below {
+            return (Action::Hold, format!("{surely}, and falls fast enough"));
+        }
+        let Some(change) = change else {
+            return (Action::Stop, format!("{surely}, and nothing is left to be changed"));
+        };
+        state.least_replay = (2.0 * replay).max(FIRST_REPLAY).min(more);
+        (state.replay, state.learning_rate) = (more, slower);
+        if state.rollbacks < limit.max_rollbacks && state.below < step {
+            state.rollbacks += 1;
+            let to = state.below;
+            return (Action::RollBack(to), format!("{surely}: back to step {to}, with {change}"));
+        }
+        return (Action::Change, format!("{surely}: {change}"));
+    }
+    if upper > percent {
+        let near = format!(
+            "forgetting {value:+.1} % may be {upper:+.1} % at the next measurement, above the limit of {percent} %"
+        );
+        let Some(change) = change else {
+            return (Action::Hold, format!("{near}, and nothing is left to be changed"));
+        };
+        (state.replay, state.learning_rate) = (more, slower);
+        return (Action::Change, format!("{near}: {change}"));
+    }
+    let faster = (2.0 * rate).min(1.0);
+    let less = (replay / 2.0).max(state.least_replay);
+    if upper < percent / 2.0 && (faster > rate || less < replay) {
+        let change = if faster > rate {
+            state.learning_rate = faster;
+            moved("learning rate", rate, faster)
+        } else {
+            state.replay = less;
+            moved("replay", replay, less)
+        };
+        let reason = format!(
+            "forgetting {value:+.1} % stays below half of the limit of {percent} %: {change}"
+        );
+        return (Action::Change, reason);
+    }
+    (Action::Hold, format!("forgetting {value:+.1} % of at most {percent} %"))
+}
+
+fn moved(what: &str, from: f64, to: f64) -> String {
+    format!("{what} {:.1} % → {:.1} %", from * 100.0, to * 100.0)
+}
+
+/// The recipe's stages with what the controller changed: a stage is cut where a change falls, and all
+/// that comes after it has the new share.
+///
+/// # Errors
+/// Stages that do not add up.
+pub(crate) fn with_changes(
+    config: &TrainConfig,
+    changes: &[ReplayChange],
+) -> Result<TrainConfig, String> {
+    let mut changed = config.clone();
+    let Some(limit) = config.forgetting.as_ref().and_then(|f| f.limit.as_ref()) else {
+        return Ok(changed);
+    };
+    let steps = config.stage_steps()?;
+    for (stage, steps) in changed.stages.iter_mut().zip(steps) {
+        (stage.steps, stage.tokens, stage.share) = (Some(milpa_base::Steps(steps)), None, None);
+    }
+    for change in changes {
+        let mut end = 0;
+        let mut index = 0;
+        while index < changed.stages.len() {
+            let steps = changed.stages[index].steps.map_or(0, |steps| steps.0);
+            let begin = end;
+            end += steps;
+            if begin < change.batch && change.batch < end {
+                let mut rest = changed.stages[index].clone();
+                changed.stages[index].steps = Some(milpa_base::Steps(change.batch - begin));
+                rest.steps = Some(milpa_base::Steps(end - change.batch));
+                let name = rest.name.split(" from step ").next().unwrap_or(&rest.name).to_owned();
+                rest.name = format!("{name} from step {}", change.batch + 1);
+                changed.stages.insert(index + 1, rest);
+                end = change.batch;
+            } else if change.batch <= begin {
+                changed.stages[index].replay.insert(limit.replay.clone(), change.replay);
+            }
+            index += 1;
+        }
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit() -> LimitConfig {
+        LimitConfig {
+            percent: 10.0,
+            replay: "general".to_owned(),
+            largest_replay: 0.3,
+            least_learning_rate: 0.25,
+            max_rollbacks: 1,
+        }
+    }
+
+    fn reading(value: f64) -> Reading {
+        Reading { value, low: value - 1.0, high: value + 1.0 }
+    }
+
+    fn check(
+        state: &mut ControlState,
+        step: u64,
+        value: f64,
+        expect: Action,
+        replay: f64,
+        rate: f64,
+    ) {
+        let (action, reason) = decide(&limit(), state, step, reading(value));
+        assert_eq!((action, state.replay, state.learning_rate), (expect, replay, rate), "{reason}");
+    }
+
+    #[test]
+    fn replay_rises_before_the_limit_is_reached_and_falls_when_it_is_far() {
+        let mut state = ControlState::new(0.05);
+        check(&mut state, 10, 2.0, Action::Hold, 0.05, 1.0);
+        // 5 now, a rise of 3, an upper half of 1: 9 are expected.
+        check(&mut state, 20, 5.0, Action::Hold, 0.05, 1.0);
+        check(&mut state, 30, 8.0, Action::Change, 0.1, 1.0);
+        check(&mut state, 40, 8.5, Action::Hold, 0.1, 1.0);
+        check(&mut state, 50, 3.5, Action::Change, 0.05, 1.0);
+        check(&mut state, 60, 3.0, Action::Hold, 0.05, 1.0);
+        assert_eq!(state.below, 60);
+    }
+
+    #[test]
+    fn above_the_limit_the_run_goes_back_then_replays_then_slows_then_stops() {
+        let mut state = ControlState::new(0.05);
+        check(&mut state, 10, 4.0, Action::Hold, 0.05, 1.0);
+        // 12 now, a rise of 8, an upper half of 1: 2.1 times the limit.
+        check(&mut state, 20, 12.0, Action::RollBack(10), 0.05 * 2.1, 1.0);
+        // What was too little once is too little again.
+        let mut below = state.clone();
+        check(&mut below, 20, 1.0, Action::Change, 0.1, 1.0);
+        check(&mut below, 30, 1.0, Action::Hold, 0.1, 1.0);
+        check(&mut state, 20, 15.0, Action::Change, 0.05 * 2.1 * 2.0, 1.0);
+        check(&mut state, 30, 14.9, Action::Change, 0.3, 1.0);
+        check(&mut state, 40, 14.9, Action::Change, 0.3, 0.5);
+        // In four measurements at this pace it is below the limit.
+        check(&mut state, 50, 13.8, Action::Hold, 0.3, 0.5);
+        check(&mut state, 60, 13.7, Action::Change, 0.3, 0.25);
+        check(&mut state.clone(), 70, 13.7, Action::Stop, 0.3, 0.25);
+        // A rate that was cut rises before replay falls.
+        check(&mut state, 70, 3.0, Action::Change, 0.3, 0.5);
+        check(&mut state, 80, 3.0, Action::Change, 0.3, 1.0);
+        check(&mut state, 90, 3.0, Action::Hold, 0.3, 1.0);
+    }
+
+    #[test]
+    fn the_further_above_the_limit_the_more_is_replayed() {
+        let mut state = ControlState::new(0.02);
+        // 50 now, a rise of 50, an upper half of 1: 10.1 times the limit.
+        check(&mut state, 10, 50.0, Action::RollBack(0), 0.02 * 10.1, 1.0);
+        assert_eq!(state.least_replay, 0.04);
+        let mut state = ControlState::new(0.05);
+        check(&mut state, 10, 500.0, Action::RollBack(0), 0.3, 1.0);
+    }
+
+    #[test]
+    fn no_replay_is_raised_to_a_first_share() {
+        let mut state = ControlState::new(0.0);
+        let (action, _) = decide(&limit(), &mut state, 10, reading(9.5));
+        assert_eq!((action, state.replay), (Action::Change, FIRST_REPLAY));
+    }
+}

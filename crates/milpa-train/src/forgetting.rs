@@ -1,0 +1,479 @@
+//! What continued training gained and lost, measured while it runs.
+//!
+//! The model in training is held against its base by `milpa-eval`'s ledger: perplexity of held-out general
+//! and regional text as the LatamGPT slides define forgetting and adaptation, bits per byte by domain,
+//! frozen multiple-choice tasks, in-context learning without language, and KL to the base, each with a
+//! paired interval. What is measured is drawn from the seed once, so a resumed run measures the same.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use milpa_base::{
+    Bytes, Progress, Seed, Silent, Steps, StopFlag, TextRecord,
+    config::Location,
+    plot::{PlanePlot, PlanePoint},
+    write_file_atomic,
+};
+use milpa_eval::{
+    EvalConfig, PerplexityConfig, PromptStyle, RunInfo, TaskEntry, Watch,
+    divergence::{BaseDistributions, Divergence},
+    ledger::{Change, Column, Domains, Entry, TaskChange, TextChange, ledger},
+    multiple_choice::Resampling,
+    probe::in_context_items,
+};
+use milpa_model::{DecoderDescription, LocalModel, ParameterStore};
+use milpa_tokens::{Split, TokenDataset, Tokenizer};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::TrainConfig,
+    control::{LimitConfig, Reading},
+    error::TrainError,
+    metrics::Metric,
+    trainer::Job,
+    watchdog::Pulse,
+};
+
+/// File with the candidates at the end and the choice among them, in the training folder; what was
+/// measured on the way stands in the metrics.
+pub const FORGETTING_FILE: &str = "forgetting.json";
+/// Plot of adaptation against forgetting.
+const PLOT_FILE: &str = "forgetting.svg";
+/// Items of the in-context probe, in the training folder.
+const PROBE_FILE: &str = "in-context.jsonl";
+/// Bootstrap replicates behind each interval.
+const REPLICATES: usize = 1000;
+/// General texts on which distributions are compared.
+const DIVERGENCE_TEXTS: usize = 16;
+/// Before the names of general sources.
+const GENERAL: &str = "general/";
+/// Shares of the base in the sweep between it and the final weights.
+const SWEEP: [f64; 3] = [0.25, 0.5, 0.75];
+
+/// The `[train.forgetting]` table of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgettingConfig {
+    /// Token shards of what the base knew, encoded with its tokenizer; their validation split is
+    /// measured, never trained on.
+    pub general: Location,
+    /// A measurement after every so many steps, and at the end.
+    pub every: Steps,
+    /// Held-out pieces of each source, each of `train.sequence_length` tokens.
+    #[serde(default = "twenty_four")]
+    pub pieces: usize,
+    /// Items of the in-context probe, `mul/in_context`; 0 for none.
+    #[serde(default)]
+    pub in_context: usize,
+    /// Multiple-choice tasks that are asked each time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskEntry>,
+    /// How much may be forgotten, and what is done about it; without it, it is only measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<LimitConfig>,
+}
+
+fn twenty_four() -> usize {
+    24
+}
+
+impl TrainConfig {
+    /// Finds what makes no sense in `[train.forgetting]`.
+    pub(crate) fn validate_forgetting(&self) -> Result<(), String> {
+        let Some(config) = &self.forgetting else { return Ok(()) };
+        if config.every.0 == 0 || config.pieces < 2 {
+            return Err("every is at least 1 step, and pieces at least 2".to_owned());
+        }
+        let Some(limit) = &config.limit else { return Ok(()) };
+        limit.validate()?;
+        let every = self.checkpoint_every.0.max(1);
+        if !config.every.0.is_multiple_of(every) {
+            return Err(format!(
+                "a limit needs a checkpoint at each measurement, to go back to: let checkpoint_every, which \
+                 is {every}, divide forgetting.every, which is {}",
+                config.every.0
+            ));
+        }
+        let Some(replay) = self.replay.iter().find(|replay| replay.name == limit.replay) else {
+            let names: Vec<&str> = self.replay.iter().map(|replay| replay.name.as_str()).collect();
+            return Err(format!(
+                "limit.replay names {:?}, but [[train.replay]] has {}",
+                limit.replay,
+                if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+            ));
+        };
+        if replay.share > limit.largest_replay {
+            return Err(format!(
+                "the share of replay {:?} is {}, above limit.largest_replay, {}",
+                replay.name, replay.share, limit.largest_replay
+            ));
+        }
+        if let Some(stage) = self.stages.iter().find(|stage| {
+            stage.order != milpa_tokens::SampleOrder::Shuffled
+                || stage.replay.contains_key(&limit.replay)
+        }) {
+            return Err(format!(
+                "stage {:?} has an order or a share of replay {:?} of its own, which a limit would move: \
+                 take it out",
+                stage.name, limit.replay
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// One model against the base.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// "step 100", "final", "average", "0.25 base".
+    pub name: String,
+    /// Rise of the perplexity of general text, %.
+    pub forgetting: Change,
+    /// Fall of the perplexity of regional text, %.
+    pub adaptation: Change,
+    /// Bits per byte by domain.
+    pub texts: Vec<TextChange>,
+    /// Accuracy by task.
+    pub tasks: Vec<TaskChange>,
+    /// What could not be compared, with the reason.
+    pub refused: Vec<String>,
+    /// Divergence from the base.
+    pub divergence: Divergence,
+}
+
+impl Standing {
+    fn new(column: Column) -> Result<Self, TrainError> {
+        let known = |change: Result<Change, String>| {
+            change.map_err(|message| TrainError::Forgetting { message })
+        };
+        let Column { name, forgetting, adaptation, texts, tasks, refused, divergence, .. } = column;
+        let (forgetting, adaptation) = (known(forgetting)?, known(adaptation)?);
+        Ok(Self { name, forgetting, adaptation, texts, tasks, refused, divergence })
+    }
+
+    /// Forgetting with its interval.
+    pub(crate) fn reading(&self) -> Reading {
+        let Change { value, interval } = self.forgetting;
+        let (low, high) = interval.map_or((value, value), |interval| (interval.low, interval.high));
+        Reading { value, low, high }
+    }
+
+    /// The line of the metrics.
+    pub(crate) fn metric(&self, step: u64, seconds: f64) -> Metric {
+        let ends = |change: &Change| change.interval.map(|interval| (interval.low, interval.high));
+        let texts = self.texts.iter();
+        let tasks = self.tasks.iter();
+        Metric::Forgetting {
+            step,
+            forgetting: self.forgetting.value,
+            forgetting_interval: ends(&self.forgetting),
+            adaptation: self.adaptation.value,
+            adaptation_interval: ends(&self.adaptation),
+            bits_per_byte: texts
+                .map(|text| (text.domain.clone(), (text.base, text.checkpoint)))
+                .collect(),
+            accuracy: tasks
+                .map(|task| (task.paired.task.clone(), (task.paired.a, task.paired.b)))
+                .collect(),
+            divergence: match self.divergence {
+                Divergence::Measured { nats, .. } => Some(nats),
+                Divergence::Unavailable { .. } => None,
+            },
+            seconds,
+        }
+    }
+
+    /// For people.
+    pub(crate) fn line(&self) -> String {
+        let shown = |change: &Change| match change.interval {
+            Some(interval) => {
+                format!("{:+.1} % ({:+.1} to {:+.1})", change.value, interval.low, interval.high)
+            }
+            None => format!("{:+.1} %", change.value),
+        };
+        format!("forgetting {}, adaptation {}", shown(&self.forgetting), shown(&self.adaptation))
+    }
+}
+
+/// Measures models against the base.
+pub(crate) struct Measure<'a> {
+    job: &'a Job<'a>,
+    suite: EvalConfig,
+    texts: Vec<TextRecord>,
+    domains: Domains,
+    base: Entry,
+    distributions: BaseDistributions,
+    resampling: Resampling,
+    seed: Seed,
+}
+
+impl<'a> Measure<'a> {
+    /// Measures the base; `None` for a recipe without `[train.forgetting]`.
+    ///
+    /// # Errors
+    /// Text or tasks that cannot be measured.
+    pub(crate) fn open(
+        job: &'a Job<'a>,
+        out: &Path,
+        stop: &StopFlag,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(config) = &job.config.forgetting else { return Ok(None) };
+        let refuse = |message: &str| TrainError::Forgetting { message: message.to_owned() };
+        let base = job.start.base().ok_or_else(|| {
+            refuse("a run that begins with random weights has nothing to forget: give the recipe a [base]")
+        })?;
+        let general = job.general.ok_or_else(|| refuse("the general text was not opened"))?;
+        let seed = job.seed.derive("forgetting");
+        let own = job.config.replay.iter().filter(|replay| replay.tokens.is_none());
+        let replayed: Vec<&str> = own.map(|replay| replay.name.as_str()).collect();
+        let length = job.config.sequence_length;
+        let mut texts = pieces(general, job.tokenizer, length, config.pieces, GENERAL)?;
+        let regional = pieces(job.dataset, job.tokenizer, length, config.pieces, "")?;
+        texts.extend(regional.into_iter().filter(|text| !replayed.contains(&text.source.as_str())));
+        let (general, regional) = sources(&texts);
+        if general.is_empty() || regional.is_empty() {
+            let which = if general.is_empty() { "general" } else { "run's own" };
+            return Err(refuse(&format!(
+                "the validation split of the {which} token shards has no text of {length} tokens: hold \
+                 some out ([corpus] validation)"
+            )));
+        }
+        let mut tasks = config.tasks.clone();
+        if config.in_context > 0 {
+            let path = out.join(PROBE_FILE);
+            let items = in_context_items(config.in_context, seed.derive("in-context"));
+            write_file_atomic(&path, items.as_bytes())?;
+            tasks.push(TaskEntry {
+                task: Location::plain(Path::new("mul/in_context")),
+                data: Some(Location::plain(&path)),
+                limit: None,
+                style: PromptStyle::default(),
+            });
+        }
+        let suite = EvalConfig {
+            bootstrap_replicates: REPLICATES,
+            perplexity: PerplexityConfig { max_bytes_per_source: Bytes(u64::MAX) },
+            tasks,
+            ..EvalConfig::default()
+        };
+        let model = LocalModel::from_parts(
+            "base",
+            Some(base.digest()),
+            base.description(),
+            base.weights(&job.device)?,
+            job.tokenizer.clone(),
+        )?;
+        let domains = Domains { general, regional };
+        let in_general = |text: &&TextRecord| text.source.starts_with(GENERAL);
+        let compared: Vec<String> =
+            spread(&texts.iter().filter(in_general).collect::<Vec<_>>(), DIVERGENCE_TEXTS)
+                .into_iter()
+                .map(|text| text.text.clone())
+                .collect();
+        let watch = Watch { progress: &Silent, stop };
+        let distributions = BaseDistributions::of(&model, &compared, watch)?;
+        let resampling = Resampling { replicates: REPLICATES, seed };
+        let base = entry("base", &model, &suite, &texts, seed, watch)?;
+        Ok(Some(Self { job, suite, texts, domains, base, distributions, resampling, seed }))
+    }
+
+    /// Holds weights against the base.
+    pub(crate) fn of(
+        &self,
+        name: &str,
+        description: &DecoderDescription,
+        weights: ParameterStore,
+        stop: &StopFlag,
+    ) -> Result<Standing, TrainError> {
+        let tokenizer = self.job.tokenizer.clone();
+        let model = LocalModel::from_parts(name, None, description, weights, tokenizer)?;
+        let beating = Beating(self.job.pulse);
+        let watch = Watch { progress: &beating, stop };
+        let entry = entry(name, &model, &self.suite, &self.texts, self.seed, watch)?;
+        let divergence = self.distributions.divergence(&model, self.resampling, watch)?;
+        let (base, domains) = (&self.base, &self.domains);
+        let mut ledger = ledger(base, &[entry], vec![divergence], domains, self.resampling)?;
+        Standing::new(ledger.columns.remove(0))
+    }
+}
+
+/// One side of a ledger: what the model scores on texts and tasks.
+fn entry(
+    name: &str,
+    model: &LocalModel,
+    suite: &EvalConfig,
+    texts: &[TextRecord],
+    seed: Seed,
+    watch: Watch<'_>,
+) -> Result<Entry, TrainError> {
+    let info = RunInfo { command_line: String::new(), seed };
+    let mut records = texts.iter().cloned().map(Ok);
+    let done = milpa_eval::run(model, suite, Some(&mut records), &info, watch)?;
+    Ok(Entry {
+        name: name.to_owned(),
+        model: name.to_owned(),
+        model_hash: done.report.model.hash,
+        items: done.items,
+        texts: done.texts,
+    })
+}
+
+/// Tells the watchdog that a measurement goes on, and nobody else.
+struct Beating<'a>(&'a Pulse);
+
+impl Progress for Beating<'_> {
+    fn begin(&self, _: &str, _: Option<u64>, _: &str) {
+        self.0.go_on();
+    }
+    fn advance(&self, _: u64) {
+        self.0.go_on();
+    }
+    fn end(&self) {}
+    fn line(&self, _: &str) {}
+}
+
+/// Names of general and of regional sources.
+fn sources(texts: &[TextRecord]) -> (Vec<String>, Vec<String>) {
+    let mut names: Vec<String> = texts.iter().map(|text| text.source.clone()).collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().partition(|name| name.starts_with(GENERAL))
+}
+
+/// `count` of `all`, evenly spread.
+fn spread<'a, T>(all: &[&'a T], count: usize) -> Vec<&'a T> {
+    let count = count.min(all.len());
+    (0..count).map(|n| all[n * all.len() / count]).collect()
+}
+
+/// Up to `count` stretches of the held-out text of each source, evenly spread, none across the end of a
+/// document.
+fn pieces(
+    dataset: &TokenDataset,
+    tokenizer: &Tokenizer,
+    length: usize,
+    count: usize,
+    prefix: &str,
+) -> Result<Vec<TextRecord>, TrainError> {
+    let counts = dataset.counts(Split::Validation);
+    if counts.values().all(|source| source.tokens <= length as u64) {
+        return Ok(Vec::new());
+    }
+    let windows = dataset.windows(Split::Validation, length, usize::MAX)?;
+    let mut of_source: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for window in 0..windows.len() {
+        of_source.entry(windows.source(window)).or_default().push(window);
+    }
+    let mut texts = Vec::new();
+    for (source, all) in of_source {
+        for &window in spread(&all.iter().collect::<Vec<_>>(), count) {
+            let batch = windows.batch(window..window + 1)?;
+            let documents = batch.tokens_bt.split(|id| *id == dataset.eos_id());
+            let longest = documents.max_by_key(|ids| ids.len()).unwrap_or_default();
+            let text = tokenizer.decode(longest);
+            // A cut may fall into a character.
+            let text = text.trim_matches(char::REPLACEMENT_CHARACTER).to_owned();
+            if !text.trim().is_empty() {
+                let id = format!("{source} {window}");
+                texts.push(TextRecord { id, source: format!("{prefix}{source}"), text });
+            }
+        }
+    }
+    Ok(texts)
+}
+
+/// What a run could end with, and what was chosen: `forgetting.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ForgettingReport {
+    /// The limit, %, if there was one.
+    pub limit: Option<f64>,
+    /// The candidates at the end: the final weights, their average, and blends with the base.
+    pub candidates: Vec<Standing>,
+    /// Name of the candidate that stands in `checkpoint-chosen`.
+    pub chosen: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Chooses among the candidates: without a limit the first, which is the final one; with one, that of
+/// most adaptation among those whose interval lies below the limit, or else the one that forgot least.
+pub(crate) fn choose(candidates: &[Standing], limit: Option<f64>) -> (usize, String) {
+    let Some(limit) = limit else { return (0, "the recipe sets no limit".to_owned()) };
+    let below = |standing: &&(usize, &Standing)| standing.1.reading().high <= limit;
+    let all: Vec<(usize, &Standing)> = candidates.iter().enumerate().collect();
+    let adapted = |a: &&(usize, &Standing), b: &&(usize, &Standing)| {
+        a.1.adaptation.value.total_cmp(&b.1.adaptation.value).then(b.0.cmp(&a.0))
+    };
+    if let Some((index, _)) = all.iter().filter(below).max_by(adapted) {
+        let reason =
+            format!("it adapted most of those whose interval is below the limit of {limit} %");
+        return (*index, reason);
+    }
+    let least = all
+        .iter()
+        .min_by(|a, b| a.1.forgetting.value.total_cmp(&b.1.forgetting.value).then(a.0.cmp(&b.0)));
+    let index = least.map_or(0, |(index, _)| *index);
+    (index, format!("none is below the limit of {limit} %; it forgot least"))
+}
+
+/// The shares of the base at which the sweep is measured.
+pub(crate) fn sweep() -> impl Iterator<Item = (String, f64)> {
+    SWEEP.into_iter().map(|share| (format!("{share} base"), share))
+}
+
+/// Writes the report and its plot: every measurement of the run, and the candidates.
+pub(crate) fn write_report(
+    out: &Path,
+    metrics: &[Metric],
+    report: &ForgettingReport,
+) -> Result<(), TrainError> {
+    let json = serde_json::to_vec_pretty(report).expect("a report has only plain fields");
+    write_file_atomic(&out.join(FORGETTING_FILE), &json)?;
+    let point = |name: &str, at, x_interval, y_interval| PlanePoint {
+        name: name.to_owned(),
+        at,
+        x_interval,
+        y_interval,
+    };
+    let mut points = vec![point("base", (0.0, 0.0), None, None)];
+    for metric in metrics {
+        if let Metric::Forgetting {
+            step,
+            forgetting,
+            forgetting_interval,
+            adaptation,
+            adaptation_interval,
+            ..
+        } = metric
+        {
+            let name = format!("step {step}");
+            let at = (*adaptation, *forgetting);
+            points.push(point(&name, at, *adaptation_interval, *forgetting_interval));
+        }
+    }
+    for standing in report.candidates.iter().skip(1) {
+        let ends = |change: &Change| change.interval.map(|interval| (interval.low, interval.high));
+        let at = (standing.adaptation.value, standing.forgetting.value);
+        let intervals = (ends(&standing.adaptation), ends(&standing.forgetting));
+        points.push(point(&standing.name, at, intervals.0, intervals.1));
+    }
+    let plot = PlanePlot {
+        title: "Adaptation against forgetting".to_owned(),
+        x_label: "adaptation, % of perplexity on regional text (95 % interval)".to_owned(),
+        y_label: "forgetting, % of perplexity on general text".to_owned(),
+        points,
+    };
+    write_file_atomic(&out.join(PLOT_FILE), plot.to_svg().as_bytes())?;
+    Ok(())
+}
+
+/// Reads the report of a training folder; `None` where there is none.
+///
+/// # Errors
+/// A damaged file.
+pub fn read_forgetting(out: &Path) -> Result<Option<ForgettingReport>, TrainError> {
+    let path = out.join(FORGETTING_FILE);
+    let Ok(bytes) = fs::read(&path) else { return Ok(None) };
+    let report = serde_json::from_slice(&bytes)
+        .map_err(|error| TrainError::Checkpoint { path, message: error.to_string() })?;
+    Ok(Some(report))
+}

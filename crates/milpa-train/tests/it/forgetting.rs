@@ -1,0 +1,210 @@
+//! Training that goes on from a base: what it begins with, what is measured, and the limit on forgetting.
+
+use std::path::Path;
+
+use milpa_base::{Silent, StopFlag};
+use milpa_train::{ForgettingReport, Metric, State, TrainConfig, TrainError, read_forgetting};
+
+use crate::harness::{Field, StopAfter, files, recipe};
+
+/// 24 steps on numbers, measured against the sentences that the base knew.
+fn continued(replay: f64, more: &str) -> TrainConfig {
+    let text = format!(
+        "forgetting = {{ general = 'general', every = 8, pieces = 6, in_context = 6{more} }}
+         average = {{ decay = 0.9 }}
+         stage = [{{ name = 'all' }}]
+         replay = [{{ name = 'sentences', tokens = 'general', share = {replay} }}]"
+    );
+    let mut config = recipe(&text);
+    config.checkpoint_every.0 = 4;
+    config
+}
+
+fn limit(percent: f64) -> String {
+    format!(", limit = {{ percent = {percent}, replay = 'sentences' }}")
+}
+
+fn forgetting(metrics: &[Metric]) -> Vec<(u64, f64)> {
+    let one = |metric: &Metric| match metric {
+        Metric::Forgetting { step, forgetting, .. } => Some((*step, *forgetting)),
+        _ => None,
+    };
+    metrics.iter().filter_map(one).collect()
+}
+
+fn control(metrics: &[Metric]) -> Vec<(u64, String, f64, f64)> {
+    let one = |metric: &Metric| match metric {
+        Metric::Control { step, action, replay, learning_rate, .. } => {
+            Some((*step, action.clone(), *replay, *learning_rate))
+        }
+        _ => None,
+    };
+    metrics.iter().filter_map(one).collect()
+}
+
+/// The same but for what depends on the clock.
+fn report(out: &Path) -> ForgettingReport {
+    read_forgetting(out).unwrap().unwrap()
+}
+
+#[test]
+fn a_run_begins_with_its_base_and_is_held_against_it() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let train = |name: &str, config: &TrainConfig| {
+        field.go_on_from("base", name, config, &Silent, &StopFlag::default())
+    };
+    let mut still = continued(0.0, "");
+    still.optimizer = toml::from_str("kind = 'adam_w'\nlearning_rate = 1e-9").unwrap();
+    let summary = train("still", &still).unwrap();
+    let report_of_still = summary.forgetting.unwrap();
+    let last = &report_of_still.candidates[0];
+    assert!(last.forgetting.value.abs() < 1e-3, "{}", last.forgetting.value);
+    assert!(last.adaptation.value.abs() < 1e-3, "{}", last.adaptation.value);
+
+    let summary = train("moved", &continued(0.0, "")).unwrap();
+    let metrics = field.metrics("moved");
+    let measured = forgetting(&metrics);
+    assert_eq!(measured.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [8, 16, 24]);
+    let report = summary.forgetting.unwrap();
+    let names: Vec<&str> = report.candidates.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["final", "average", "0.25 base", "0.5 base", "0.75 base"]);
+    assert_eq!(report.chosen, "final");
+    let last = &report.candidates[0];
+    assert_eq!(last.forgetting.value, measured[2].1);
+    assert!(last.forgetting.value > 0.5 && last.adaptation.value > 5.0, "{last:?}");
+    // On the way back to the base less is forgotten and less is known.
+    assert!(report.candidates[4].forgetting.value < last.forgetting.value);
+    assert!(report.candidates[4].adaptation.value < last.adaptation.value);
+    assert!(field.folder("moved/forgetting.svg").is_file());
+    let chosen = files(&field.folder("moved/checkpoint-chosen"));
+    let final_weights = files(&field.folder("moved/checkpoint"));
+    assert_eq!(chosen["model.safetensors"], final_weights["model.safetensors"]);
+}
+
+#[test]
+fn a_run_under_a_limit_that_is_cut_ends_in_the_same_bytes() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let free = field
+        .go_on_from("base", "free", &continued(0.0, ""), &Silent, &StopFlag::default())
+        .unwrap()
+        .forgetting
+        .unwrap()
+        .candidates[0]
+        .forgetting
+        .value;
+    let config = continued(0.0, &limit(free / 3.0));
+    let whole = |name: &str| {
+        field.go_on_from("base", name, &config, &Silent, &StopFlag::default()).unwrap()
+    };
+    let summary = whole("whole");
+    let metrics = field.metrics("whole");
+    let acted = control(&metrics);
+    assert!(
+        acted.iter().any(|(_, action, replay, _)| action != "hold" && *replay > 0.0),
+        "{acted:?}"
+    );
+    let replayed = metrics.iter().any(|metric| {
+        matches!(metric, Metric::Data { tokens, .. } if tokens.contains_key("sentences/sentences"))
+    });
+    assert!(replayed, "no sample of the replay was drawn: {acted:?}");
+    let state: State =
+        serde_json::from_slice(&files(&field.folder("whole/checkpoint"))["state.json"]).unwrap();
+    assert!(!state.control.unwrap().changes.is_empty());
+    let report_of_whole = summary.forgetting.unwrap();
+    assert_eq!(report_of_whole.limit, Some(free / 3.0));
+
+    for step in [3, 9, 13, 18] {
+        let name = format!("cut-{step}");
+        let stop = StopFlag::default();
+        let watch = StopAfter { line: format!("after step {step}:"), stop: stop.clone() };
+        let error = field.go_on_from("base", &name, &config, &watch, &stop).unwrap_err();
+        assert!(matches!(error, TrainError::Interrupted { .. }), "{error}");
+        whole(&name);
+        for part in ["checkpoint", "checkpoint-chosen"] {
+            let expect = files(&field.folder("whole").join(part));
+            assert!(
+                files(&field.folder(&name).join(part)) == expect,
+                "{part} after a cut at {step}"
+            );
+        }
+        assert_eq!(control(&field.metrics(&name)), acted);
+        assert_eq!(report(&field.folder(&name)), report_of_whole);
+    }
+}
+
+#[test]
+fn an_adapter_leaves_the_base_as_it_was_and_comes_again_after_a_cut() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let mut config = continued(0.2, "");
+    config.lora = Some(toml::from_str("rank = 4\ndora = true").unwrap());
+    let train = |name: &str| {
+        field.go_on_from("base", name, &config, &Silent, &StopFlag::default()).unwrap()
+    };
+    let summary = train("whole");
+    let report = summary.forgetting.unwrap();
+    assert!(report.candidates[0].adaptation.value > 1.0, "{:?}", report.candidates[0].adaptation);
+    let expect = files(&field.folder("whole/checkpoint"));
+    assert!(expect.contains_key("adapter/adapter_model.safetensors"));
+    let tensor = |folder: &str, name: &str| {
+        let bytes = &files(&field.folder(folder))["model.safetensors"];
+        let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        tensors.tensor(name).unwrap().data().to_vec()
+    };
+    let same = |name: &str| tensor("base/checkpoint", name) == tensor("whole/checkpoint", name);
+    assert!(same("model.embed_tokens.weight") && same("model.norm.weight"));
+    assert!(!same("model.layers.0.self_attn.q_proj.weight"));
+    let stop = StopFlag::default();
+    let watch = StopAfter { line: "after step 13:".to_owned(), stop: stop.clone() };
+    field.go_on_from("base", "cut", &config, &watch, &stop).unwrap_err();
+    train("cut");
+    assert!(files(&field.folder("cut/checkpoint")) == expect);
+
+    let mut new = recipe("");
+    new.lora = config.lora.clone();
+    let error = field.train("new", &new).unwrap_err().to_string();
+    assert!(error.contains("needs a [base]"), "{error}");
+}
+
+#[test]
+fn a_limit_that_cannot_be_held_stops_the_run_and_names_the_checkpoint() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let mut config = continued(
+        0.0,
+        ", limit = { percent = 1e-6, replay = 'sentences', largest_replay = 0.02, \
+         least_learning_rate = 0.5, max_rollbacks = 0 }",
+    );
+    config.forgetting.as_mut().unwrap().every.0 = 4;
+    let error =
+        field.go_on_from("base", "run", &config, &Silent, &StopFlag::default()).unwrap_err();
+    assert!(
+        matches!(error, TrainError::ForgetsTooMuch { step: 12, checkpoint: None, .. }),
+        "{error}"
+    );
+    let actions: Vec<String> =
+        control(&field.metrics("run")).into_iter().map(|(_, action, ..)| action).collect();
+    assert_eq!(actions, ["change", "change", "stop"]);
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let field = Field::new();
+    let mut new = continued(0.0, "");
+    new.replay.clear();
+    let error = field.train("run", &new).unwrap_err().to_string();
+    assert!(error.contains("nothing to forget"), "{error}");
+    let check = |config: &TrainConfig, expect: &str| {
+        let (key, message) = config.validate().unwrap_err();
+        assert!(key == "train.forgetting" && message.contains(expect), "{key}: {message}");
+    };
+    check(&continued(0.0, ", limit = { percent = 5, replay = 'other' }"), "names \"other\"");
+    check(&continued(0.0, &limit(-1.0)), "above zero");
+    let mut config = continued(0.0, &limit(5.0));
+    config.checkpoint_every.0 = 3;
+    config.validate_every.0 = 1;
+    check(&config, "divide forgetting.every");
+    check(&continued(0.6, &limit(5.0)), "above limit.largest_replay");
+}

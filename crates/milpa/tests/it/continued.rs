@@ -1,0 +1,147 @@
+//! Training that goes on from a base, as a person meets it: what is refused at once, what a run leaves.
+
+use std::fs;
+
+use crate::harness::Field;
+
+const CONTINUED: &str = r#"
+name = "continuada"
+seed = 5
+
+[base]
+model = "base/train/checkpoint"
+
+[corpus]
+validation = { share = 0.2 }
+dedup = { near = { enabled = false } }
+
+[[corpus.sources]]
+name = "textos"
+path = "other.jsonl"
+id_field = "id"
+language = "por"
+licence = "CC0-1.0"
+filters = "none"
+
+[train]
+steps = "12 steps"
+sequence_length = 32
+batch_size = 4
+checkpoint_every = "4 steps"
+validate_every = "6 steps"
+validation_sequences = 2
+schedule = { kind = "cosine", warmup = "2 steps" }
+optimizer = { kind = "muon", learning_rate = 0.02, embedding_learning_rate = 0.01 }
+
+[[train.stage]]
+name = "all"
+
+[[train.replay]]
+name = "general"
+tokens = "base/tokens"
+share = 0.1
+
+[train.forgetting]
+general = "base/tokens"
+every = "4 steps"
+pieces = 4
+in_context = 6
+
+[train.forgetting.limit]
+percent = 500
+replay = "general"
+
+[eval]
+bootstrap_replicates = 100
+perplexity = { max_bytes_per_source = "4 KiB" }
+samples = { prompts = ["O milho"], max_tokens = 8 }
+
+[package]
+licence = "CC0-1.0"
+measure = { max_bytes = "1 KiB" }
+"#;
+
+fn portuguese(count: usize) -> String {
+    let text = |n: usize| {
+        let sentence = |m: usize| {
+            format!(
+                "O milho número {} cresceu na roça da família {} no ano {}. ",
+                n * m,
+                m,
+                1900 + n
+            )
+        };
+        let text: String = (1..12).map(sentence).collect();
+        serde_json::json!({"id": format!("texto/{n}"), "text": text.trim()}).to_string() + "\n"
+    };
+    (0..count).map(text).collect()
+}
+
+#[test]
+fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
+    let field = Field::new();
+    field.write("other.jsonl", portuguese(20).as_bytes());
+    field.write("continued.toml", CONTINUED.as_bytes());
+    let check = |recipe: &str, code: i32, parts: &[&str]| {
+        field.write("bad.toml", recipe.as_bytes());
+        field.milpa(&["check", "bad.toml"]).expect(code, parts);
+        field.milpa(&["run", "bad.toml", "--out", "bad"]).expect(code, parts);
+        assert!(!field.path("bad/corpus").exists(), "refused before any work");
+    };
+    check(CONTINUED, 1, &["do not exist", "base/train/checkpoint"]);
+    field.ok(&["run", ".", "--out", "base"]);
+    field.milpa(&["check", "continued.toml"]).expect(0, &[]);
+
+    check(
+        "extends = 'recipe.toml'\n[base]\nmodel = 'base/train/checkpoint'",
+        2,
+        &["`tokenizer` cannot be right", "the [base] brings its tokenizer"],
+    );
+    let without_base = CONTINUED.replace("[base]\nmodel = \"base/train/checkpoint\"\n", "");
+    check(&without_base, 2, &["there is no [tokenizer]"]);
+    check(
+        "extends = 'recipe.toml'\n[train.lora]\nrank = 4",
+        2,
+        &["`train.lora` cannot be right: it needs a [base]: random weights are not frozen"],
+    );
+    check(
+        "extends = 'recipe.toml'\n[train.forgetting]\ngeneral = 'base/tokens'\nevery = '4 steps'",
+        2,
+        &["`train.forgetting` cannot be right: it needs a [base]"],
+    );
+    check(&CONTINUED.replace("base/train/checkpoint", "base/corpus"), 1, &["base/corpus"]);
+    let long = CONTINUED.replace("sequence_length = 32", "sequence_length = 640");
+    check(&long, 1, &["the context of the base", "has 64 tokens"]);
+    check(
+        &CONTINUED.replace("\"base/tokens\"\nshare", "\"base/corpus\"\nshare"),
+        1,
+        &["the replay"],
+    );
+    check(
+        &CONTINUED.replace("percent = 500", "percent = -1"),
+        2,
+        &["train.forgetting", "above zero"],
+    );
+    field.edit_recipe("vocab_size = 320", "vocab_size = 330");
+    field.ok(&["run", ".", "--out", "other"]);
+    let other = CONTINUED.replace("general = \"base/tokens\"", "general = \"other/tokens\"");
+    check(&other, 1, &["train.forgetting.general cannot be read from", "tokenizer"]);
+
+    field.ok(&["run", "continued.toml", "--out", "run"]);
+    let log = field.read("run/train/metrics.jsonl");
+    assert_eq!(log.matches("\"kind\":\"forgetting\"").count(), 3, "{log}");
+    assert_eq!(log.matches("\"kind\":\"control\"").count(), 2, "{log}");
+    let report: serde_json::Value =
+        serde_json::from_str(&field.read("run/train/forgetting.json")).unwrap();
+    assert_eq!(report["limit"], 500.0);
+    assert!(field.read("run/train/forgetting.svg").contains("step 4"));
+    let weights = |dir: &str| fs::read(field.path(dir).join("model.safetensors")).unwrap();
+    assert_eq!(weights("run/train/checkpoint-chosen"), weights("run/bundle"));
+    let tokenizer = |dir: &str| field.read(&format!("{dir}/tokenizer.json"));
+    assert_eq!(tokenizer("run/bundle"), tokenizer("base/tokenizer"));
+    field.milpa(&["run", "continued.toml", "--out", "run"]).expect(0, &["train: up to date"]);
+    field.ok(&["run", "continued.toml", "--seed", "6", "--out", "seed"]);
+    assert_ne!(weights("seed/train/checkpoint"), weights("run/train/checkpoint"));
+    let resolved = field.read("seed/recipe.resolved.toml");
+    assert!(resolved.contains("seed = 6") && !resolved.contains("[tokenizer]"), "{resolved}");
+}
