@@ -285,15 +285,17 @@ impl Table {
             writeln!(
                 text,
                 "seed {seed}: the limit of {limit} % is {:.0} % of what is forgotten without replay ({}); under it \
-                 {:+.1} %, at most {:+.1} % ({}); adaptation {:.1} % of that without replay, in bits {:.1} % ({})",
+                 {:+.1} %, at most {:+.1} % ({}); adaptation {:.1} % of that without replay ({}), counted in bits \
+                 {:.1} % ({})",
                 share * 100.0,
                 verdict(share <= MOST_OF_NONE),
                 kept.forgetting.0,
                 kept.forgetting.2,
                 verdict(kept.forgetting.2 <= limit),
                 adapted * 100.0,
+                verdict(adapted >= LEAST_ADAPTATION),
                 bits * 100.0,
-                verdict(adapted >= LEAST_ADAPTATION && bits >= LEAST_ADAPTATION),
+                verdict(bits >= LEAST_ADAPTATION),
             )?;
         }
         text.push_str(&notes);

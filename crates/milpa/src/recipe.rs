@@ -127,12 +127,14 @@ const EXTENDS: &str = "extends";
 const MAX_CHAIN: usize = 4;
 
 /// The text of a recipe, with what it takes from the one that it extends: tables are merged key by key,
-/// everything else is replaced.
-fn read_text(path: &Path, depth: usize) -> Result<String> {
+/// everything else is replaced, and so is a table of another `kind`. With it comes what errors name: lines
+/// of a merged text are in neither file.
+fn read_text(path: &Path, depth: usize) -> Result<(String, PathBuf)> {
     let text = config::read_config(path)?;
+    let alone = |text: String| (text, path.to_owned());
     // What is no TOML is told by whoever parses the whole.
-    let Ok(mut table) = text.parse::<toml::Table>() else { return Ok(text) };
-    let Some(parent) = table.remove(EXTENDS) else { return Ok(text) };
+    let Ok(mut table) = text.parse::<toml::Table>() else { return Ok(alone(text)) };
+    let Some(parent) = table.remove(EXTENDS) else { return Ok(alone(text)) };
     let bad = |message: &str| {
         let message = format!("`{EXTENDS}` cannot be right: {message}");
         config::invalid_value(&text, path, EXTENDS, &message)
@@ -143,15 +145,25 @@ fn read_text(path: &Path, depth: usize) -> Result<String> {
     };
     anyhow::ensure!(depth < MAX_CHAIN, bad("the chain of recipes is longer than 4, or a circle"));
     let parent = path.with_file_name(name);
-    let mut merged: toml::Table = config::parse_toml(&read_text(&parent, depth + 1)?, &parent)?;
+    let (below, shown) = read_text(&parent, depth + 1)?;
+    let mut merged: toml::Table = config::parse_toml(&below, &shown)?;
     merge(&mut merged, table);
-    Ok(toml::to_string(&merged)?)
+    let shown = format!("{}, merged with what it extends", path.display());
+    Ok((toml::to_string(&merged)?, shown.into()))
 }
 
 fn merge(into: &mut toml::Table, from: toml::Table) {
+    // The keys of a schedule or an optimiser belong to its kind.
+    let is_other = |below: &toml::Table, above: &toml::Table| {
+        above.get("kind").is_some_and(|kind| below.get("kind") != Some(kind))
+    };
     for (key, value) in from {
         match (into.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => merge(below, above),
+            (Some(toml::Value::Table(below)), toml::Value::Table(above))
+                if !is_other(below, &above) =>
+            {
+                merge(below, above);
+            }
             (_, value) => {
                 into.insert(key, value);
             }
@@ -165,16 +177,16 @@ pub fn load_corpus(
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<CorpusRecipe> {
     let path = find(given)?;
-    let text = read_text(&path, 0)?;
+    let (text, shown) = read_text(&path, 0)?;
     let whole = toml::from_str::<toml::Table>(&text)
         .is_ok_and(|table| LATER_TABLES.iter().any(|later| table.contains_key(*later)));
     if whole {
         let Recipe { name, seed, corpus, .. } = load(given, Paths::Needed, variable)?.recipe;
         return Ok(CorpusRecipe { name, seed, corpus });
     }
-    let mut recipe: CorpusRecipe = config::parse_toml(&text, &path)?;
+    let mut recipe: CorpusRecipe = config::parse_toml(&text, &shown)?;
     recipe.corpus.validate().map_err(|(key, message)| {
-        config::invalid_value(&text, &path, &key, &format!("`{key}` cannot be right: {message}"))
+        config::invalid_value(&text, &shown, &key, &format!("`{key}` cannot be right: {message}"))
     })?;
     for location in recipe.corpus.locations_mut() {
         location.resolve(path.parent().unwrap_or(Path::new("")), variable)?;
@@ -189,10 +201,10 @@ pub fn load(
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded> {
     let path = find(given)?;
-    let text = read_text(&path, 0)?;
-    let mut recipe: Recipe = config::parse_toml(&text, &path)?;
+    let (text, shown) = read_text(&path, 0)?;
+    let mut recipe: Recipe = config::parse_toml(&text, &shown)?;
     let bad = |key: &str, message: &str| {
-        config::invalid_value(&text, &path, key, &format!("`{key}` cannot be right: {message}"))
+        config::invalid_value(&text, &shown, key, &format!("`{key}` cannot be right: {message}"))
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if recipe.name.is_empty() || !recipe.name.chars().all(plain) || recipe.name.starts_with('.') {
@@ -400,11 +412,17 @@ mod tests {
         expect.train.clip_norm = 0.5;
         let text = |recipe: &Recipe| toml::to_string(recipe).unwrap();
         assert_eq!(text(&changed.recipe), text(&expect));
+        // The keys of an optimiser belong to its kind.
+        let other = "[train]\noptimizer = { kind = 'adam_w', learning_rate = 0.001 }";
+        let other = read(&format!("extends = 'whole.toml'\n{other}")).unwrap().recipe.train;
+        assert!(text(&changed.recipe).contains("embedding_learning_rate"));
+        assert!(!toml::to_string(&other).unwrap().contains("embedding_learning_rate"));
         for (bad, expect) in [
             ("extends = 'changed.toml'", "or a circle"),
             ("extends = '../whole.toml'", "in the same folder"),
             ("extends = 'none.toml'", "none.toml"),
             ("extends = 'whole.toml'\n[train]\nspteps = 3", "spteps"),
+            ("extends = 'whole.toml'\n[train]\nspteps = 3", "toml, merged with what it extends:"),
         ] {
             let error = format!("{:#}", read(bad).unwrap_err());
             assert!(error.contains(expect), "{error}");
