@@ -38,10 +38,11 @@ const MOST_OF_NONE: f64 = 0.5;
 /// The least of its adaptation that is to be kept.
 const LEAST_ADAPTATION: f64 = 0.9;
 
-/// Reads `--data DIR --out DIR [--seeds 1,2,3] [--jobs N] [--save]` and runs.
+/// Reads `--data DIR --out DIR [--seeds 1,2,3] [--jobs N] [--table] [--save]` and runs; with `--table` it
+/// only shows what is there.
 pub(crate) fn parse(arguments: &[&str]) -> Result<()> {
     let (mut data, mut out, mut seeds, mut save) = (None, None, vec![1, 2, 3], false);
-    let mut at_once = 1;
+    let (mut at_once, mut runs) = (1, true);
     let mut rest = arguments.iter();
     while let Some(&flag) = rest.next() {
         let mut value = || rest.next().with_context(|| format!("{flag} needs a value"));
@@ -52,14 +53,18 @@ pub(crate) fn parse(arguments: &[&str]) -> Result<()> {
                 seeds = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?;
             }
             "--jobs" => at_once = value()?.parse()?,
+            "--table" => runs = false,
             "--save" => save = true,
             _ => bail!("experiments forgetting does not know {flag}"),
         }
     }
-    let data = data.context("--data DIR says where the texts are")?;
     let out = out.context("--out DIR says where the runs go: some 2 GB for each seed")?;
     ensure!(at_once > 0, "--jobs is at least 1");
-    run(&data, &out, &seeds, at_once, save)
+    if runs {
+        let data = data.context("--data DIR says where the texts are")?;
+        run(&data, &out, &seeds, at_once)?;
+    }
+    show(&out, &seeds, save)
 }
 
 /// One command of the experiments.
@@ -174,15 +179,19 @@ fn run_all(milpa: &Path, data: &Path, jobs: &[Job], at_once: usize) -> Result<()
     })
 }
 
-fn run(data: &Path, out: &Path, seeds: &[u64], at_once: usize, save: bool) -> Result<()> {
+fn run(data: &Path, out: &Path, seeds: &[u64], at_once: usize) -> Result<()> {
     cargo(&["build", "--quiet", "--release", "-p", "milpa"])?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     fs::create_dir_all(out)?;
     let (data, out) = (fs::canonicalize(data)?, fs::canonicalize(out)?);
-    run_all(&target.join("release/milpa"), &data, &all_jobs(&out, seeds), at_once)?;
+    run_all(&target.join("release/milpa"), &data, &all_jobs(&out, seeds), at_once)
+}
+
+/// Prints the table of what is there, and keeps it with `save`.
+fn show(out: &Path, seeds: &[u64], save: bool) -> Result<()> {
     let (date, mut text) = heading()?;
-    let table = Table::read(&out, seeds)?;
+    let table = Table::read(out, seeds)?;
     println!("{}", table.text);
     text.push_str(&table.text);
     if save {
@@ -215,7 +224,12 @@ impl Table {
         for &seed in seeds {
             for arm in ARMS {
                 let dir = out.join(format!("{seed}/{arm}/train"));
-                let report = read_json(&dir.join("forgetting.json"))?;
+                let path = dir.join("forgetting.json");
+                if !path.exists() {
+                    writeln!(notes, "seed {seed}: {arm} is not there yet")?;
+                    continue;
+                }
+                let report = read_json(&path)?;
                 for name in ["final", "average"] {
                     let label =
                         if name == "final" { arm.to_owned() } else { format!("{arm}, EMA") };
@@ -255,8 +269,8 @@ impl Table {
         }];
         for label in &labels {
             for &seed in seeds {
-                let Outcome { forgetting, adaptation, general_bits, own_bits } =
-                    outcomes[&(label.clone(), seed)];
+                let Some(&outcome) = outcomes.get(&(label.clone(), seed)) else { continue };
+                let Outcome { forgetting, adaptation, general_bits, own_bits } = outcome;
                 let shown = |(value, low, high): (f64, f64, f64)| {
                     format!("{value:+.1} ({low:+.1} to {high:+.1})")
                 };
@@ -266,18 +280,20 @@ impl Table {
                     shown(forgetting),
                     shown(adaptation)
                 )?;
+                // In %, what is forgotten without replay would leave no room for the others.
+                let bits = |percent: f64| (1.0 + percent / 100.0).log2();
                 points.push(PlanePoint {
                     name: format!("{label} {seed}"),
-                    at: (adaptation.0, forgetting.0),
-                    x_interval: Some((adaptation.1, adaptation.2)),
-                    y_interval: Some((forgetting.1, forgetting.2)),
+                    at: (-bits(-adaptation.0), bits(forgetting.0)),
+                    x_interval: Some((-bits(-adaptation.1), -bits(-adaptation.2))),
+                    y_interval: Some((bits(forgetting.1), bits(forgetting.2))),
                 });
             }
         }
         text.push('\n');
         for &seed in seeds {
-            let of = |label: &str| outcomes[&(label.to_owned(), seed)];
-            let (none, kept) = (of("none"), of("controlled, chosen"));
+            let of = |label: &str| outcomes.get(&(label.to_owned(), seed));
+            let (Some(none), Some(kept)) = (of("none"), of("controlled, chosen")) else { continue };
             let share = limit / none.forgetting.0;
             let adapted = kept.adaptation.0 / none.adaptation.0;
             let bits = kept.own_bits / none.own_bits;
@@ -301,8 +317,8 @@ impl Table {
         text.push_str(&notes);
         let plot = PlanePlot {
             title: "Adaptation against forgetting".to_owned(),
-            x_label: "adaptation, % of perplexity (95 % interval)".to_owned(),
-            y_label: "forgetting, % of perplexity".to_owned(),
+            x_label: "adaptation, bits per token of regional text (95 % interval)".to_owned(),
+            y_label: "forgetting, bits per token of general text".to_owned(),
             points,
         };
         Ok(Self { text, plot })

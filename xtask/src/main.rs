@@ -56,7 +56,7 @@ cargo xtask COMMAND
   faults train [--kills N] [--save]
                         training that is killed, stopped, hung, whose disk fills or is lost, whose checkpoints
                         are damaged and whose clock jumps: it must end in the same bytes; --save records
-  experiments forgetting --data DIR --out DIR [--seeds 1,2,3] [--jobs N] [--save]
+  experiments forgetting --data DIR --out DIR [--seeds 1,2,3] [--jobs N] [--table] [--save]
                         recipes/continued: a base, and what it forgets without replay, with it, and under a
                         limit; hours, and it goes on where it was cut; --save records table and plot
   sandbox-engines       the engines of milpa-sandbox against the npm packages that they come from
