@@ -135,7 +135,7 @@ impl Field {
         let ended = self.command(&out).output()?;
         ensure!(ended.status.success(), "{}", stderr(&ended));
         let shown = String::from_utf8_lossy(&ended.stdout).into_owned();
-        let waited = shown.lines().find(|line| line.starts_with("checkpoints")).unwrap_or_default();
+        let waited = shown.lines().find(|line| line.starts_with("speed")).unwrap_or_default();
         let waited = waited.split_whitespace().collect::<Vec<_>>().join(" ");
         Ok((final_files(&out)?, began.elapsed().as_secs_f64(), waited))
     }
@@ -206,7 +206,7 @@ impl Field {
             let saved = newest(&out);
             let due = killed < 4 && saved > last + 3 * EVERY;
             if let Some(child) = due.then(|| child_of(supervisor.id())).flatten() {
-                let signal = if killed % 2 == 0 { "-KILL" } else { "-SEGV" };
+                let signal = if killed % 2 == 0 { "-KILL" } else { "-ABRT" };
                 Command::new("kill").args([signal, &child.to_string()]).status()?;
                 (killed, last) = (killed + 1, saved);
             }
@@ -218,7 +218,7 @@ impl Field {
         ensure!(notes.lines().count() == killed, "{notes}");
         self.stop_supervised(expect)?;
         Ok(format!(
-            "--supervise: killed {killed} times by SIGKILL and SIGSEGV, went on by itself; told to stop, saved and \
+            "--supervise: killed {killed} times by SIGKILL and SIGABRT, went on by itself; told to stop, saved and \
              stopped; same bytes"
         ))
     }
