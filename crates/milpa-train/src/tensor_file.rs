@@ -4,8 +4,9 @@
 
 use std::{collections::BTreeMap, io, path::Path};
 
+use milpa_base::ArtifactError;
 use milpa_tensor::{Buffer, DType, Device};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 
 use crate::error::TrainError;
 
@@ -52,9 +53,13 @@ impl TensorFile {
                 (name.as_str(), view)
             })
             .collect();
-        safetensors::serialize_to_file(views, None, path).map_err(|error| TrainError::Io {
-            path: path.to_owned(),
-            source: io::Error::other(error.to_string()),
+        safetensors::serialize_to_file(views, None, path).map_err(|error| {
+            // The kind of the error says what to do about it, as on a full disk.
+            let source = match error {
+                SafeTensorError::IoError(source) => source,
+                other => io::Error::other(other.to_string()),
+            };
+            ArtifactError::Io { path: path.to_owned(), source }.into()
         })
     }
 }
