@@ -280,10 +280,14 @@ impl Table {
                     shown(forgetting),
                     shown(adaptation)
                 )?;
+                // Other seeds and averages lie so near that no label could be read.
+                if seed != seeds[0] || label.contains(',') {
+                    continue;
+                }
                 // In %, what is forgotten without replay would leave no room for the others.
                 let bits = |percent: f64| (1.0 + percent / 100.0).log2();
                 points.push(PlanePoint {
-                    name: format!("{label} {seed}"),
+                    name: label.clone(),
                     at: (-bits(-adaptation.0), bits(forgetting.0)),
                     x_interval: Some((-bits(-adaptation.1), -bits(-adaptation.2))),
                     y_interval: Some((bits(forgetting.1), bits(forgetting.2))),
