@@ -98,13 +98,14 @@ struct Inbox {
 struct Seen {
     state: State,
     alarms: Alarms,
+    /// The alarm that ended the run.
+    ended_by: Option<Raised>,
 }
 
 struct Shared {
     inbox: Mutex<Inbox>,
     wake: Condvar,
     seen: Mutex<Seen>,
-    ended_by: Mutex<Option<Raised>>,
     stop: StopFlag,
 }
 
@@ -117,7 +118,7 @@ impl Shared {
         }
         note(&mut seen.state, &raised);
         if seen.alarms.ends_run(raised.alarm) {
-            lock(&self.ended_by).get_or_insert_with(|| raised.clone());
+            seen.ended_by.get_or_insert_with(|| raised.clone());
             self.stop.stop();
         }
         lock(&self.inbox).raised.push(raised);
@@ -156,8 +157,11 @@ impl Watch {
         let shared = Arc::new(Shared {
             inbox: Mutex::default(),
             wake: Condvar::new(),
-            seen: Mutex::new(Seen { state, alarms: Alarms::new(recipe.watch.clone()) }),
-            ended_by: Mutex::default(),
+            seen: Mutex::new(Seen {
+                state,
+                alarms: Alarms::new(recipe.watch.clone()),
+                ended_by: None,
+            }),
             stop: context.stop.clone(),
         });
         let mut places = Vec::new();
@@ -205,7 +209,7 @@ impl Watch {
         };
         {
             let mut seen = lock(&self.shared.seen);
-            let Seen { state, alarms } = &mut *seen;
+            let Seen { state, alarms, .. } = &mut *seen;
             match noted {
                 // What was raised before the cut is not raised again.
                 Noted::Kept(metrics) => replay(state, alarms, metrics),
@@ -262,7 +266,7 @@ impl Watch {
         lock(&self.shared.inbox).ends = true;
         self.shared.wake.notify_all();
         let watcher = self.thread.take().and_then(|thread| thread.join().ok());
-        let raised = lock(&self.shared.ended_by).take();
+        let raised = lock(&self.shared.seen).ended_by.take();
         let raised = raised.filter(|_| matches!(ended, Err(TrainError::Interrupted { .. })));
         if let Some(mut watcher) = watcher {
             watcher.finish(ended, raised.as_ref());
@@ -436,7 +440,7 @@ impl Watcher {
             // A disk may take its time; the lock is not held for it.
             let disk = Disk::look(&self.train);
             let mut seen = lock(&shared.seen);
-            let Seen { state, alarms } = &mut *seen;
+            let Seen { state, alarms, .. } = &mut *seen;
             state.take_disk(disk);
             if let Some(raised) = alarms.disk(state) {
                 shared.raise(&mut seen, raised);
@@ -462,7 +466,7 @@ impl Watcher {
     fn tell(&mut self, raised: &Raised) {
         let name = raised.alarm.name();
         let (ends, run, steps) = {
-            let Seen { state, alarms } = &*lock(&self.shared.seen);
+            let Seen { state, alarms, .. } = &*lock(&self.shared.seen);
             (alarms.ends_run(raised.alarm), state.run.clone(), state.steps)
         };
         let then = if ends { "; the run saves and ends" } else { "" };
