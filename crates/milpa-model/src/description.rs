@@ -317,6 +317,14 @@ impl DecoderDescription {
         (back == *self).then_some(config)
     }
 
+    /// Bytes of keys and values of a sequence of `tokens`, in f32.
+    pub fn cache_bytes(&self, tokens: usize) -> u64 {
+        [2, 4, self.layers.len(), self.kv_heads, self.head_dim, tokens]
+            .map(|factor| factor as u64)
+            .into_iter()
+            .fold(1, u64::saturating_mul)
+    }
+
     /// Checks that the decoder can compute this; an error names what is wrong.
     pub(crate) fn check(&self) -> Result<(), DecoderError> {
         let fail =

@@ -33,64 +33,171 @@ pub(crate) fn generate(
     request: &GenerateRequest,
     on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
 ) -> Result<Generation, ModelError> {
-    let prompt =
-        prompt_tokens(model.tokenizer(), &request.prompt, request.parse_special, model.name())?;
-    generate_from(model, prompt, request, on_piece)
+    generate_from(model, prompt_of(model, request)?, request, on_piece)
 }
 
 /// Continues a prompt's tokens.
 pub(crate) fn generate_from(
     model: &LocalModel,
-    mut prompt: Vec<u32>,
+    prompt: Vec<u32>,
     request: &GenerateRequest,
     on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
 ) -> Result<Generation, ModelError> {
-    check_ids(model, &prompt)?;
-    let context_length = model.description().context_length;
-    let room = context_length.saturating_sub(request.max_tokens);
-    let cut =
-        if request.truncate_prompt && room > 0 { prompt.len().saturating_sub(room) } else { 0 };
-    prompt.drain(..cut);
-    check(model, request, prompt.len())?;
-    let vocab_size = model.description().vocab_size;
-    let mut sampler = Sampler::new(request.sampling, vocab_size, &prompt)?;
-    let mut writer = Writer::new(request, on_piece);
-    let generation = |writer: Writer<'_>, finish_reason, completion_tokens| Generation {
-        text: writer.text,
-        finish_reason,
-        prompt_tokens: prompt.len(),
-        truncated_tokens: cut,
-        completion_tokens,
-    };
-    if request.max_tokens == 0 {
-        return Ok(generation(writer, FinishReason::Length, 0));
+    let mut continuations = vec![Continuation::new(model, prompt, request)?];
+    in_step(model, &mut continuations, on_piece)?;
+    Ok(continuations.remove(0).into_generation())
+}
+
+/// Continues prompts of one length, a token of each at a time.
+pub(crate) fn generate_batch(
+    model: &LocalModel,
+    requests: &[GenerateRequest],
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<Vec<Generation>, ModelError> {
+    let mut continuations = Vec::with_capacity(requests.len());
+    for request in requests {
+        continuations.push(Continuation::new(model, prompt_of(model, request)?, request)?);
     }
-    let mut state = Decoding::new(model, prompt.len() + request.max_tokens);
-    let mut logits = state.feed(&prompt)?;
-    for count in 1..=request.max_tokens {
-        let plain = request.logprobs.map(|_| log_softmax(&logits));
+    let lengths = continuations.iter().map(|continuation| continuation.prompt.len());
+    if let (Some(shortest), Some(longest)) = (lengths.clone().min(), lengths.max())
+        && shortest != longest
+    {
+        return Err(ModelError::BadRequest(format!(
+            "prompts of a batch have the same number of tokens, these have {shortest} to {longest}"
+        )));
+    }
+    in_step(model, &mut continuations, &mut |_| {
+        if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(continuations.into_iter().map(Continuation::into_generation).collect())
+}
+
+fn prompt_of(model: &LocalModel, request: &GenerateRequest) -> Result<Vec<u32>, ModelError> {
+    prompt_tokens(model.tokenizer(), &request.prompt, request.parse_special, model.name())
+}
+
+/// Draws a token for each continuation, feeds them together, and so on until the last one has ended.
+/// Their prompts have the same length.
+fn in_step(
+    model: &LocalModel,
+    continuations: &mut [Continuation<'_>],
+    on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+) -> Result<(), ModelError> {
+    let Some(first) = continuations.first() else { return Ok(()) };
+    let longest = continuations.iter().map(|of| of.request.max_tokens).max().unwrap_or_default();
+    if longest == 0 {
+        return Ok(());
+    }
+    let capacity = first.prompt.len() + longest;
+    let mut state = Decoding::new(model, continuations.len(), capacity);
+    let mut tokens_bt: Vec<u32> =
+        continuations.iter().flat_map(|continuation| &continuation.prompt).copied().collect();
+    loop {
+        let mut logits_bv = state.feed(&tokens_bt)?;
+        let vocab_size = logits_bv.len() / continuations.len();
+        tokens_bt.clear();
+        for (continuation, logits) in
+            continuations.iter_mut().zip(logits_bv.chunks_exact_mut(vocab_size))
+        {
+            tokens_bt.push(continuation.advance(model, logits, on_piece));
+        }
+        if continuations.iter().all(|continuation| continuation.finish_reason.is_some()) {
+            return Ok(());
+        }
+    }
+}
+
+/// A prompt and what is written after it.
+struct Continuation<'a> {
+    request: &'a GenerateRequest,
+    prompt: Vec<u32>,
+    /// Tokens cut from the prompt's beginning.
+    truncated: usize,
+    sampler: Sampler,
+    writer: Writer<'a>,
+    /// Tokens drawn.
+    drawn: usize,
+    finish_reason: Option<FinishReason>,
+}
+
+impl<'a> Continuation<'a> {
+    fn new(
+        model: &LocalModel,
+        mut prompt: Vec<u32>,
+        request: &'a GenerateRequest,
+    ) -> Result<Self, ModelError> {
+        check_ids(model, &prompt)?;
+        let description = model.description();
+        let room = description.context_length.saturating_sub(request.max_tokens);
+        let cut =
+            if request.truncate_prompt && room > 0 { prompt.len().saturating_sub(room) } else { 0 };
+        prompt.drain(..cut);
+        check(model, request, prompt.len())?;
+        let sampler = Sampler::new(request.sampling, description.vocab_size, &prompt)?;
+        Ok(Self {
+            request,
+            prompt,
+            truncated: cut,
+            sampler,
+            writer: Writer::new(request),
+            drawn: 0,
+            finish_reason: (request.max_tokens == 0).then_some(FinishReason::Length),
+        })
+    }
+
+    /// Draws from the logits of the next token and writes it; after the end nothing happens. The token
+    /// is what the model is fed next: after the end it only fills its place in the batch.
+    fn advance(
+        &mut self,
+        model: &LocalModel,
+        logits: &mut [f32],
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> u32 {
+        if self.finish_reason.is_some() {
+            return self.prompt[0];
+        }
+        let plain = self.request.logprobs.map(|_| log_softmax(logits));
         // Ids without a token pad the vocabulary; they are never chosen.
-        let allowed = model.tokenizer().vocab_size().min(vocab_size);
-        let token = sampler.draw(&mut logits, allowed);
+        let allowed = model.tokenizer().vocab_size().min(logits.len());
+        let token = self.sampler.draw(logits, allowed);
+        self.drawn += 1;
         if model.tokenizer().stop_ids().contains(&token) {
-            let flow = writer.finish();
-            let reason = if flow.is_break() { FinishReason::Cancelled } else { FinishReason::Stop };
-            return Ok(generation(writer, reason, count));
+            self.finish(FinishReason::Stop, on_piece);
+            return token;
         }
-        let entry = plain.zip(request.logprobs).map(|(plain, n)| entry(model, &plain, token, n));
+        let entry =
+            plain.zip(self.request.logprobs).map(|(plain, n)| entry(model, &plain, token, n));
         let bytes = model.tokenizer().token_bytes(token).unwrap_or_default();
-        match writer.push(bytes, entry) {
+        match self.writer.push(bytes, entry, on_piece) {
+            Step::Continue if self.drawn == self.request.max_tokens => {
+                self.finish(FinishReason::Length, on_piece);
+            }
             Step::Continue => {}
-            Step::Stopped => return Ok(generation(writer, FinishReason::Stop, count)),
-            Step::Cancelled => return Ok(generation(writer, FinishReason::Cancelled, count)),
+            Step::Stopped => self.finish_reason = Some(FinishReason::Stop),
+            Step::Cancelled => self.finish_reason = Some(FinishReason::Cancelled),
         }
-        if count < request.max_tokens {
-            logits = state.feed(&[token])?;
+        token
+    }
+
+    /// Hands over what was held back.
+    fn finish(
+        &mut self,
+        reason: FinishReason,
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) {
+        let flow = self.writer.finish(on_piece);
+        self.finish_reason = Some(if flow.is_break() { FinishReason::Cancelled } else { reason });
+    }
+
+    fn into_generation(self) -> Generation {
+        Generation {
+            text: self.writer.text,
+            finish_reason: self.finish_reason.unwrap_or(FinishReason::Length),
+            prompt_tokens: self.prompt.len(),
+            truncated_tokens: self.truncated,
+            completion_tokens: self.drawn,
         }
     }
-    let flow = writer.finish();
-    let reason = if flow.is_break() { FinishReason::Cancelled } else { FinishReason::Length };
-    Ok(generation(writer, reason, request.max_tokens))
 }
 
 /// Log-probabilities over the vocabulary for the token after `context`.
@@ -101,7 +208,7 @@ pub(crate) fn next_token_logprobs(
     let mut tokens = prompt_tokens(model.tokenizer(), context, false, model.name())?;
     let cut = tokens.len().saturating_sub(model.description().context_length);
     tokens.drain(..cut);
-    let logits = Decoding::new(model, tokens.len()).feed(&tokens)?;
+    let logits = Decoding::new(model, 1, tokens.len()).feed(&tokens)?;
     Ok(log_softmax(&logits).into_iter().map(|value| value as f32).collect())
 }
 
@@ -135,7 +242,7 @@ pub(crate) fn score_prompt(
     };
     let mut scores =
         PromptScores { tokens: tokens.iter().map(token).collect(), next: Vec::new(), ends: false };
-    let mut state = Decoding::new(model, inputs.len().max(1));
+    let mut state = Decoding::new(model, 1, inputs.len().max(1));
     for (part, start) in inputs.chunks(SCORED_TOKENS).zip((0..).step_by(SCORED_TOKENS)) {
         let logits = state.feed_all(part)?;
         let vocab_size = logits.len() / part.len();
@@ -189,34 +296,46 @@ fn check(
     Ok(())
 }
 
-/// A sequence in the making.
+/// Sequences of equal length in the making.
 struct Decoding<'a> {
     model: &'a LocalModel,
     cache: KvCache,
 }
 
 impl<'a> Decoding<'a> {
-    fn new(model: &'a LocalModel, capacity: usize) -> Self {
-        let cache = model.decoder().new_cache(model.device(), 1, capacity);
+    fn new(model: &'a LocalModel, sequences: usize, capacity: usize) -> Self {
+        let cache = model.decoder().new_cache(model.device(), sequences, capacity);
         Self { model, cache }
     }
 
-    /// Appends tokens and returns the logits after the last one.
-    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, DecoderError> {
+    /// Appends as many tokens to each sequence and returns the logits after the last ones,
+    /// `[sequences, vocabulary]`.
+    fn feed(&mut self, tokens_bt: &[u32]) -> Result<Vec<f32>, DecoderError> {
         let (decoder, parameters) = (self.model.decoder(), self.model.parameters());
         let tape = Tape::inference(self.model.device().clone());
+        let sequences = self.cache.batch();
+        let tokens = tokens_bt.len() / sequences;
+        let step = (PREFILL_TOKENS / sequences).max(1);
         let mut last = None;
-        for part in tokens.chunks(PREFILL_TOKENS) {
-            let batch = TokenBatch::new(part, part.len());
+        for start in (0..tokens).step_by(step) {
+            let count = step.min(tokens - start);
+            let part_bt: Vec<u32> = tokens_bt
+                .chunks_exact(tokens)
+                .flat_map(|sequence| &sequence[start..start + count])
+                .copied()
+                .collect();
+            let batch = TokenBatch::new(&part_bt, count);
             let x_btd = decoder.forward_cached(&tape, parameters, &batch, &mut self.cache)?;
-            last = Some((x_btd, part.len() as u32 - 1));
+            last = Some((x_btd, count));
         }
-        let (x_btd, row) = last.expect("a prompt has at least one token");
-        let logits = decoder.logits(&tape, parameters, &x_btd, &[row])?;
-        Ok(tape.read(&logits))
+        let (x_btd, count) = last.expect("a prompt has at least one token");
+        let rows: Vec<u32> = (1..=sequences).map(|end| (end * count) as u32 - 1).collect();
+        let logits_bv = decoder.logits(&tape, parameters, &x_btd, &rows)?;
+        Ok(tape.read(&logits_bv))
     }
 
-    /// Appends tokens and returns the logits after each of them, `[tokens, vocabulary]`.
+    /// Appends tokens to the one sequence and returns the logits after each of them,
+    /// `[tokens, vocabulary]`.
     fn feed_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, DecoderError> {
         let (decoder, parameters) = (self.model.decoder(), self.model.parameters());
         let tape = Tape::inference(self.model.device().clone());
@@ -277,7 +396,6 @@ enum Step {
 /// Turns bytes into pieces of text, and finds stop texts.
 struct Writer<'a> {
     stops: &'a [String],
-    on_piece: &'a mut dyn FnMut(&Piece) -> ControlFlow<()>,
     utf8: Utf8Stream,
     /// Handed over.
     text: String,
@@ -288,13 +406,9 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(
-        request: &'a GenerateRequest,
-        on_piece: &'a mut dyn FnMut(&Piece) -> ControlFlow<()>,
-    ) -> Self {
+    fn new(request: &'a GenerateRequest) -> Self {
         Self {
             stops: &request.stop,
-            on_piece,
             utf8: Utf8Stream::default(),
             text: String::new(),
             held: String::new(),
@@ -303,12 +417,17 @@ impl<'a> Writer<'a> {
     }
 
     /// Takes a token's bytes.
-    fn push(&mut self, bytes: &[u8], entry: Option<(Choice, Vec<Choice>)>) -> Step {
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        entry: Option<(Choice, Vec<Choice>)>,
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> Step {
         self.entries.extend(entry);
         self.held.push_str(&self.utf8.push(bytes));
         if let Some(at) = self.find_stop() {
             self.held.truncate(at);
-            return match self.hand_over(self.held.len()) {
+            return match self.hand_over(self.held.len(), on_piece) {
                 ControlFlow::Continue(()) => Step::Stopped,
                 ControlFlow::Break(()) => Step::Cancelled,
             };
@@ -317,20 +436,20 @@ impl<'a> Writer<'a> {
         if certain == 0 {
             return Step::Continue;
         }
-        match self.hand_over(certain) {
+        match self.hand_over(certain, on_piece) {
             ControlFlow::Continue(()) => Step::Continue,
             ControlFlow::Break(()) => Step::Cancelled,
         }
     }
 
     /// Hands over all that is left: nothing can follow any more.
-    fn finish(&mut self) -> ControlFlow<()> {
+    fn finish(&mut self, on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>) -> ControlFlow<()> {
         let rest = self.utf8.finish();
         self.held.push_str(&rest);
         if let Some(at) = self.find_stop() {
             self.held.truncate(at);
         }
-        self.hand_over(self.held.len())
+        self.hand_over(self.held.len(), on_piece)
     }
 
     /// Where the first stop text in the held text begins.
@@ -347,14 +466,18 @@ impl<'a> Writer<'a> {
             .unwrap_or(0)
     }
 
-    fn hand_over(&mut self, length: usize) -> ControlFlow<()> {
+    fn hand_over(
+        &mut self,
+        length: usize,
+        on_piece: &mut dyn FnMut(&Piece) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let text: String = self.held.drain(..length).collect();
         let logprobs = std::mem::take(&mut self.entries);
         if text.is_empty() && logprobs.is_empty() {
             return ControlFlow::Continue(());
         }
         self.text.push_str(&text);
-        (self.on_piece)(&Piece { text, logprobs })
+        on_piece(&Piece { text, logprobs })
     }
 }
 
@@ -379,10 +502,12 @@ mod tests {
             pieces.push(piece.text.clone());
             ControlFlow::Continue(())
         };
-        let mut writer = Writer::new(&request, &mut on_piece);
-        let stopped = pushed.iter().any(|bytes| matches!(writer.push(bytes, None), Step::Stopped));
+        let mut writer = Writer::new(&request);
+        let stopped = pushed
+            .iter()
+            .any(|bytes| matches!(writer.push(bytes, None, &mut on_piece), Step::Stopped));
         if !stopped {
-            let _ = writer.finish();
+            let _ = writer.finish(&mut on_piece);
         }
         assert_eq!(pieces, expect, "{stops:?} {pushed:?}");
     }
@@ -410,7 +535,7 @@ mod tests {
             logprobs: None,
         };
         let mut on_piece = |_: &Piece| ControlFlow::Break(());
-        let mut writer = Writer::new(&request, &mut on_piece);
-        assert!(matches!(writer.push(b"a", None), Step::Cancelled));
+        let mut writer = Writer::new(&request);
+        assert!(matches!(writer.push(b"a", None, &mut on_piece), Step::Cancelled));
     }
 }

@@ -218,6 +218,23 @@ impl LocalModel {
         self.chat_template.as_ref()
     }
 
+    /// Continues several prompts of the same number of tokens in step, so that each weight is read once
+    /// for all of them. Sampling follows each request's own seed. A sum may round otherwise than alone, so
+    /// texts depend on how many are written together, and on nothing else of the batch.
+    ///
+    /// Takes [`DecoderDescription::cache_bytes`] of memory for each. A stop that `is_stopped` tells of
+    /// leaves generations that end as [`milpa_base::FinishReason::Cancelled`].
+    ///
+    /// # Errors
+    /// If prompts have different lengths, or one of the requests is refused.
+    pub fn generate_batch(
+        &self,
+        requests: &[GenerateRequest],
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<Vec<Generation>, ModelError> {
+        generate::generate_batch(self, requests, is_stopped)
+    }
+
     /// Changes the name that is shown to people.
     pub fn rename(&mut self, name: &str) {
         self.info.name = name.to_owned();

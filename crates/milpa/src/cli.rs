@@ -490,7 +490,10 @@ pub struct ReplayArguments {
     /// Tokens of a document at most [default: the model's context]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
-    /// Same seed, same text
+    /// Documents written together: more are faster, and take more memory [default: up to 32]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Same seed and batch size, same text
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Folder of the token shards

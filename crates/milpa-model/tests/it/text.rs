@@ -205,6 +205,33 @@ fn the_same_seed_gives_the_same_text() {
 }
 
 #[test]
+fn a_batch_writes_what_each_writes_alone() {
+    let model = model(2);
+    let mut requests: Vec<_> = (0..5)
+        .map(|seed| GenerateRequest {
+            sampling: Sampling { temperature: 1.0, seed, ..Sampling::default() },
+            ..request("La milpa da", 12)
+        })
+        .collect();
+    requests[1].max_tokens = 0;
+    requests[2].max_tokens = 3;
+    let (whole, _) = generate(&model, &requests[3]);
+    requests[3].stop.push(whole.text.chars().skip(2).take(2).collect());
+    let alone: Vec<Generation> =
+        requests.iter().map(|request| generate(&model, request).0).collect();
+    assert_eq!(model.generate_batch(&requests, &|| false).unwrap(), alone);
+    assert!(alone[3].completion_tokens < 12, "{alone:?}");
+    assert_ne!(alone[0].text, alone[4].text);
+    assert_eq!(model.generate_batch(&[], &|| false).unwrap(), []);
+
+    let stopped = model.generate_batch(&requests, &|| true).unwrap();
+    assert_eq!(stopped[4].finish_reason, FinishReason::Cancelled);
+    requests[2].prompt = "La milpa da maíz y frijol".to_owned();
+    let error = model.generate_batch(&requests, &|| false).unwrap_err().to_string();
+    assert!(error.contains("have the same number of tokens"), "{error}");
+}
+
+#[test]
 fn generation_ends_at_stop_texts_limits_and_wishes() {
     let model = model(1);
     let sampling = Sampling { temperature: 1.0, seed: 4, ..Sampling::default() };

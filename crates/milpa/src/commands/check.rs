@@ -3,7 +3,11 @@
 use anyhow::{Result, bail};
 use milpa_train::{StageConfig, TrainConfig};
 
-use crate::{cli::RecipeArgument, commands::train, context::Context};
+use crate::{
+    cli::RecipeArgument,
+    commands::{tokens, train},
+    context::Context,
+};
 
 /// Validates a recipe, the files it names and its plan.
 pub fn check(context: &Context, recipe: &RecipeArgument) -> Result<()> {
@@ -17,6 +21,7 @@ pub fn check(context: &Context, recipe: &RecipeArgument) -> Result<()> {
         bail!("paths in {} that do not exist:\n{}", recipe.path.display(), list.join("\n"));
     }
     train::check_base(&recipe.recipe)?;
+    tokens::quality_model(&recipe.recipe.tokens)?;
     let plan = train::check_plan(context, &recipe, None)?;
     context.show(&plan, || {
         format!("{} is in order\n\n{plan}{}", recipe.path.display(), stages(&recipe.recipe.train))

@@ -1,21 +1,20 @@
 //! `milpa tokens generate-replay`: text of a model's own, as token shards for its continued training.
 //!
-//! Documents begin at the start token and are drawn from the model, each with a seed of its own. They
-//! are kept in a file beside the folder as they come, so that a cut run goes on with the next one and
-//! ends in the same bytes.
+//! Documents begin at the start token and are drawn from the model, each with a seed of its own, a batch
+//! of them in step. They are kept in a file beside the folder as they come, so that a cut run goes on with
+//! the batch that it was at and ends in the same bytes.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
-    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use milpa_base::{
-    Digest, GenerateRequest, Kind, Manifest, Progress, Sampling, Seed, TextModel, TextRecord,
-    artifact::Record, manifest::Verify, open_artifact,
+    Digest, GenerateRequest, Generation, Kind, Manifest, Progress, Sampling, Seed, TextModel,
+    TextRecord, artifact::Record, manifest::Verify, open_artifact,
 };
 use milpa_tokens::{Tokenizer, ValuedRecord, encode_valued_shards};
 use serde::{Deserialize, Serialize};
@@ -30,8 +29,14 @@ use crate::{cli::ReplayArguments, context::Context};
 const SOURCE: &str = "generated";
 /// Longest line of the file of documents: a whole context of long tokens.
 const MAX_LINE_BYTES: u64 = 64 << 20;
+/// Documents that are written in step unless another number is asked for: more gain little on a CPU.
+const BATCH_SIZE: usize = 32;
+/// Most that can be asked for.
+const MAX_BATCH_SIZE: usize = 1024;
+/// Memory that keys and values may take where the number is not asked for.
+const MAX_CACHE_BYTES: u64 = 2 << 30;
 /// Documents without text after which a model is given up.
-const MAX_EMPTY: u32 = 1000;
+const MAX_EMPTY: usize = 1000;
 
 /// What the text depends on; stands in the manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +50,7 @@ struct Settings {
     temperature: f32,
     top_p: f32,
     max_tokens: usize,
+    batch_size: usize,
     seed: u64,
 }
 
@@ -81,6 +87,16 @@ pub fn generate(context: &Context, arguments: &ReplayArguments) -> Result<Manife
         (1..=room).contains(&max_tokens),
         "--max-tokens is {max_tokens}; the model writes 1 to {room} tokens in one go"
     );
+    let batch_size = match arguments.batch_size {
+        Some(size) if !(1..=MAX_BATCH_SIZE).contains(&size) => {
+            bail!("--batch-size is {size}; it is 1 to {MAX_BATCH_SIZE} documents")
+        }
+        Some(size) => size,
+        None => {
+            let each = model.description().cache_bytes(max_tokens + 1).max(1);
+            (MAX_CACHE_BYTES / each).clamp(1, BATCH_SIZE as u64) as usize
+        }
+    };
     let settings = Settings {
         model: info.hash.clone(),
         tokenizer: tokenizer.hash(),
@@ -88,6 +104,7 @@ pub fn generate(context: &Context, arguments: &ReplayArguments) -> Result<Manife
         temperature: *temperature,
         top_p: *top_p,
         max_tokens,
+        batch_size,
         seed: arguments.seed,
     };
     let inputs = BTreeMap::from([("tokenizer".to_owned(), tokenizer.hash())]);
@@ -109,38 +126,44 @@ pub fn generate(context: &Context, arguments: &ReplayArguments) -> Result<Manife
         context.progress.say(&said);
     }
     context.progress.begin("Generating", Some(settings.tokens), "tokens");
+    let request = |document: u64| GenerateRequest {
+        prompt: String::new(),
+        parse_special: false,
+        truncate_prompt: false,
+        max_tokens,
+        sampling: Sampling {
+            temperature: *temperature,
+            top_p: *top_p,
+            seed: Seed(settings.seed).derive("replay").nth(document).0,
+            ..Sampling::default()
+        },
+        stop: Vec::new(),
+        logprobs: None,
+    };
     let mut empty = 0;
     while texts.tokens < settings.tokens {
         context.check_stop()?;
-        let seed = Seed(settings.seed).derive("replay").nth(texts.documents).0;
-        let request = GenerateRequest {
-            prompt: String::new(),
-            parse_special: false,
-            truncate_prompt: false,
-            max_tokens,
-            sampling: Sampling {
-                temperature: *temperature,
-                top_p: *top_p,
-                seed,
-                ..Sampling::default()
-            },
-            stop: Vec::new(),
-            logprobs: None,
-        };
-        let generation = model.generate(&request, &mut |_| {
-            if context.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
+        // Of a batch that was cut all are drawn again: a text depends on how many are drawn together.
+        let first = texts.documents - texts.documents % batch_size as u64;
+        let requests: Vec<_> = (first..).take(batch_size).map(request).collect();
+        let generations = model.generate_batch(&requests, &|| context.stop.is_set())?;
         context.check_stop()?;
-        let text = generation.text;
-        // A document without text is left out of the shards, but has its number.
-        let count = if text.is_empty() { 0 } else { tokenizer.encode(&text).len() as u64 + 1 };
-        empty = if count == 0 { empty + 1 } else { 0 };
+        for Generation { text, .. } in
+            generations.into_iter().skip((texts.documents - first) as usize)
+        {
+            // A document without text is left out of the shards, but has its number.
+            let count = if text.is_empty() { 0 } else { tokenizer.encode(&text).len() as u64 + 1 };
+            empty = if count == 0 { empty + 1 } else { 0 };
+            texts.add(&Written { text, tokens: count })?;
+            if texts.tokens >= settings.tokens {
+                break;
+            }
+        }
         ensure!(
             empty < MAX_EMPTY,
-            "the model ended {MAX_EMPTY} documents in a row without a word; raise --temperature, or use \
+            "the model ended {empty} documents in a row without a word; raise --temperature, or use \
              another model"
         );
-        texts.add(&Written { text, tokens: count })?;
         context.progress.advance(texts.tokens.min(settings.tokens));
     }
     context.progress.end();
@@ -286,6 +309,7 @@ mod tests {
             temperature: 0.7,
             top_p: 1.0,
             max_tokens: 10,
+            batch_size: 2,
             seed: 1,
         };
         let mut texts = Texts::open(&path, &settings).unwrap();

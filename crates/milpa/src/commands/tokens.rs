@@ -12,7 +12,7 @@ use milpa_base::{
 use milpa_corpus::{Document, Split, read_split, read_weighted};
 use milpa_text::Classifier;
 use milpa_tokens::{
-    DocumentValue, QualityConfig, Tokenizer, ValuedRecord, encode_valued_shards, inspect_tokenizer,
+    DocumentValue, Tokenizer, TokensConfig, ValuedRecord, encode_valued_shards, inspect_tokenizer,
     train_tokenizer,
 };
 use milpa_train::BaseConfig;
@@ -78,10 +78,14 @@ pub fn verify_tokenizer(path: &Path) -> Result<Digest> {
 }
 
 /// A classifier with the place of the label that means quality.
-type QualityModel = (Classifier, usize);
+pub type QualityModel = (Classifier, usize);
 
-/// Reads the classifier of `[tokens] quality`.
-fn quality_model(config: &QualityConfig) -> Result<QualityModel> {
+/// Reads the classifier of `[tokens] quality`, where there is one.
+///
+/// # Errors
+/// A file that cannot be read or is no classifier, and one without the label.
+pub fn quality_model(config: &TokensConfig) -> Result<Option<QualityModel>> {
+    let Some(config) = &config.quality else { return Ok(None) };
     let path = &config.model.path;
     let bytes = std::fs::read(path).with_context(|| {
         format!("cannot read the classifier {} of [tokens] quality", path.display())
@@ -96,7 +100,7 @@ fn quality_model(config: &QualityConfig) -> Result<QualityModel> {
             classifier.labels().join(", ")
         )
     })?;
-    Ok((classifier, label))
+    Ok(Some((classifier, label)))
 }
 
 /// A document with what is known of it.
@@ -130,7 +134,7 @@ pub fn encode(
     if let Some(quality) = &recipe.recipe.tokens.quality {
         inputs.insert("quality".to_owned(), hash_path(&quality.model.path)?);
     }
-    let quality = recipe.recipe.tokens.quality.as_ref().map(quality_model).transpose()?;
+    let quality = quality_model(&recipe.recipe.tokens)?;
     let records = |split| -> Result<_> {
         let documents = read_weighted(corpus, split)?;
         Ok(documents.map(|document| document.map(|document| valued(document, quality.as_ref()))))

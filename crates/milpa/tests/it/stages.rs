@@ -32,7 +32,8 @@ fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 fn replay(out: &str) -> Vec<&str> {
     let what = ["tokens", "generate-replay", "--model", "base/train/checkpoint"];
-    [&what, &["--tokens", "1500 tokens", "--max-tokens", "40", "--out", out][..]].concat()
+    let much = ["--tokens", "1500 tokens", "--max-tokens", "40", "--batch-size", "4"];
+    [&what, &much[..], &["--out", out][..]].concat()
 }
 
 fn files(field: &Field, dir: &str) -> BTreeMap<String, Vec<u8>> {
@@ -55,13 +56,19 @@ fn a_base_writes_its_own_replay_and_is_trained_on_in_stages() {
 
     field.ok(&replay("replay"));
     let mut child = field.start(&replay("again"));
-    while !field.path("again.documents.jsonl").exists() && child.try_wait().unwrap().is_none() {
+    let documents = field.path("again.documents.jsonl");
+    let lines = || fs::read_to_string(&documents).unwrap_or_default().lines().count();
+    while lines() < 5 && child.try_wait().unwrap().is_none() {
         sleep(Duration::from_millis(1));
     }
-    sleep(Duration::from_millis(20));
     child.kill().unwrap();
     child.wait().unwrap();
-    field.ok(&replay("again"));
+    // Cut inside a batch: the settings and two documents are left.
+    let whole = fs::read_to_string(&documents).unwrap();
+    let cut: String = whole.split_inclusive('\n').take(3).collect();
+    fs::write(&documents, cut).unwrap();
+    let said = field.milpa(&replay("again"));
+    said.expect(0, &["going on after document 2"]);
     assert_eq!(files(&field, "replay"), files(&field, "again"));
     assert!(!field.path("again.documents.jsonl").exists());
     assert!(field.read("replay/manifest.toml").contains("temperature = 1"));
@@ -96,4 +103,49 @@ fn a_base_writes_its_own_replay_and_is_trained_on_in_stages() {
     field
         .milpa(&["check", "."])
         .expect(2, &["`train.stage` cannot be right", "set train.steps above 60"]);
+}
+
+#[test]
+fn samples_are_ordered_by_what_a_classifier_makes_of_them() {
+    let field = Field::new();
+    let texts: Vec<serde_json::Value> =
+        field.read("texts.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let advert = "Compre ya, oferta gratis, haga clic aquí, precio bajo, envío rápido. ";
+    let (mut mixed, mut labelled) = (String::new(), String::new());
+    for (number, text) in texts.iter().enumerate() {
+        let own = text["text"].as_str().unwrap();
+        let advert = format!("{}{number}", advert.repeat(8));
+        for (text, label) in [(own, "good"), (&advert, "bad")] {
+            labelled += &format!("{}\n", serde_json::json!({"text": text, "label": label}));
+        }
+        let text = if number % 3 == 0 { advert.as_str() } else { own };
+        let id = format!("texto/{number}");
+        mixed += &format!("{}\n", serde_json::json!({"id": id, "text": text}));
+    }
+    field.write("texts.jsonl", mixed.as_bytes());
+    field.write("labelled.jsonl", labelled.as_bytes());
+    let by_quality =
+        "\n[[train.stage]]\nname = \"worst first\"\norder = { by = \"quality\", buckets = 2 }\n";
+    let tokens = "\n[tokens]\nquality = { model = \"quality.model\", label = \"god\" }\n\n[eval]\n";
+    field.edit_recipe("\n[eval]\n", &[by_quality, tokens].concat());
+
+    field.write("quality.model", b"no classifier");
+    field.milpa(&["check", "."]).expect(1, &["quality.model is no classifier"]);
+    field.ok(&["corpus", "classifier", "labelled.jsonl", "--out", "quality.model"]);
+    for command in [&["check", "."][..], &["run", ".", "--out", "run"]] {
+        field.milpa(command).expect(1, &["has no label \"god\"; it has bad, good"]);
+    }
+    assert!(!field.path("run/corpus").exists(), "refused before anything was built");
+    field.edit_recipe("\"god\"", "\"good\"");
+    field.ok(&["run", ".", "--out", "run"]);
+
+    let bytes = fs::read(field.path("run/tokens/train-textos.quality")).unwrap();
+    let values: Vec<f32> =
+        bytes.chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect();
+    // 24 documents, a third of them advertisements; three are validation, two of them such.
+    let good = values.iter().filter(|value| **value > 0.5).count();
+    assert_eq!((good, values.len()), (15, 21), "{values:?}");
+    let folders = ["train", ".", "--tokenizer", "run/tokenizer", "--tokens", "run/tokens"];
+    let table = field.ok(&[&folders[..], &["--out", "other", "--dry-run"]].concat());
+    assert!(table.contains("quality rising, 2 buckets"), "{table}");
 }
