@@ -23,7 +23,7 @@ use milpa_model::{Device, ModelConfig};
 use milpa_tokens::{
     Context, TokenDataset, Tokenizer, TokenizerConfig, TokensConfig, encode_shards, train_tokenizer,
 };
-use milpa_train::{Job, Pulse, Start, Summary, TrainConfig, train};
+use milpa_train::{ChangedPlan, Job, Pulse, Start, Summary, TrainConfig, train};
 use serde_json::json;
 
 type Failure = Box<dyn Error>;
@@ -111,7 +111,7 @@ fn run(
         dataset,
         replay: Vec::new(),
         general: None,
-        extend: false,
+        changed_plan: ChangedPlan::Refuse,
         seed: Seed(seed),
         licences: Vec::new(),
         device: Device::cpu(1),

@@ -24,9 +24,10 @@ use crate::{
     average::Average,
     base::{Network, Start},
     config::TrainConfig,
-    control::ControlState,
+    control::{ControlState, ReplayChange},
     error::TrainError,
     optimizer::OptimizerState,
+    replan::PassedOver,
     stability::StabilityState,
     tensor_file::TensorFile,
 };
@@ -63,6 +64,23 @@ pub struct State {
     /// What the controller of forgetting remembers; absent without a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<ControlState>,
+    /// The step at which the run went on with another plan for the last time: it never goes back further.
+    /// 0 for a run that keeps the plan it began with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub origin: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(step: &u64) -> bool {
+    *step == 0
+}
+
+impl State {
+    /// What was changed on the way in what a run in stages reads.
+    pub(crate) fn changes(&self) -> (&[ReplayChange], &[PassedOver]) {
+        let changes = self.control.as_ref().map_or(&[][..], |control| &control.changes);
+        (changes, self.stability.as_ref().map_or(&[][..], |stability| &stability.passed_over))
+    }
 }
 
 /// What a checkpoint is made of: copies, which training does not change any more.
@@ -249,7 +267,15 @@ pub(crate) fn read(
 ) -> Result<(ParameterStore, OptimizerState, Option<Average>, State), TrainError> {
     let parameters = network.read(dir, start, device)?;
     let optimizer = OptimizerState::read(config.optimizer, &dir.join(OPTIMIZER_FILE), &parameters)?;
-    let read = |average| Average::read(average, &dir.join(AVERAGE_FILE), &parameters);
+    let file = dir.join(AVERAGE_FILE);
+    let read = |average| {
+        // The run may have been extended by an average just now, which begins with the weights.
+        if file.exists() {
+            Average::read(average, &file, &parameters)
+        } else {
+            Ok(Average::new(average, &parameters))
+        }
+    };
     let average = config.average.map(read).transpose()?;
     let path = dir.join(STATE_FILE);
     let bytes = fs::read(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;

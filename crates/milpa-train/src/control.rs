@@ -18,8 +18,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::TrainConfig;
-
 /// The `[train.forgetting.limit]` table of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -221,47 +219,6 @@ pub(crate) fn decide(
 
 fn moved(what: &str, from: f64, to: f64) -> String {
     format!("{what} {:.1} % → {:.1} %", from * 100.0, to * 100.0)
-}
-
-/// The recipe's stages with what the controller changed: a stage is cut where a change falls, and all
-/// that comes after it has the new share.
-///
-/// # Errors
-/// Stages that do not add up.
-pub(crate) fn with_changes(
-    config: &TrainConfig,
-    changes: &[ReplayChange],
-) -> Result<TrainConfig, String> {
-    let mut changed = config.clone();
-    let Some(limit) = config.forgetting.as_ref().and_then(|f| f.limit.as_ref()) else {
-        return Ok(changed);
-    };
-    let steps = config.stage_steps()?;
-    for (stage, steps) in changed.stages.iter_mut().zip(steps) {
-        (stage.steps, stage.tokens, stage.share) = (Some(milpa_base::Steps(steps)), None, None);
-    }
-    for change in changes {
-        let mut end = 0;
-        let mut index = 0;
-        while index < changed.stages.len() {
-            let steps = changed.stages[index].steps.map_or(0, |steps| steps.0);
-            let begin = end;
-            end += steps;
-            if begin < change.batch && change.batch < end {
-                let mut rest = changed.stages[index].clone();
-                changed.stages[index].steps = Some(milpa_base::Steps(change.batch - begin));
-                rest.steps = Some(milpa_base::Steps(end - change.batch));
-                let name = rest.name.split(" from step ").next().unwrap_or(&rest.name).to_owned();
-                rest.name = format!("{name} from step {}", change.batch + 1);
-                changed.stages.insert(index + 1, rest);
-                end = change.batch;
-            } else if change.batch <= begin {
-                changed.stages[index].replay.insert(limit.replay.clone(), change.replay);
-            }
-            index += 1;
-        }
-    }
-    Ok(changed)
 }
 
 #[cfg(test)]

@@ -19,9 +19,10 @@ use milpa_tokens::{
 use crate::{
     checkpoint::{self, State},
     config::TrainConfig,
-    control::{ReplayChange, with_changes},
+    control::ReplayChange,
     error::TrainError,
     metrics::Metric,
+    replan::{PassedOver, with_changes},
     stages::StageTable,
     trainer::{FINAL_CHECKPOINT, Job},
 };
@@ -54,9 +55,8 @@ impl<'a> Data<'a> {
     ) -> Result<Self, TrainError> {
         let seed = job.seed.derive("data");
         let state = checkpoint.map(checkpoint::read_state).transpose()?;
-        let changes = state.as_ref().and_then(|state| state.control.as_ref());
-        let changes = changes.map_or(&[][..], |control| &control.changes);
-        let Some(config) = staged(job.config, changes, seed)? else {
+        let (changes, passed_over) = state.as_ref().map_or((&[][..], &[][..]), State::changes);
+        let Some(config) = staged(job.config, changes, passed_over, seed)? else {
             let data = Self::Plain(plain(job, seed)?);
             state.map_or(Ok(()), |state| data.check(&state))?;
             return Ok(data);
@@ -69,15 +69,16 @@ impl<'a> Data<'a> {
         }))
     }
 
-    /// The data of a run whose replay was changed at `state`.
+    /// The data of a run whose replay was changed, or which passed over batches, at `state`.
     pub(crate) fn change(
         job: &Job<'a>,
         changes: &[ReplayChange],
+        passed_over: &[PassedOver],
         state: &StagedState,
     ) -> Result<Self, TrainError> {
-        let config = staged(job.config, changes, job.seed.derive("data"))?;
+        let config = staged(job.config, changes, passed_over, job.seed.derive("data"))?;
         let config = config.ok_or_else(|| {
-            TrainError::Stages("only the replay of a run in stages can be changed".to_owned())
+            TrainError::Stages("only the data of a run in stages can be changed".to_owned())
         })?;
         let sets = source_sets(job.config, job.dataset, &job.replay)?;
         Ok(Self::Staged(StagedLoader::extend(&sets, &config, state)?))
@@ -145,13 +146,14 @@ impl<'a> Data<'a> {
     }
 }
 
-/// What the loader draws, with what the controller changed.
+/// What the loader draws, with what was changed on the way.
 fn staged(
     config: &TrainConfig,
     changes: &[ReplayChange],
+    passed_over: &[PassedOver],
     seed: Seed,
 ) -> Result<Option<StagedConfig>, TrainError> {
-    let changed = with_changes(config, changes).map_err(TrainError::Stages)?;
+    let changed = with_changes(config, changes, passed_over).map_err(TrainError::Stages)?;
     changed.staged(seed).map_err(TrainError::Stages)
 }
 
@@ -186,6 +188,7 @@ fn source_sets<'a>(
 }
 
 /// The table of a recipe's stages over its token shards, before anything runs; `None` without stages.
+/// With a `checkpoint`, that of the run that goes on from there with this recipe.
 ///
 /// # Errors
 /// Stages that cannot be drawn; the message says what to change.
@@ -194,12 +197,19 @@ pub fn stage_table(
     dataset: &TokenDataset,
     replay: &[ReplaySet<'_>],
     seed: Seed,
+    checkpoint: Option<&Path>,
 ) -> Result<Option<StageTable>, TrainError> {
-    let Some(staged) = config.staged(seed.derive("data")).map_err(TrainError::Stages)? else {
+    let state = checkpoint.map(checkpoint::read_state).transpose()?;
+    let (changes, passed_over) = state.as_ref().map_or((&[][..], &[][..]), State::changes);
+    let Some(staged) = staged(config, changes, passed_over, seed.derive("data"))? else {
         return Ok(None);
     };
     let sets = source_sets(config, dataset, replay)?;
-    Data::Staged(StagedLoader::new(&sets, &staged)?).table(config)
+    let loader = match state.and_then(|state| state.stages) {
+        None => StagedLoader::new(&sets, &staged)?,
+        Some(state) => StagedLoader::extend(&sets, &staged, &state)?,
+    };
+    Data::Staged(loader).table(config)
 }
 
 /// Gathers what a line of the metrics says of a window of steps. Windows are some steps long, and end
@@ -264,9 +274,8 @@ impl DataWindow {
     }
 }
 
-/// The checkpoint from which a run in stages would go on with another plan: the newest whole one of
-/// any key, the final one included.
-pub(crate) fn newest_of_any_plan(out: &Path) -> Option<(State, PathBuf, Manifest)> {
+/// The newest whole checkpoint of a training folder, of whatever plan, the final one included.
+pub fn newest_of_any_plan(out: &Path) -> Option<(State, PathBuf, Manifest)> {
     let mut found: Vec<_> = checkpoint::list(out).into_iter().map(|(_, path)| path).collect();
     found.push(out.join(FINAL_CHECKPOINT));
     found
@@ -313,35 +322,83 @@ fn compare(old: &toml::Table, new: &toml::Table, prefix: &str, lines: &mut Vec<S
     keys.dedup();
     for key in keys {
         let name = format!("{prefix}{key}");
-        match (old.get(key), new.get(key)) {
-            (Some(toml::Value::Table(old)), Some(toml::Value::Table(new))) => {
-                compare(old, new, &format!("{name}."), lines);
-            }
-            (old, new) if old == new || name == "train.stage" => {}
-            (old, new) => {
-                let show = |value: Option<&toml::Value>| {
-                    value.map_or_else(|| "not there".to_owned(), toml::Value::to_string)
-                };
-                lines.push(format!("{name} was {} and is {}", show(old), show(new)));
-            }
+        if name != "train.stage" {
+            compare_values(old.get(key), new.get(key), &name, lines);
         }
     }
 }
 
-/// Says why a checkpoint cannot be gone on with by another plan.
-pub(crate) fn cannot_extend(manifest: &Manifest, record: &Record, state: &State) -> Option<String> {
-    if state.stages.is_none() {
-        return Some("it was begun without stages".to_owned());
+fn compare_values(
+    old: Option<&toml::Value>,
+    new: Option<&toml::Value>,
+    name: &str,
+    lines: &mut Vec<String>,
+) {
+    match (old, new) {
+        (Some(toml::Value::Table(old)), Some(toml::Value::Table(new))) => {
+            compare(old, new, &format!("{name}."), lines);
+        }
+        (old, new) if old == new => {}
+        (old, new) => {
+            let show = |value: Option<&toml::Value>| {
+                value.map_or_else(|| "not there".to_owned(), toml::Value::to_string)
+            };
+            lines.push(format!("{name} was {} and is {}", show(old), show(new)));
+        }
+    }
+}
+
+/// Says why a checkpoint cannot be gone on with by another plan; what its data says is for the loader.
+pub(crate) fn cannot_extend(
+    manifest: &Manifest,
+    record: &Record,
+    state: &State,
+    config: &TrainConfig,
+) -> Option<String> {
+    match (&state.stages, config.stages.is_empty()) {
+        (None, false) => return Some("it was begun without stages".to_owned()),
+        (Some(_), true) => {
+            return Some("it was begun in stages, and the recipe has none".to_owned());
+        }
+        _ => {}
     }
     let mut lines = Vec::new();
-    let model = |config: &toml::Table| {
-        config.get("model").and_then(toml::Value::as_table).cloned().unwrap_or_default()
-    };
-    compare(&model(&manifest.config), &model(&record.config), "model.", &mut lines);
-    for name in ["tokenizer", "seed"] {
+    let (old, new) = (&manifest.config, &record.config);
+    for key in FIXED {
+        compare_values(at(old, key), at(new, key), key, &mut lines);
+    }
+    for name in ["tokenizer", "seed", "base"] {
         if manifest.inputs.get(name) != record.inputs.get(name) {
             lines.push(format!("the {name} is another one"));
         }
     }
+    let limit = config.forgetting.as_ref().and_then(|forgetting| forgetting.limit.as_ref());
+    let moved = at(old, "train.forgetting.limit.replay").and_then(toml::Value::as_str);
+    if state.control.as_ref().is_some_and(|control| !control.changes.is_empty())
+        && moved != limit.map(|limit| &*limit.replay)
+    {
+        lines.push(
+            "its limit on forgetting has moved the share of replay: keep train.forgetting.limit, and raise \
+             its percent"
+                .to_owned(),
+        );
+    }
     (!lines.is_empty()).then(|| lines.join("; "))
+}
+
+/// Keys of a run's resolved table that what is trained depends on.
+const FIXED: [&str; 6] = [
+    "model",
+    "train.optimizer.kind",
+    "train.optimizer.state_precision",
+    "train.mup",
+    "train.lora",
+    "train.sequence_length",
+];
+
+/// The value at a dotted key.
+fn at<'a>(table: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {
+    let mut parts = key.split('.');
+    let first = table.get(parts.next()?)?;
+    parts.try_fold(first, |value, part| value.get(part))
 }

@@ -99,11 +99,11 @@ pub enum TrainError {
     /// The stages do not fit the run.
     #[error("train.stage: {0}")]
     Stages(String),
-    /// A folder holds a run in stages with another plan.
+    /// A folder holds a run with another plan.
     #[error(
         "{path} holds {step} steps of a run with another plan or other data:\n  {differences}\nhint: \
          put it back to go on as it was; --extend keeps what is trained and goes on with the new plan; \
-         another --out begins anew"
+         --anew sets it aside and begins anew, as does another --out"
     )]
     OtherPlan {
         /// The training folder.
@@ -114,12 +114,26 @@ pub enum TrainError {
         differences: String,
     },
     /// A run cannot be gone on with by another plan.
-    #[error("the run in {path} cannot be extended: {message}; begin anew with another --out")]
+    #[error(
+        "the run in {path} cannot be gone on with by this plan: {message}; begin anew with --anew or \
+         another --out"
+    )]
     CannotExtend {
-        /// The training folder.
+        /// The training folder, or the checkpoint to fork.
         path: PathBuf,
         /// Why not.
         message: String,
+    },
+    /// A run would begin at a checkpoint, but its folder holds one already.
+    #[error(
+        "{path} holds a run that did not begin at {from}: choose another --out for the fork, or leave \
+         --fork out to go on with that run"
+    )]
+    Occupied {
+        /// The training folder.
+        path: PathBuf,
+        /// The checkpoint to fork.
+        from: PathBuf,
     },
     /// The loss is no longer a number.
     #[error(

@@ -15,11 +15,11 @@ mod data;
 mod error;
 mod feed;
 mod forgetting;
-mod fork;
 mod metrics;
 mod mup;
 mod non_finite;
 mod optimizer;
+mod replan;
 mod retention;
 mod saver;
 mod schedule;
@@ -34,19 +34,19 @@ pub use base::{AdapterConfig, BaseConfig, BaseModel, Start};
 pub use checkpoint::{STATE_FILE, State, list as checkpoints, newest_checkpoint, newest_step};
 pub use config::{Optimizer, Precision, TrainConfig};
 pub use control::{ControlState, LimitConfig, ReplayChange};
-pub use data::{ReplaySet, stage_table};
+pub use data::{ReplaySet, newest_of_any_plan, stage_table};
 pub use error::TrainError;
 pub use forgetting::{
     FORGETTING_FILE, ForgettingConfig, ForgettingReport, Standing, read_forgetting,
 };
-pub use fork::fork;
 pub use metrics::{METRICS_FILE, Metric, Noted, OnMetric, read_metrics};
 pub use mup::MupConfig;
+pub use replan::PassedOver;
 pub use schedule::{Curve, Piece, Schedule, Shape};
 pub use stability::{StabilityConfig, StabilityState};
 pub use stages::{ReplayConfig, SourceWeight, StageConfig, StageTable};
 pub use trainer::{
-    AVERAGED_CHECKPOINT, CHOSEN_CHECKPOINT, FINAL_CHECKPOINT, Job, OnGradients, Summary,
-    model_shape, train, train_shape,
+    AVERAGED_CHECKPOINT, CHOSEN_CHECKPOINT, ChangedPlan, FINAL_CHECKPOINT, Job, OnGradients,
+    Summary, model_shape, train, train_shape,
 };
 pub use watchdog::{Activity, Hang, Pulse, ThreadState, Watchdog};

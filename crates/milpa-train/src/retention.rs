@@ -20,6 +20,8 @@ pub(crate) struct Retention {
     plateau: Option<u64>,
     /// The last step below the limit on forgetting, to which the run may go back.
     below: Option<u64>,
+    /// The step before which the run never goes back, if it is not the beginning.
+    origin: Option<u64>,
     /// Mean bits per byte of the validation split at steps where there was one.
     validation: BTreeMap<u64, f64>,
 }
@@ -35,6 +37,7 @@ impl Retention {
             best: config.keep_best,
             plateau: plateau.map(|end| end / every * every),
             below: None,
+            origin: None,
             validation: BTreeMap::new(),
         }
     }
@@ -42,6 +45,11 @@ impl Retention {
     /// Keeps the checkpoint of the last step below the limit on forgetting.
     pub(crate) fn below_limit(&mut self, step: u64) {
         self.below = (step > 0).then_some(step);
+    }
+
+    /// Keeps the checkpoint of the step before which the run never goes back.
+    pub(crate) fn begins_at(&mut self, step: u64) {
+        self.origin = (step > 0).then_some(step);
     }
 
     /// Takes in a validation after `step`.
@@ -68,6 +76,7 @@ impl Retention {
         if let Some(permanent) = self.permanent {
             keep.extend((1..=step / permanent).map(|number| number * permanent));
         }
+        keep.extend(self.origin.filter(|&origin| origin <= step));
         keep.extend(self.below.filter(|&below| below <= step));
         keep.extend(self.plateau.filter(|&plateau| plateau > 0 && plateau <= step));
         if self.best {

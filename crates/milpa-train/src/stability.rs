@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::replan::PassedOver;
+
 /// The `[train.stability]` table of a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -85,6 +87,9 @@ pub struct StabilityState {
     pub batches_passed_over: u64,
     /// How often the run went back.
     pub rollbacks: u64,
+    /// Which batches of a run in stages they were, for its plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<PassedOver>,
     /// Losses and gradient norms of the last steps taken, as the bits of f64: decimal numbers need
     /// not come back as they were.
     pub(crate) window: VecDeque<[u64; 2]>,

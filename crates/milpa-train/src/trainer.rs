@@ -16,7 +16,7 @@ use std::{
 };
 
 use milpa_base::{
-    Digest, Kind, Progress, RunLock, Seed, StopFlag,
+    Digest, Kind, Manifest, Progress, RunLock, Seed, StopFlag,
     artifact::Record,
     copy_artifact, hash_bytes,
     manifest::Verify,
@@ -30,7 +30,7 @@ use milpa_model::{
 };
 use milpa_plan::{ModelShape, TrainShape};
 use milpa_tensor::{IGNORE, TensorError, clip_factor};
-use milpa_tokens::{Batch, Packing, Split, TokenDataset, Tokenizer};
+use milpa_tokens::{Batch, Packing, Split, StagedState, TokenDataset, Tokenizer, TokensError};
 use serde::Serialize;
 
 use self::against_base::{limit, recipe_replay};
@@ -39,7 +39,7 @@ use crate::{
     base::{Network, Start},
     checkpoint::{self, Snapshot, State},
     config::{Precision, TrainConfig},
-    control::ControlState,
+    control::{ControlState, ReplayChange},
     data::{self, Data, DataWindow, ReplaySet},
     error::TrainError,
     feed::Feed,
@@ -48,6 +48,7 @@ use crate::{
     mup::WidthRatio,
     non_finite,
     optimizer::OptimizerState,
+    replan::PassedOver,
     retention::Retention,
     saver::Saver,
     schedule::Curve,
@@ -63,10 +64,27 @@ pub const AVERAGED_CHECKPOINT: &str = "checkpoint-average";
 pub const CHOSEN_CHECKPOINT: &str = "checkpoint-chosen";
 /// File that says which run a training folder belongs to.
 const KEY_FILE: &str = "key";
+/// File with the identity of the checkpoint at which a forked run began.
+const FORKED_FILE: &str = "forked-from";
 /// A step that reaches more than this share of the measured peak casts doubt on the measurement.
 const CREDIBLE_UTILISATION: f64 = 0.85;
 /// How often a step is shown to people; every step is in the metrics.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What to do about a folder that holds a run with another plan or other data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChangedPlan<'a> {
+    /// Refuse: nothing that is trained is given up, and nothing becomes other unasked.
+    #[default]
+    Refuse,
+    /// Go on from its newest checkpoint with the new plan; what was read stays counted.
+    Extend,
+    /// Begin at this checkpoint of another run, which stays as it is, with the new plan: one of a plateau
+    /// can so become several anneals. The folder has to be empty, or to hold this fork.
+    Fork(&'a Path),
+    /// Set it aside and begin anew.
+    Anew,
+}
 
 /// What is called with a step and the parameters once their gradients are there.
 pub type OnGradients<'a> = &'a dyn Fn(u64, &mut ParameterStore);
@@ -85,9 +103,8 @@ pub struct Job<'a> {
     pub replay: Vec<ReplaySet<'a>>,
     /// The token shards of general text that the recipe's `[train.forgetting]` names.
     pub general: Option<&'a TokenDataset>,
-    /// Whether a run in stages that is in the folder goes on with another plan; otherwise a changed plan
-    /// or changed data is refused.
-    pub extend: bool,
+    /// What becomes of a run in the folder whose plan or data is other than these.
+    pub changed_plan: ChangedPlan<'a>,
     /// Seed of the weights and of the data's order.
     pub seed: Seed,
     /// Licences of the text, for the checkpoint's manifest.
@@ -206,12 +223,10 @@ pub fn train(
     }
     let record = record(job)?;
     let key = record.key.expect("a record made with new() has its key");
-    let extended = checkpoint_to_extend(job, out, &record)?;
-    if extended.is_none() {
-        if !job.config.stages.is_empty() && read_key(out) != key.to_string() {
-            // A new run: stages that cannot be drawn are refused before the folder is touched.
-            Data::open(job, None, false)?;
-        }
+    let extended = checkpoint_of_another_plan(job, out, &record)?;
+    if extended.is_none() && read_key(out) != key.to_string() {
+        // A new run: data that cannot be drawn is refused before the folder is touched.
+        Data::open(job, None, false)?;
         claim_folder(out, key, progress)?;
     }
     let _lock = RunLock::acquire(out)?;
@@ -253,8 +268,13 @@ pub fn train(
         if extended.is_some() {
             // The checkpoint under the new key comes first: whoever is cut between the two extends
             // once more.
+            run.begins_here();
             run.save()?;
             run.saver.wait()?;
+            if let ChangedPlan::Fork(from) = job.changed_plan {
+                let (_, digest) = open_artifact(from, Kind::Checkpoint, Verify::Lengths)?;
+                write_file_atomic(&out.join(FORKED_FILE), digest.to_string().as_bytes())?;
+            }
             write_key(out, key)?;
             progress.line(&format!("going on with the new plan after step {}", run.step));
         }
@@ -322,37 +342,60 @@ fn claim_folder(out: &Path, key: Digest, progress: &dyn Progress) -> Result<(), 
     write_key(out, key)
 }
 
-pub(crate) fn write_key(out: &Path, key: Digest) -> Result<(), TrainError> {
+fn write_key(out: &Path, key: Digest) -> Result<(), TrainError> {
     Ok(write_file_atomic(&out.join(KEY_FILE), key.to_string().as_bytes())?)
 }
 
 /// The key of the run in a folder; empty if there is none.
-pub(crate) fn read_key(out: &Path) -> String {
+fn read_key(out: &Path) -> String {
     fs::read_to_string(out.join(KEY_FILE)).unwrap_or_default().trim().to_owned()
 }
 
-/// The checkpoint from which a run in stages goes on with another plan than its own; `None` where the
-/// folder's run is this one, or where there is none in stages.
-fn checkpoint_to_extend(
+/// The checkpoint of another plan from which the run goes on with its own, if it does so.
+///
+/// # Errors
+/// A run of another plan about which nothing is said, or which cannot be gone on with.
+fn checkpoint_of_another_plan(
     job: &Job<'_>,
     out: &Path,
     record: &Record,
 ) -> Result<Option<PathBuf>, TrainError> {
     let key = read_key(out);
-    let now = record.key.expect("a record made with new() has its key").to_string();
-    if job.config.stages.is_empty() || key.is_empty() || key == now {
+    let is_own = record.key.is_some_and(|now| now.to_string() == key);
+    let cannot_extend = |manifest: &Manifest, state: &State| {
+        data::cannot_extend(manifest, record, state, job.config)
+    };
+    if let ChangedPlan::Fork(from) = job.changed_plan {
+        let (manifest, digest) = open_artifact(from, Kind::Checkpoint, Verify::Contents)?;
+        let path = from.to_owned();
+        if !from.join(checkpoint::STATE_FILE).exists() {
+            let message = "it holds weights alone (an average or a blend); name it as the [base] of a \
+                           recipe to begin with its weights";
+            return Err(TrainError::Checkpoint { path, message: message.to_owned() });
+        }
+        if key.is_empty() {
+            return match cannot_extend(&manifest, &checkpoint::read_state(from)?) {
+                Some(message) => Err(TrainError::CannotExtend { path, message }),
+                None => Ok(Some(path)),
+            };
+        }
+        let forked = fs::read_to_string(out.join(FORKED_FILE)).unwrap_or_default();
+        if forked != digest.to_string() {
+            return Err(TrainError::Occupied { path: out.to_owned(), from: path });
+        }
+    }
+    if key.is_empty() || is_own || job.changed_plan == ChangedPlan::Anew {
         return Ok(None);
     }
-    let path = out.to_owned();
     let Some((state, dir, manifest)) = data::newest_of_any_plan(out) else { return Ok(None) };
-    match data::cannot_extend(&manifest, record, &state) {
-        Some(message) if job.extend => Err(TrainError::CannotExtend { path, message }),
-        None if job.extend => Ok(Some(dir)),
-        _ if state.stages.is_none() => Ok(None),
-        _ => {
-            let differences = data::differences(job, &state, &manifest, record).join("\n  ");
-            Err(TrainError::OtherPlan { path, step: state.step, differences })
-        }
+    let path = out.to_owned();
+    if job.changed_plan != ChangedPlan::Extend {
+        let differences = data::differences(job, &state, &manifest, record).join("\n  ");
+        return Err(TrainError::OtherPlan { path, step: state.step, differences });
+    }
+    match cannot_extend(&manifest, &state) {
+        Some(message) => Err(TrainError::CannotExtend { path, message }),
+        None => Ok(Some(dir)),
     }
 }
 
@@ -365,6 +408,8 @@ struct Learned {
     step: u64,
     stability: StabilityState,
     control: Option<ControlState>,
+    /// The step before which it never goes back.
+    origin: u64,
 }
 
 impl Learned {
@@ -376,18 +421,32 @@ impl Learned {
             let optimizer = OptimizerState::new(job.config.optimizer, &parameters).at_width(width);
             let average = job.config.average.map(|config| Average::new(config, &parameters));
             let stability = StabilityState::default();
-            let control =
-                limit(job.config).map(|limit| ControlState::new(recipe_replay(job.config, limit)));
-            return Ok(Self { parameters, optimizer, average, step: 0, stability, control });
+            let control = control_of(job.config, None);
+            return Ok(Self {
+                parameters,
+                optimizer,
+                average,
+                step: 0,
+                stability,
+                control,
+                origin: 0,
+            });
         };
         let (parameters, optimizer, average, state) =
             checkpoint::read(dir, network, job.start, job.config, &job.device)?;
         let beginning = StabilityState { updates: state.step, ..StabilityState::default() };
         let stability = state.stability.unwrap_or(beginning);
         let optimizer = optimizer.at_width(width);
-        let (step, control) = (state.step, state.control);
-        Ok(Self { parameters, optimizer, average, step, stability, control })
+        let (step, origin) = (state.step, state.origin);
+        let control = control_of(job.config, state.control);
+        Ok(Self { parameters, optimizer, average, step, stability, control, origin })
     }
+}
+
+/// What the controller remembers, under a limit: one that was set later begins with nothing.
+fn control_of(config: &TrainConfig, before: Option<ControlState>) -> Option<ControlState> {
+    let limit = limit(config)?;
+    Some(before.unwrap_or_else(|| ControlState::new(recipe_replay(config, limit))))
 }
 
 /// What works beside the loop.
@@ -406,6 +465,8 @@ struct Run<'scope, 'a> {
     /// The last step that was held against the base.
     measured: Option<u64>,
     control: Option<ControlState>,
+    /// The step at which the plan began, or the run was extended or forked.
+    origin: u64,
     out: &'a Path,
     decoder: Decoder,
     parameters: ParameterStore,
@@ -440,7 +501,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         resumed: Option<&Path>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let Learned { parameters, optimizer, average, step, stability, control } =
+        let Learned { parameters, optimizer, average, step, stability, control, origin } =
             Learned::load(job, network, resumed)?;
         if let Some(dir) = resumed {
             progress.line(&format!("resuming after step {step} from {}", dir.display()));
@@ -462,6 +523,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         if let Some(control) = &control {
             retention.below_limit(control.below);
         }
+        retention.begins_at(origin);
         Ok(Self {
             decoder: network.decoder(&parameters)?.autocast(job.config.precision.dtype()),
             curve,
@@ -491,8 +553,15 @@ impl<'scope, 'a> Run<'scope, 'a> {
             measure: None,
             measured,
             control,
+            origin,
             out,
         })
+    }
+
+    /// Makes this step the one before which the run never goes back: its checkpoints are of another plan.
+    fn begins_here(&mut self) {
+        self.origin = self.step;
+        self.retention.begins_at(self.origin);
     }
 
     /// Trains to the end, or to a stop; the identity of the final checkpoint.
@@ -683,20 +752,25 @@ impl<'scope, 'a> Run<'scope, 'a> {
         Ok(Verdict::Take)
     }
 
-    /// Goes back to the last checkpoint on schedule before the skipped steps, or to the beginning,
-    /// and passes over all data read since. Where it goes depends on steps alone, so a run that is
-    /// cut before its next checkpoint goes back again in the same way.
+    /// Goes back to the last checkpoint on schedule before the skipped steps, or to where the plan began,
+    /// and passes over all data read since; in a run in stages it is planned once more, so that each stage
+    /// keeps its tokens. Where it goes depends on steps alone, so a run that is cut before its next
+    /// checkpoint goes back again in the same way.
     fn roll_back(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
         let from_step = self.step;
         let every = self.job.config.checkpoint_every.0;
         let target = (from_step - self.stability.skipped_in_a_row) / every * every;
-        let before = self.stability.clone();
+        let target = target.max(self.origin);
+        let (before, controlled) = (self.stability.clone(), self.control.clone());
+        let (position, data) = (self.state()?.stages, Arc::clone(&self.data));
         let learned = self.go_back(target)?;
         self.stability = StabilityState {
             batches_passed_over: before.batches_passed_over + (from_step - target),
             rollbacks: before.rollbacks + 1,
+            passed_over: before.passed_over,
             ..learned
         };
+        self.plan_again(position, data, controlled, from_step - target, progress)?;
         progress.line(&format!(
             "{} steps in a row were skipped: back to step {target}, passing over the data since",
             before.skipped_in_a_row
@@ -708,21 +782,68 @@ impl<'scope, 'a> Run<'scope, 'a> {
         })
     }
 
-    /// Takes up the checkpoint after `target` steps, or the beginning; what was counted of outlying steps
-    /// then is returned.
+    /// Lays the data behind `position` so that the last `batches`, which are passed over, are planned once
+    /// more. `data` and `controlled` are what was drawn and what the controller knew before it went back:
+    /// what is drawn is not drawn back, so its changes stay.
+    fn plan_again(
+        &mut self,
+        position: Option<StagedState>,
+        data: Arc<Data<'a>>,
+        controlled: Option<ControlState>,
+        batches: u64,
+        progress: &dyn Progress,
+    ) -> Result<(), TrainError> {
+        let Some(position) = position else { return Ok(()) };
+        let batch = position.batch;
+        let before = controlled.map(|control| (control.replay, control.changes));
+        let (replay_before, mut changes) = before.unwrap_or_default();
+        let kept = changes.clone();
+        if let Some(control) = &self.control
+            && control.replay != replay_before
+        {
+            changes.retain(|change| change.batch != batch);
+            changes.push(ReplayChange { batch, replay: control.replay });
+        }
+        let mut passed_over = self.stability.passed_over.clone();
+        passed_over.push(PassedOver { batch, batches });
+        match Data::change(self.job, &changes, &passed_over, &position) {
+            Ok(data) => {
+                self.stability.passed_over = passed_over;
+                if let Some(control) = &mut self.control {
+                    control.changes = changes;
+                }
+                self.read(data);
+            }
+            // A stage by difficulty is a fixed set of samples, and a source may have no epochs left.
+            Err(TrainError::Tokens(
+                problem @ (TokensError::Stage(..) | TokensError::OtherPlan(..)),
+            )) => {
+                progress.line(&format!(
+                    "the {batches} batches that are passed over are not made up for: {problem}"
+                ));
+                if let Some(control) = &mut self.control {
+                    (control.replay, control.changes) = (replay_before, kept);
+                }
+                self.data = data;
+                self.feed.change(Arc::clone(&self.data));
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(())
+    }
+
+    /// Takes up the checkpoint after `target` steps, or after those at which the plan began, or the
+    /// beginning; what was counted of outlying steps then is returned.
     fn go_back(&mut self, target: u64) -> Result<StabilityState, TrainError> {
+        let target = target.max(self.origin);
         // What is still being written may be what it goes back to.
         self.saver.wait()?;
         let dir = (target > 0).then(|| checkpoint::folder(self.out, target));
         if let Some(dir) = &dir {
             open_artifact(dir, Kind::Checkpoint, Verify::Contents)?;
         }
-        if self.control.is_some() {
-            // What was read then may have had another share of replay.
-            self.read(Data::open(self.job, dir.as_deref(), false)?);
-        } else if let Some(dir) = &dir {
-            self.data.check(&checkpoint::read_state(dir)?)?;
-        }
+        // What was read then may have been planned otherwise.
+        self.read(Data::open(self.job, dir.as_deref(), false)?);
         let learned = Learned::load(self.job, self.network, dir.as_deref())?;
         checkpoint::remove_after(self.out, target)?;
         self.decoder =
@@ -854,6 +975,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             stages: None,
             stability: self.job.config.stability.is_some().then(|| self.stability.clone()),
             control: self.control.clone(),
+            origin: self.origin,
         };
         self.data.store(self.next_batch(), &mut state)?;
         Ok(state)

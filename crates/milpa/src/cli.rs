@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use milpa_model::GgufFormat;
+use milpa_train::ChangedPlan;
 
 pub use endpoint::{ApiChoice, EndpointArguments, ScoredModel};
 pub use eval::{ArenaArguments, CompareArguments, JudgeArguments, JudgeCommand, PowerArguments};
@@ -100,6 +101,34 @@ impl From<&Path> for RecipeArgument {
     }
 }
 
+/// What becomes of a training whose plan or data changed; without any of these it is refused.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Onward {
+    /// Go on from the newest checkpoint although the recipe's steps, stages, mixture or data changed: what
+    /// is done stays counted
+    #[arg(long, conflicts_with_all = ["fork", "anew"])]
+    pub extend: bool,
+    /// Begin at this checkpoint of another run, which stays as it is, and go on with the recipe's plan:
+    /// several anneals of one plateau, say
+    #[arg(long, value_name = "DIR", conflicts_with = "anew")]
+    pub fork: Option<PathBuf>,
+    /// Set a training with another plan or other data aside, and begin anew
+    #[arg(long)]
+    pub anew: bool,
+}
+
+impl Onward {
+    /// What it asks for.
+    pub fn changed_plan(&self) -> ChangedPlan<'_> {
+        match &self.fork {
+            Some(from) => ChangedPlan::Fork(from),
+            None if self.extend => ChangedPlan::Extend,
+            None if self.anew => ChangedPlan::Anew,
+            None => ChangedPlan::Refuse,
+        }
+    }
+}
+
 /// How a run that takes weeks outlives faults.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Endurance {
@@ -159,6 +188,9 @@ pub enum Command {
         /// The run folder [default: runs/NAME]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// What becomes of a training with another plan.
+        #[command(flatten)]
+        onward: Onward,
         /// Price of this machine for an hour, such as "0.50 USD", for the run's ledger
         #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
         price_per_hour: Option<String>,
@@ -185,7 +217,7 @@ pub enum Command {
     Plan(PlanCommand),
     /// Train a model
     #[command(
-        after_help = "Example\n  milpa train recipes/novelas --tokenizer runs/novelas/tokenizer --tokens runs/novelas/tokens --out train --dry-run\n\nThe same command goes on where a cut one stopped; a run in stages whose plan changed is refused unless --extend says to go on"
+        after_help = "Example\n  milpa train recipes/novelas --tokenizer runs/novelas/tokenizer --tokens runs/novelas/tokens --out train --dry-run\n\nThe same command goes on where a cut one stopped; a run whose plan or data changed is refused unless --extend says to go on, or --anew to begin again"
     )]
     Train {
         /// The recipe.
@@ -200,17 +232,13 @@ pub enum Command {
         /// Folder for checkpoints, metrics and plots
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Show the plan and the table of stages (tokens and epochs by source), and take no step
+        /// Show the plan and the table of stages (tokens and epochs by source), and take no step; with
+        /// --extend or --fork as it would go on
         #[arg(long)]
         dry_run: bool,
-        /// Go on from the newest checkpoint although the recipe's stages, mixture or data changed: what is
-        /// done stays counted
-        #[arg(long, conflicts_with = "dry_run")]
-        extend: bool,
-        /// Begin at this checkpoint of another run in stages, which stays as it is, and go on with the
-        /// recipe's plan: several anneals of one plateau, say
-        #[arg(long, value_name = "DIR", conflicts_with_all = ["dry_run", "extend"])]
-        fork: Option<PathBuf>,
+        /// What becomes of a training with another plan.
+        #[command(flatten)]
+        onward: Onward,
         /// Price of this machine for an hour, such as "0.50 USD", for the ledger
         #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
         price_per_hour: Option<String>,

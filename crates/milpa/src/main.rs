@@ -90,10 +90,10 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Demo { out } => demo::demo(context, &out),
         Command::Doctor => doctor::doctor(context),
         Command::Check { recipe } => commands::check::check(context, &recipe),
-        Command::Run { recipe, out, price_per_hour, endurance, watching } => {
+        Command::Run { recipe, out, onward, price_per_hour, endurance, watching } => {
             let recipe = context.recipe(&recipe)?;
             let price = plan::hourly_price(price_per_hour.as_deref())?;
-            let conditions = train::Conditions { price, endurance, watching, extend: false };
+            let conditions = train::Conditions { price, onward, endurance, watching };
             let out = out.unwrap_or_else(|| run::default_folder(&recipe));
             run::run_and_report(context, &recipe, &out, &conditions)
         }
@@ -148,8 +148,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             tokens,
             out,
             dry_run,
-            extend,
-            fork,
+            onward,
             price_per_hour,
             endurance,
             watching,
@@ -158,14 +157,10 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
             let recipe = context.recipe_of_artifacts(&recipe)?;
             let folders = train::Folders { tokenizer: &tokenizer, tokens: &tokens, out: &out };
             if dry_run {
-                let planned = train::dry_run(context, &recipe, folders)?;
+                let planned = train::dry_run(context, &recipe, folders, &onward)?;
                 return context.show(&planned, || planned.to_string());
             }
-            if let Some(from) = &fork {
-                milpa_train::fork(from, &out)?;
-            }
-            let extend = extend || fork.is_some();
-            let conditions = train::Conditions { price, endurance, watching, extend };
+            let conditions = train::Conditions { price, onward, endurance, watching };
             let trained = train::train_alone(context, &recipe, folders, &conditions)?;
             context.show(&trained, || trained.to_string())
         }

@@ -139,7 +139,7 @@ impl<'a> Run<'_, 'a> {
         changes.retain(|change| change.batch != batch);
         changes.push(ReplayChange { batch, replay: control.replay });
         let Some(state) = self.state()?.stages else { return Ok(()) };
-        match Data::change(self.job, &changes, &state) {
+        match Data::change(self.job, &changes, &self.stability.passed_over, &state) {
             Ok(data) => {
                 control.changes = changes;
                 self.read(data);

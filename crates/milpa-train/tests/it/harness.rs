@@ -13,8 +13,8 @@ use milpa_tokens::{
     Context, TokenDataset, Tokenizer, TokenizerConfig, TokensConfig, encode_shards, train_tokenizer,
 };
 use milpa_train::{
-    BaseModel, Job, Metric, OnGradients, OnMetric, Pulse, ReplaySet, Start, Summary, TrainConfig,
-    TrainError, read_metrics,
+    BaseModel, ChangedPlan, Job, Metric, OnGradients, OnMetric, Pulse, ReplaySet, Start, Summary,
+    TrainConfig, TrainError, read_metrics,
 };
 
 const TEXTS: [&str; 4] = [
@@ -31,8 +31,7 @@ pub(crate) struct Beside<'a> {
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) on_gradients: Option<OnGradients<'a>>,
     pub(crate) on_metric: Option<OnMetric<'a>>,
-    /// Whether a run in stages goes on although its plan changed.
-    pub(crate) extend: bool,
+    pub(crate) changed_plan: ChangedPlan<'a>,
 }
 
 /// What a run begins with and reads.
@@ -103,7 +102,22 @@ impl Field {
 
     /// Goes on with another recipe in the folder `name`.
     pub(crate) fn extend(&self, name: &str, config: &TrainConfig) -> Result<Summary, TrainError> {
-        self.train_beside(name, config, &Beside { extend: true, ..Beside::default() })
+        self.train_beside(
+            name,
+            config,
+            &Beside { changed_plan: ChangedPlan::Extend, ..Beside::default() },
+        )
+    }
+
+    /// Begins the run `name` at a checkpoint of another, with a recipe of its own.
+    pub(crate) fn fork(
+        &self,
+        from: &Path,
+        name: &str,
+        config: &TrainConfig,
+    ) -> Result<Summary, TrainError> {
+        let changed_plan = ChangedPlan::Fork(from);
+        self.train_beside(name, config, &Beside { changed_plan, ..Beside::default() })
     }
 
     /// Trains in the folder `name` to the end of the run.
@@ -175,6 +189,19 @@ impl Field {
         progress: &dyn Progress,
         stop: &StopFlag,
     ) -> Result<Summary, TrainError> {
+        self.go_on_beside(base, name, config, &Beside::default(), progress, stop)
+    }
+
+    /// As [`Field::go_on_from`], with what may stand beside a run.
+    pub(crate) fn go_on_beside(
+        &self,
+        base: &str,
+        name: &str,
+        config: &TrainConfig,
+        beside: &Beside<'_>,
+        progress: &dyn Progress,
+        stop: &StopFlag,
+    ) -> Result<Summary, TrainError> {
         let base = BaseModel::open(&self.folder(base).join("checkpoint")).unwrap();
         let text = Text {
             start: Start::Base(&base),
@@ -182,7 +209,7 @@ impl Field {
             replay: ReplaySet { name: "sentences", dataset: &self.dataset },
             general: Some(&self.dataset),
         };
-        self.train_text(name, config, &text, &Beside::default(), progress, stop)
+        self.train_text(name, config, &text, beside, progress, stop)
     }
 
     fn train_text(
@@ -204,7 +231,7 @@ impl Field {
             dataset: text.dataset,
             replay: vec![text.replay],
             general: text.general,
-            extend: beside.extend,
+            changed_plan: beside.changed_plan,
             seed: Seed(7),
             licences: Vec::new(),
             device: Device::cpu(2),

@@ -5,6 +5,7 @@
 mod faults;
 mod forgetting;
 mod harness;
+mod onward;
 mod resume;
 mod schedules;
 mod stages;

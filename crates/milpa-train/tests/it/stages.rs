@@ -81,20 +81,29 @@ fn a_checkpoint_is_forked_into_several_anneals() {
     let plateau = field.folder("whole/checkpoints/step-00000016");
     assert!(plateau.is_dir());
     for (name, config) in [("linear", &linear), ("cosine", &cosine)] {
-        milpa_train::fork(&plateau, &field.folder(name)).unwrap();
+        field.fork(&plateau, name, config).unwrap();
         // A second call finds the fork made.
-        milpa_train::fork(&plateau, &field.folder(name)).unwrap();
-        field.extend(name, config).unwrap();
+        let again = field.fork(&plateau, name, config).unwrap();
+        assert_eq!(again.steps, 24);
     }
     let model = |name: &str| files(&field.folder(name).join("checkpoint"));
-    assert!(model("linear") == model("whole"), "the same plan ends in other bytes");
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(model("linear")[file] == model("whole")[file], "{file} is other by the same plan");
+    }
     assert!(model("cosine")["model.safetensors"] != model("whole")["model.safetensors"]);
+    // A folder that holds another run is not gone on with, whatever its plan.
+    for (name, config) in [("whole", &linear), ("cosine", &linear)] {
+        let before = files(&field.folder(name));
+        let refused = field.fork(&field.folder("whole/checkpoint"), name, config).unwrap_err();
+        assert!(matches!(refused, TrainError::Occupied { .. }), "{refused}");
+        assert!(files(&field.folder(name)) == before);
+    }
+    let refused = field.fork(&plateau, "linear", &cosine).unwrap_err();
+    assert!(matches!(refused, TrainError::OtherPlan { .. }), "{refused}");
     field.train("plain", &recipe("")).unwrap();
-    let fork = |from: &str| {
-        milpa_train::fork(&field.folder(from), &field.folder("refused")).unwrap_err().to_string()
-    };
-    assert!(fork("plain/checkpoint").contains("has no stages"), "{}", fork("plain/checkpoint"));
-    assert!(!field.folder("refused").join("key").exists());
+    let refused = field.fork(&field.folder("plain/checkpoint"), "refused", &linear).unwrap_err();
+    assert!(refused.to_string().contains("begun without stages"), "{refused}");
+    assert!(!field.folder("refused/key").exists());
 }
 
 #[test]

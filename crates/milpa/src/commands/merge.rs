@@ -227,6 +227,7 @@ mod tests {
             stages: None,
             stability: None,
             control: None,
+            origin: 0,
         };
         for name in ["checkpoints/step-00000010", "checkpoints/step-00000020", "checkpoint"] {
             fs::create_dir_all(root.path().join("train").join(name)).unwrap();

@@ -14,14 +14,14 @@ use milpa_model::Device;
 use milpa_plan::{Machine, Plan, PlannedRun, plan, sheet::Sheet};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
 use milpa_train::{
-    BaseModel, Job, Noted, Precision, Pulse, ReplaySet, StageTable, Start, Summary, TrainConfig,
-    Watchdog, model_shape, stage_table, train_shape,
+    BaseModel, ChangedPlan, Job, Noted, Precision, Pulse, ReplaySet, StageTable, Start, Summary,
+    TrainConfig, Watchdog, model_shape, newest_of_any_plan, stage_table, train_shape,
 };
 use serde::Serialize;
 
 use crate::{
     EXIT_INTERRUPTED,
-    cli::{Endurance, Watching},
+    cli::{Endurance, Onward, Watching},
     commands::doctor,
     context::{Context, quote},
     ledger::{self, HourlyPrice, Meter, TrainingFolder},
@@ -136,12 +136,12 @@ fn plan_on(
 pub struct Conditions {
     /// What an hour of this machine costs.
     pub price: HourlyPrice,
+    /// What becomes of a training with another plan.
+    pub onward: Onward,
     /// How to outlive faults.
     pub endurance: Endurance,
     /// How it is seen while it runs.
     pub watching: Watching,
-    /// Whether a run in stages goes on although its plan changed.
-    pub extend: bool,
 }
 
 /// The folders that a training reads and writes.
@@ -243,13 +243,24 @@ impl fmt::Display for DryRun {
     }
 }
 
-/// Plans a training on its data and lays its stages, without a step.
-pub fn dry_run(context: &Context, recipe: &Loaded, folders: Folders<'_>) -> Result<DryRun> {
+/// Plans a training on its data and lays its stages, without a step; with what it would go on from.
+pub fn dry_run(
+    context: &Context,
+    recipe: &Loaded,
+    folders: Folders<'_>,
+    onward: &Onward,
+) -> Result<DryRun> {
     let config = &recipe.recipe.train;
     let tokenizer = Tokenizer::open(folders.tokenizer)?;
     let dataset = TokenDataset::open(folders.tokens, &tokenizer)?;
     let replay = open_replay(config, &tokenizer)?;
-    let stages = stage_table(config, &dataset, &replay_sets(&replay), recipe.recipe.seed)?;
+    let from = match onward.changed_plan() {
+        ChangedPlan::Fork(from) => Some(from.to_owned()),
+        ChangedPlan::Extend => newest_of_any_plan(folders.out).map(|(_, dir, _)| dir),
+        ChangedPlan::Refuse | ChangedPlan::Anew => None,
+    };
+    let sets = replay_sets(&replay);
+    let stages = stage_table(config, &dataset, &sets, recipe.recipe.seed, from.as_deref())?;
     let available = Tokens(dataset.total_tokens(Split::Train));
     Ok(DryRun { plan: check_plan(context, recipe, Some(available))?, stages })
 }
@@ -297,7 +308,7 @@ pub fn train(
         dataset: &dataset,
         replay: replay_sets(&replay),
         general: general.as_ref(),
-        extend: conditions.extend,
+        changed_plan: conditions.onward.changed_plan(),
         seed: recipe.recipe.seed,
         licences: manifest.licences,
         device,

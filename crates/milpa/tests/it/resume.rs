@@ -141,10 +141,18 @@ fn a_run_that_is_up_to_date_does_nothing_and_a_change_rebuilds_what_depends_on_i
 
     field.edit_recipe("steps = \"12 steps\"", "steps = \"13 steps\"");
     let changed = field.milpa(&["run", ".", "--out", "run"]);
+    changed.expect(1, &["train.steps was 12 and is 13", "--extend keeps", "--anew sets it aside"]);
+    let changed = field.milpa(&["run", ".", "--out", "run", "--anew"]);
     changed.expect(0, &["tokens: up to date", "train: out of date", "earlier training is kept in"]);
     let after = field.artifacts("run");
     assert!(before["corpus/manifest.toml"] == after["corpus/manifest.toml"]);
     assert!(before["bundle/manifest.toml"] != after["bundle/manifest.toml"]);
+
+    field.edit_recipe("steps = \"13 steps\"", "steps = \"16 steps\"");
+    field
+        .milpa(&["run", ".", "--out", "run", "--extend"])
+        .expect(0, &["tokens: up to date", "going on with the new plan after step 13"]);
+    assert!(field.read("run/train/checkpoint/state.json").contains("\"step\": 16"));
 }
 
 #[test]

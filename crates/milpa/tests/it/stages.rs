@@ -95,6 +95,14 @@ fn a_base_writes_its_own_replay_and_is_trained_on_in_stages() {
     field.edit_recipe("steps = \"12 steps\"", "steps = \"15 steps\"");
     let refused = field.milpa(&train("train", &[]));
     refused.expect(1, &["train.steps was 12 and is 15", "--extend keeps what is trained"]);
+    let table = field.ok(&train("train", &["--extend", "--dry-run"]));
+    assert!(table.contains("steps 7 to 15"), "{table}");
+    let from = "train/checkpoints/step-00000008";
+    field.ok(&train("forked", &["--fork", from]));
+    assert!(field.read("forked/checkpoint/state.json").contains("\"step\": 15"));
+    field
+        .milpa(&train("forked", &["--fork", "train/checkpoint"]))
+        .expect(1, &["did not begin at train/checkpoint", "another --out"]);
     field.ok(&train("train", &["--extend"]));
     assert!(field.read("train/checkpoint/state.json").contains("\"step\": 15"));
     field.edit_recipe("epochs = 9", "epochs = 0.1");

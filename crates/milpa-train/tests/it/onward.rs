@@ -1,0 +1,237 @@
+//! A run whose plan or data changed: refused, extended, forked or set aside; and where it goes back to
+//! afterwards.
+
+use std::{cell::Cell, fs};
+
+use milpa_base::{Silent, StopFlag};
+use milpa_tensor::ParameterStore;
+use milpa_tokens::TokensError;
+use milpa_train::{ChangedPlan, Metric, Optimizer, Summary, TrainConfig, TrainError};
+
+use crate::harness::{Beside, Field, files, recipe};
+
+const GOES_BACK: &str = "keep_checkpoints = 3
+    stability = { sigmas = 1000.0, window = 4, rollback_after = 2 }";
+
+/// Trains with gradients that are no numbers at two steps, the first time that these are taken.
+fn train_hurt(
+    field: &Field,
+    name: &str,
+    config: &TrainConfig,
+    changed_plan: ChangedPlan<'_>,
+    steps: [u64; 2],
+) -> Result<Summary, TrainError> {
+    let left = Cell::new(2);
+    let hurt = |step: u64, parameters: &mut ParameterStore| {
+        if steps.contains(&step) && left.get() > 0 {
+            left.set(left.get() - 1);
+            let device = parameters.device().clone();
+            let parameter = parameters.iter_mut().next().unwrap();
+            device.fill(parameter.grad_mut().unwrap(), f32::NAN);
+        }
+    };
+    let beside = Beside { changed_plan, on_gradients: Some(&hurt), ..Beside::default() };
+    field.train_beside(name, config, &beside)
+}
+
+/// First step taken again and last step undone of each time that a run went back.
+fn rollbacks(field: &Field, name: &str) -> Vec<(u64, u64)> {
+    let one = |metric: &Metric| match metric {
+        Metric::Rollback { step, from_step, .. } => Some((*step, *from_step)),
+        _ => None,
+    };
+    field.metrics(name).iter().filter_map(one).collect()
+}
+
+#[test]
+fn a_run_never_goes_back_beyond_where_its_plan_began() {
+    let field = Field::new();
+    let plan = |steps: u64, every: u64, more: &str| {
+        let stages = "schedule = { kind = 'constant' }
+            [[stage]]
+            name = 'all'
+            steps = 12";
+        let mut config = recipe(&format!("{GOES_BACK}\n{stages}\n{more}"));
+        (config.steps.0, config.checkpoint_every.0) = (steps, every);
+        config
+    };
+    let more = "[[stage]]\nname = 'more'";
+    field.train("extended", &plan(12, 8, "")).unwrap();
+    let longer = plan(24, 8, more);
+    let summary = train_hurt(&field, "extended", &longer, ChangedPlan::Extend, [14, 15]).unwrap();
+    assert_eq!(summary.steps, 24);
+    assert_eq!(rollbacks(&field, "extended"), [(13, 15)]);
+
+    field.train("run", &plan(12, 4, "")).unwrap();
+    let before = files(&field.folder("run"));
+    let from = field.folder("run/checkpoints/step-00000008");
+    let forked = [("between", 5), ("before its own first", 50)];
+    for (name, every) in forked {
+        let config = plan(24, every, more);
+        let summary = train_hurt(&field, name, &config, ChangedPlan::Fork(&from), [10, 11]);
+        assert_eq!(summary.unwrap().steps, 24, "{name}");
+        assert_eq!(rollbacks(&field, name), [(9, 11)], "{name}");
+    }
+    assert!(files(&field.folder("run")) == before, "the run that is forked stays");
+}
+
+#[test]
+fn each_stage_has_its_tokens_whatever_was_passed_over() {
+    let config = recipe(&format!(
+        "checkpoint_every = 10
+         {GOES_BACK}
+         schedule = {{ kind = 'constant' }}
+         [[replay]]
+         name = 'general'
+         tokens = 'general'
+         share = 0.0
+         [[stage]]
+         name = 'sentences'
+         steps = 16
+         mixture = {{ sentences = 1.0 }}
+         [[stage]]
+         name = 'numbers'
+         batch_size = 2
+         mixture = {{ 'general/numbers' = 1.0 }}"
+    ));
+    let field = Field::new();
+    // Within a stage, within the next, and back over the end of the first.
+    for (name, hurt, back) in
+        [("a", [13, 14], (11, 14)), ("b", [22, 23], (21, 23)), ("c", [17, 18], (11, 18))]
+    {
+        let summary = train_hurt(&field, name, &config, ChangedPlan::Refuse, hurt).unwrap();
+        assert_eq!(rollbacks(&field, name), [back]);
+        assert_eq!(summary.tokens, (16 * 4 + 8 * 2) * 16, "{name}");
+        let mut read = 0;
+        for metric in field.metrics(name) {
+            let Metric::Data { step, first_step, stage, tokens, .. } = metric else { continue };
+            let (source, batch) = match stage.as_deref() {
+                Some("sentences") => ("sentences", 4),
+                _ => ("general/numbers", 2),
+            };
+            assert_eq!(tokens.keys().collect::<Vec<_>>(), [source], "{name} {step}");
+            assert_eq!(tokens[source], (step + 1 - first_step) * batch * 16, "{name} {step}");
+            read += tokens[source];
+        }
+        assert_eq!(read, summary.tokens, "{name}");
+    }
+}
+
+#[test]
+fn a_run_without_stages_is_lengthened_and_forked_from_its_plateau() {
+    let field = Field::new();
+    let plan = |steps: u64, decay: u64| {
+        recipe(&format!(
+            "keep_plateau = true
+             steps = {steps}
+             schedule = {{ kind = 'warmup_stable_decay', warmup = 3, decay = {decay} }}"
+        ))
+    };
+    let whole = field.train("whole", &plan(24, 8)).unwrap();
+    let plateau = field.folder("whole/checkpoints/step-00000016");
+    let same = field.fork(&plateau, "same", &plan(24, 8)).unwrap();
+    let weights =
+        |summary: &Summary| fs::read(summary.checkpoint.join("model.safetensors")).unwrap();
+    assert!(weights(&same) == weights(&whole), "the same plan ends in other weights");
+    let longer = field.fork(&plateau, "longer", &plan(32, 8)).unwrap();
+    assert_eq!(longer.steps, 32);
+    assert_eq!(field.extend("whole", &plan(28, 8)).unwrap().steps, 28);
+    let mut other = plan(32, 8);
+    other.mixture = Some(toml::from_str::<milpa_base::Mixture>("sentences = 1.0").unwrap());
+    let refused = field.extend("whole", &other).unwrap_err();
+    assert!(matches!(refused, TrainError::Tokens(TokensError::OtherData { .. })), "{refused}");
+    let staged = recipe("[[stage]]\nname = 'all'");
+    let refused = field.extend("whole", &staged).unwrap_err().to_string();
+    assert!(refused.contains("begun without stages"), "{refused}");
+}
+
+#[test]
+fn another_plan_is_refused_unless_the_run_is_set_aside() {
+    let field = Field::new();
+    field.train("run", &recipe("")).unwrap();
+    let before = files(&field.folder("run"));
+    let changed = recipe("batch_size = 2");
+    let refused = field.train("run", &changed).unwrap_err().to_string();
+    for part in ["holds 24 steps", "train.batch_size was 4 and is 2", "--extend", "--anew"] {
+        assert!(refused.contains(part), "{part:?} is not in {refused}");
+    }
+    assert!(files(&field.folder("run")) == before);
+    let beside = Beside { changed_plan: ChangedPlan::Anew, ..Beside::default() };
+    assert_eq!(field.train_beside("run", &changed, &beside).unwrap().tokens, 24 * 2 * 16);
+    let aside = fs::read_dir(field.folder("run").parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("run-"))
+        .unwrap();
+    assert!(files(&aside) == before);
+    // Asked for again, a run of this plan is not begun again.
+    assert_eq!(field.train_beside("run", &changed, &beside).unwrap().tokens, 24 * 2 * 16);
+}
+
+#[test]
+fn what_is_trained_already_cannot_become_other() {
+    let field = Field::new();
+    let first = recipe("schedule = { kind = 'constant' }");
+    field.train("run", &first).unwrap();
+    let before = files(&field.folder("run"));
+    let refused = |more: &str, part: &str| {
+        let mut config = recipe(&format!("schedule = {{ kind = 'constant' }}\n{more}"));
+        config.steps.0 = 32;
+        let error = field.extend("run", &config).unwrap_err();
+        assert!(matches!(error, TrainError::CannotExtend { .. }), "{more}: {error}");
+        assert!(error.to_string().contains(part), "{part:?} is not in {error}");
+    };
+    refused(
+        "optimizer = { kind = 'lion', learning_rate = 0.001 }",
+        "train.optimizer.kind was \"adam_w\" and is \"lion\"",
+    );
+    refused(
+        "optimizer = { kind = 'adam_w', learning_rate = 0.01, state_precision = 'bf16' }",
+        "train.optimizer.state_precision was \"f32\" and is \"bf16\"",
+    );
+    refused("mup = { base_width = 8 }", "train.mup was not there and is");
+    refused("sequence_length = 8", "train.sequence_length was 16 and is 8");
+    assert!(files(&field.folder("run")) == before);
+    // An average begins with the weights that are there.
+    let mut averaged = recipe("schedule = { kind = 'constant' }\naverage = { decay = 0.5 }");
+    averaged.steps.0 = 28;
+    let Optimizer::AdamW { learning_rate, .. } = &mut averaged.optimizer else { unreachable!() };
+    *learning_rate = 0.005;
+    field.extend("run", &averaged).unwrap();
+    assert!(field.folder("run/checkpoint-average").is_dir());
+}
+
+#[test]
+fn a_limit_that_is_set_later_holds_from_there_on() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let config = |steps: u64, limit: &str| {
+        let text = format!(
+            "forgetting = {{ general = 'general', every = 4, pieces = 6, in_context = 6{limit} }}
+             schedule = {{ kind = 'constant' }}
+             stage = [{{ name = 'all' }}]
+             replay = [{{ name = 'sentences', tokens = 'general', share = 0.0 }}]"
+        );
+        let mut config = recipe(&text);
+        config.steps.0 = steps;
+        config.checkpoint_every.0 = 4;
+        config
+    };
+    let train = |config: &TrainConfig, changed_plan| {
+        let beside = Beside { changed_plan, ..Beside::default() };
+        field.go_on_beside("base", "run", config, &beside, &Silent, &StopFlag::default())
+    };
+    train(&config(8, ""), ChangedPlan::Refuse).unwrap();
+    let limit = ", limit = { percent = 0.5, replay = 'sentences' }";
+    // It may end within its limit or not; what counts is that the controller acts.
+    let _ = train(&config(24, limit), ChangedPlan::Extend);
+    let acted: Vec<u64> = field
+        .metrics("run")
+        .iter()
+        .filter_map(|metric| match metric {
+            Metric::Control { step, .. } => Some(*step),
+            _ => None,
+        })
+        .collect();
+    assert!(!acted.is_empty() && acted.iter().all(|step| *step > 8), "{acted:?}");
+}
