@@ -1,18 +1,20 @@
 //! The metrics of a run as JSON lines, and the loss curve.
 //!
 //! One object per line. After a resume, lines of steps that will be taken again are cut off, so
-//! each step stands there once.
+//! each step stands there once; the lines that stay are written to a file beside it first, so that no
+//! death loses one.
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
 use milpa_base::{
     lines::{DEFAULT_MAX_LINE_BYTES, Line, LineReader},
     plot::{LinePlot, Series},
+    write_file_atomic,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -184,7 +186,7 @@ impl Metric {
 /// Appends to `metrics.jsonl`.
 pub(crate) struct MetricsWriter<'a> {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
     observer: Option<OnMetric<'a>>,
 }
 
@@ -218,7 +220,7 @@ impl<'a> MetricsWriter<'a> {
         Ok(())
     }
 
-    /// A file of these lines.
+    /// A file of these lines, which takes the place of the one before when it is whole.
     fn with(
         dir: &Path,
         kept: &[Metric],
@@ -226,32 +228,35 @@ impl<'a> MetricsWriter<'a> {
     ) -> Result<Self, TrainError> {
         let path = dir.join(METRICS_FILE);
         let error = |source| TrainError::Io { path: path.clone(), source };
-        let file = BufWriter::new(File::create(&path).map_err(error)?);
-        let mut writer = Self { file, path: path.clone(), observer: None };
+        let mut text = Vec::new();
         for metric in kept {
-            writer.write(metric)?;
+            text.extend(line(metric).map_err(error)?);
         }
-        writer.observer = observer;
+        write_file_atomic(&path, &text)?;
+        let file = File::options().append(true).open(&path).map_err(error)?;
         if let Some(observer) = observer {
             observer(Noted::Kept(kept));
         }
-        Ok(writer)
+        Ok(Self { path, file, observer })
     }
 
     /// Adds a line, which readers see at once.
     pub(crate) fn write(&mut self, metric: &Metric) -> Result<(), TrainError> {
-        let write = |file: &mut BufWriter<File>| -> io::Result<()> {
-            serde_json::to_writer(&mut *file, metric)?;
-            file.write_all(b"\n")?;
-            file.flush()
-        };
-        write(&mut self.file)
+        line(metric)
+            .and_then(|line| self.file.write_all(&line))
             .map_err(|source| TrainError::Io { path: self.path.clone(), source })?;
         if let Some(observer) = self.observer {
             observer(Noted::Added(metric));
         }
         Ok(())
     }
+}
+
+/// A line of the file.
+fn line(metric: &Metric) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(metric)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// Reads the metrics of a training folder; a line that was cut by a crash is left out.
@@ -315,4 +320,46 @@ fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .windows(window)
         .map(|part| (part[part.len() - 1].0, part.iter().map(|p| p.1).sum::<f64>() / window as f64))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn validation(step: u64) -> Metric {
+        let loss = BTreeMap::from([("leyes".to_owned(), step as f64)]);
+        Metric::Validation { step, loss, bits_per_byte: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_death_while_lines_are_cut_off_loses_none() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path();
+        let (mut writer, _) = MetricsWriter::open(dir, 0, None).unwrap();
+        for step in 1..=4 {
+            writer.write(&validation(step)).unwrap();
+        }
+        drop(writer);
+        // Whoever has the old file open, as a process that dies, sees all of it to the end.
+        let path = dir.join(METRICS_FILE);
+        let (old, whole) = (dir.join("old"), fs::read(&path).unwrap());
+        fs::hard_link(&path, &old).unwrap();
+        let (mut writer, kept) = MetricsWriter::open(dir, 3, None).unwrap();
+        assert_eq!(kept.len(), 3);
+        writer.write(&validation(7)).unwrap();
+        writer.rewind(dir, 2).unwrap();
+        writer.write(&validation(3)).unwrap();
+        assert_eq!(fs::read(&old).unwrap(), whole);
+        let steps: Vec<u64> = read_metrics(dir).unwrap().iter().map(Metric::step).collect();
+        assert_eq!(steps, [1, 2, 3]);
+
+        // The file beside it cannot be written: what stands there stays.
+        fs::create_dir(dir.join(format!(".{METRICS_FILE}.partial"))).unwrap();
+        let before = fs::read(&path).unwrap();
+        assert!(MetricsWriter::open(dir, 1, None).is_err());
+        assert!(writer.rewind(dir, 1).is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
 }
