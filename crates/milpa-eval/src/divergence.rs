@@ -56,7 +56,8 @@ impl BaseDistributions {
     /// A model that fails (not one that cannot tell its distributions), no text, or a stop.
     pub fn of(base: &dyn TextModel, texts: &[String], watch: Watch<'_>) -> Result<Self, EvalError> {
         let mut by_text = Vec::with_capacity(texts.len());
-        for text in texts {
+        watch.progress.begin("distributions of the base", Some(texts.len() as u64), "texts");
+        for (done, text) in texts.iter().enumerate() {
             let mut places = Vec::with_capacity(PLACES);
             for context in contexts(text) {
                 if watch.stop.is_set() {
@@ -70,7 +71,9 @@ impl BaseDistributions {
             if !places.is_empty() {
                 by_text.push(places);
             }
+            watch.progress.advance(done as u64 + 1);
         }
+        watch.progress.end();
         if by_text.is_empty() {
             return Err(EvalError::NoText { detail: "no text for the divergence".to_owned() });
         }

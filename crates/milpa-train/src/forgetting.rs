@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use milpa_base::{
-    Bytes, Progress, Seed, Silent, Steps, StopFlag, TextRecord,
+    Bytes, Progress, Seed, Steps, StopFlag, TextRecord,
     config::Location,
     plot::{PlanePlot, PlanePoint},
     write_file_atomic,
@@ -269,7 +269,8 @@ impl<'a> Measure<'a> {
                 .into_iter()
                 .map(|text| text.text.clone())
                 .collect();
-        let watch = Watch { progress: &Silent, stop };
+        let beating = Beating(job.pulse);
+        let watch = Watch { progress: &beating, stop };
         let distributions = BaseDistributions::of(&model, &compared, watch)?;
         let resampling = Resampling { replicates: REPLICATES, seed };
         let base = entry("base", &model, &suite, &texts, seed, watch)?;

@@ -7,7 +7,7 @@ use std::{
     fs,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -21,7 +21,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const PATIENCE: u32 = 30;
 /// …but never less than this,
 const LEAST_LIMIT: Duration = Duration::from_mins(2);
-/// and this as long as no step was finished.
+/// and than this as long as no step was finished: its micro-batches may take as long as whole steps do
+/// elsewhere, and no pause before it tells.
 const FIRST_LIMIT: Duration = Duration::from_mins(30);
 /// Most threads that are described.
 const MAX_THREADS: usize = 256;
@@ -39,7 +40,7 @@ pub enum Activity {
     Gradients,
     /// The optimiser's step and its line of metrics.
     Update,
-    /// Measuring on the validation split.
+    /// Measuring on the validation split, or against the base.
     Validation,
     /// Waiting for the checkpoint before, or copying the state.
     Checkpoint,
@@ -63,8 +64,10 @@ pub struct Pulse {
     began: Instant,
     /// Milliseconds from `began` to the last beat.
     beat: AtomicU64,
-    /// The longest pause between two beats of steps, in milliseconds.
+    /// The longest pause between two beats since the start, in milliseconds.
     longest: AtomicU64,
+    /// Whether a step was finished.
+    has_stepped: AtomicBool,
     step: AtomicU64,
     activity: AtomicU8,
 }
@@ -75,6 +78,7 @@ impl Default for Pulse {
             began: Instant::now(),
             beat: AtomicU64::new(0),
             longest: AtomicU64::new(0),
+            has_stepped: AtomicBool::new(false),
             step: AtomicU64::new(0),
             activity: AtomicU8::new(Activity::Starting as u8),
         }
@@ -86,8 +90,12 @@ impl Pulse {
     pub(crate) fn beat(&self, step: u64, activity: Activity) {
         let now = self.milliseconds();
         let pause = now.saturating_sub(self.beat.swap(now, Ordering::Relaxed));
-        if self.activity.swap(activity as u8, Ordering::Relaxed) != Activity::Starting as u8 {
+        let before = self.activity.swap(activity as u8, Ordering::Relaxed);
+        if before != Activity::Starting as u8 {
             self.longest.fetch_max(pause, Ordering::Relaxed);
+        }
+        if before == Activity::Update as u8 {
+            self.has_stepped.store(true, Ordering::Relaxed);
         }
         self.step.store(step, Ordering::Relaxed);
     }
@@ -107,9 +115,10 @@ impl Pulse {
     }
 
     fn limit(&self, given: Option<Duration>) -> Duration {
-        given.unwrap_or_else(|| match self.longest.load(Ordering::Relaxed) {
-            0 => FIRST_LIMIT,
-            longest => (Duration::from_millis(longest) * PATIENCE).max(LEAST_LIMIT),
+        given.unwrap_or_else(|| {
+            let longest = Duration::from_millis(self.longest.load(Ordering::Relaxed));
+            let has_stepped = self.has_stepped.load(Ordering::Relaxed);
+            (longest * PATIENCE).max(if has_stepped { LEAST_LIMIT } else { FIRST_LIMIT })
         })
     }
 
@@ -164,7 +173,7 @@ pub struct Watchdog {
 impl Watchdog {
     /// Begins to watch. `on_hang` is called once, from the watchdog's thread, when no beat came for
     /// `limit`; without a limit, for thirty times the longest pause so far, two minutes at least
-    /// and half an hour before the first step.
+    /// and half an hour until the first step is finished.
     pub fn start(
         pulse: Arc<Pulse>,
         limit: Option<Duration>,
@@ -261,12 +270,21 @@ mod tests {
     fn without_a_limit_what_is_usual_decides() {
         let pulse = Pulse::default();
         assert_eq!(pulse.limit(None), FIRST_LIMIT);
-        pulse.beat(0, Activity::Data);
-        assert_eq!(pulse.limit(None), FIRST_LIMIT);
-        std::thread::sleep(Duration::from_millis(5));
-        pulse.beat(0, Activity::Gradients);
+        let first_step =
+            [Activity::Validation, Activity::Data, Activity::Gradients, Activity::Update];
+        for activity in first_step {
+            // A checkpoint of another process stands at this step.
+            pulse.beat(40, activity);
+            std::thread::sleep(Duration::from_millis(5));
+            assert_eq!(pulse.limit(None), FIRST_LIMIT, "no step is finished at {activity:?}");
+        }
+        pulse.longest.store(120_000, Ordering::Relaxed);
+        assert_eq!(pulse.limit(None), Duration::from_hours(1));
+        pulse.longest.store(0, Ordering::Relaxed);
+        pulse.beat(41, Activity::Data);
         assert_eq!(pulse.limit(None), LEAST_LIMIT);
         pulse.longest.store(60_000, Ordering::Relaxed);
         assert_eq!(pulse.limit(None), Duration::from_mins(30));
+        assert_eq!(pulse.limit(Some(Duration::from_secs(3))), Duration::from_secs(3));
     }
 }

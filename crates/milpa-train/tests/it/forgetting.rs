@@ -1,11 +1,18 @@
 //! Training that goes on from a base: what it begins with, what is measured, and the limit on forgetting.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use milpa_base::{Silent, StopFlag};
-use milpa_train::{ForgettingReport, Metric, State, TrainConfig, TrainError, read_forgetting};
+use milpa_train::{
+    Activity, ForgettingReport, Metric, Noted, Pulse, State, TrainConfig, TrainError, Watchdog,
+    read_forgetting,
+};
 
-use crate::harness::{Field, StopAfter, files, recipe};
+use crate::harness::{Beside, Field, StopAfter, files, recipe};
 
 /// 24 steps on numbers, measured against the sentences that the base knew.
 fn continued(replay: f64, more: &str) -> TrainConfig {
@@ -80,6 +87,29 @@ fn a_run_begins_with_its_base_and_is_held_against_it() {
     let chosen = files(&field.folder("moved/checkpoint-chosen"));
     let final_weights = files(&field.folder("moved/checkpoint"));
     assert_eq!(chosen["model.safetensors"], final_weights["model.safetensors"]);
+}
+
+#[test]
+fn the_watchdog_hears_that_the_base_is_measured() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let pulse = Arc::new(Pulse::default());
+    let limit = Some(Duration::from_secs(3));
+    let watchdog = Watchdog::start(Arc::clone(&pulse), limit, move |hang| {
+        sender.send(hang.activity).unwrap();
+    });
+    // The metrics are opened once the base is measured; nothing goes on until the silence is noticed.
+    let wait = |noted: Noted<'_>| {
+        if matches!(noted, Noted::Kept(_)) {
+            let activity = receiver.recv_timeout(Duration::from_mins(1)).unwrap();
+            assert_eq!(activity, Activity::Validation);
+        }
+    };
+    let beside = Beside { pulse, on_metric: Some(&wait), ..Beside::default() };
+    let config = continued(0.0, "");
+    field.go_on_beside("base", "run", &config, &beside, &Silent, &StopFlag::default()).unwrap();
+    drop(watchdog);
 }
 
 #[test]
