@@ -919,6 +919,8 @@ impl<'scope, 'a> Run<'scope, 'a> {
         }
         self.validated = Some(self.step);
         let length = config.sequence_length;
+        // No token sees another document, as in training.
+        let packed = config.packing == Packing::BestFit;
         let counts = self.job.dataset.counts(Split::Validation);
         if counts.values().all(|count| count.tokens <= length as u64) {
             return Ok(());
@@ -929,7 +931,8 @@ impl<'scope, 'a> Run<'scope, 'a> {
         for window in 0..windows.len() {
             self.job.pulse.beat(self.step, Activity::Validation);
             let batch = windows.batch(window..window + 1)?;
-            let tokens = TokenBatch::new(&batch.tokens_bt, length);
+            let documents_bt = packed.then_some(&batch.documents_bt[..]);
+            let tokens = TokenBatch { tokens_bt: &batch.tokens_bt, tokens: length, documents_bt };
             let scores = self.decoder.score_rows(&self.parameters, &tokens, &batch.targets_bt)?;
             let sum = sums.entry(windows.source(window).to_owned()).or_default();
             sum.0 -= scores.log_probabilities.iter().copied().map(f64::from).sum::<f64>();

@@ -95,6 +95,11 @@ impl Field {
         Self { root, tokenizer, dataset, general }
     }
 
+    /// The text that [`Field::train`] trains on.
+    pub(crate) fn dataset(&self) -> &TokenDataset {
+        &self.dataset
+    }
+
     /// The folder of the run called `name`.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.root.path().join(name)

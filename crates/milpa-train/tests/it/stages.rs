@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use milpa_model::{Decoder, Device, TokenBatch, read_hf_description, read_hf_weights};
+use milpa_tokens::Split;
 use milpa_train::{Metric, TrainConfig, TrainError};
 
 use crate::{
@@ -122,6 +124,48 @@ fn packed_documents_and_curricula_come_again_after_a_resume() {
          share = 0.5
          order = { by = 'length', direction = 'descending' }",
     );
+}
+
+#[test]
+fn packed_documents_are_validated_each_by_itself() {
+    let field = Field::new();
+    let config = recipe(
+        "packing = 'best_fit'
+         validate_every = 24
+         validation_sequences = 1000
+         [[stage]]
+         name = 'all'",
+    );
+    field.train("packed", &config).unwrap();
+    let metrics = field.metrics("packed");
+    let measured = metrics.iter().rev().find_map(|metric| match metric {
+        Metric::Validation { step: 24, loss, .. } => Some(loss["sentences"]),
+        _ => None,
+    });
+
+    let dir = field.folder("packed/checkpoint");
+    let description = read_hf_description(&dir).unwrap();
+    let weights = read_hf_weights(&dir, &description, &Device::cpu(2)).unwrap();
+    let decoder = Decoder::new(&description, &weights).unwrap();
+    let windows = field.dataset().windows(Split::Validation, 16, 1000).unwrap();
+    let (mut sum, mut count, mut ends) = (0.0, 0, 0);
+    for window in 0..windows.len() {
+        let batch = windows.batch(window..window + 1).unwrap();
+        let mut start = 0;
+        for document in batch.tokens_bt.split_inclusive(|id| *id == field.dataset().eos_id()) {
+            let end = start + document.len();
+            let alone = TokenBatch::new(document, document.len());
+            let scores =
+                decoder.score_rows(&weights, &alone, &batch.targets_bt[start..end]).unwrap();
+            sum -= scores.log_probabilities.iter().copied().map(f64::from).sum::<f64>();
+            count += document.len();
+            ends += usize::from(end < 16);
+            start = end;
+        }
+    }
+    assert!(ends > 0, "no window holds two documents");
+    let (measured, expect) = (measured.unwrap(), sum / count as f64);
+    assert!((measured - expect).abs() < 1e-5 * expect, "{measured} is not {expect}");
 }
 
 /// One stage without an order is the plain run's samples by size, only drawn in another order.
