@@ -6,8 +6,9 @@
 //!
 //! The rule looks one measurement ahead: what is expected is the forgetting now plus its rise since the
 //! last measurement, and its upper end is that plus the upper half of the interval. More replay is as many
-//! times as much as that end is above the limit, twice at the least; where replay is at its most, the
-//! learning rate is halved instead, since a lower rate costs more of what is learned.
+//! times as much as that end is above the limit, twice at the least; where replay is at its most, or its
+//! data do not last for more, the learning rate is halved instead, since a lower rate costs more of what is
+//! learned.
 //!
 //! | | |
 //! |---|---|
@@ -49,6 +50,8 @@ fn two() -> u64 {
 
 /// Least share of replay to which none is raised.
 const FIRST_REPLAY: f64 = 0.02;
+/// Where replay can be raised by less than this, it is not raised.
+const LEAST_RAISE: f64 = 0.01;
 /// Within so many measurements at its pace, forgetting above the limit has to fall below it.
 const SOON: f64 = 4.0;
 
@@ -93,6 +96,9 @@ pub struct ControlState {
     pub learning_rate: f64,
     /// Share below which replay is not lowered: the recipe's, or twice what was too little once.
     pub least_replay: f64,
+    /// Share above which replay is not raised, where the loader refused more: its data do not last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_replay: Option<f64>,
     /// How often the run went back.
     pub rollbacks: u64,
     /// Forgetting at the last measurement, %.
@@ -107,8 +113,27 @@ pub struct ControlState {
 impl ControlState {
     pub(crate) fn new(replay: f64) -> Self {
         let changes = Vec::new();
-        let (learning_rate, least_replay) = (1.0, replay);
-        Self { replay, learning_rate, least_replay, rollbacks: 0, last: 0.0, below: 0, changes }
+        Self {
+            replay,
+            learning_rate: 1.0,
+            least_replay: replay,
+            most_replay: None,
+            rollbacks: 0,
+            last: 0.0,
+            below: 0,
+            changes,
+        }
+    }
+
+    /// Remembers that the loader refused `wanted` where the share is `now`. Of a raise half is left to be
+    /// tried, as long as that is worth it; what cannot be lowered stays.
+    pub(crate) fn refuse(&mut self, wanted: f64, now: f64) {
+        if wanted < now {
+            self.least_replay = now;
+        } else {
+            let half = f64::midpoint(now, wanted);
+            self.most_replay = Some(if half - now < LEAST_RAISE { now } else { half });
+        }
     }
 }
 
@@ -158,7 +183,7 @@ pub(crate) fn decide(
     let upper = expected + (high - value);
     let (replay, rate) = (state.replay, state.learning_rate);
     let percent = limit.percent;
-    let most = limit.largest_replay.max(replay);
+    let most = limit.largest_replay.min(state.most_replay.unwrap_or(1.0)).max(replay);
     let more = (replay.max(FIRST_REPLAY / 2.0) * (upper / percent).max(2.0)).min(most);
     let slower =
         if more > replay { rate } else { (rate / 2.0).max(limit.least_learning_rate.min(rate)) };
@@ -295,6 +320,43 @@ mod tests {
         assert_eq!(state.least_replay, 0.04);
         let mut state = ControlState::new(0.05);
         check(&mut state, 10, 500.0, Action::RollBack(0), 0.3, 1.0);
+    }
+
+    #[test]
+    fn what_the_loader_refuses_is_tried_by_halves_and_then_the_rate_is_cut() {
+        let mut state = ControlState { last: 8.0, ..ControlState::new(0.1) };
+        let near = |most_replay: Option<f64>, replay: f64| {
+            let found = most_replay.unwrap();
+            assert!((found - replay).abs() < 1e-12, "{found}");
+        };
+        check(&mut state.clone(), 20, 9.0, Action::Change, 0.2, 1.0);
+        state.refuse(0.2, 0.1);
+        near(state.most_replay, 0.15);
+        check(&mut state.clone(), 20, 9.0, Action::Change, state.most_replay.unwrap(), 1.0);
+        state.refuse(0.15, 0.1);
+        state.refuse(0.125, 0.1);
+        near(state.most_replay, 0.1125);
+        state.refuse(0.1125, 0.1);
+        assert_eq!(state.most_replay, Some(0.1));
+        check(&mut state, 20, 9.0, Action::Change, 0.1, 0.5);
+        // Above the limit it goes back for a lower rate, and stops once that is at its least.
+        let mut state = ControlState { most_replay: Some(0.1), ..ControlState::new(0.1) };
+        check(&mut state, 10, 12.0, Action::RollBack(0), 0.1, 0.5);
+        check(&mut state, 20, 12.0, Action::Change, 0.1, 0.25);
+        check(&mut state, 30, 12.0, Action::Stop, 0.1, 0.25);
+        // What cannot be lowered is not tried again either.
+        let mut state = ControlState { replay: 0.2, ..ControlState::new(0.05) };
+        check(&mut state.clone(), 10, 1.0, Action::Change, 0.1, 1.0);
+        state.refuse(0.1, 0.2);
+        check(&mut state, 10, 1.0, Action::Hold, 0.2, 1.0);
+    }
+
+    #[test]
+    fn a_state_of_before_has_no_such_share() {
+        let state = ControlState::new(0.05);
+        let text = serde_json::to_string(&state).unwrap();
+        assert!(!text.contains("most_replay"), "{text}");
+        assert_eq!(serde_json::from_str::<ControlState>(&text).unwrap(), state);
     }
 
     #[test]

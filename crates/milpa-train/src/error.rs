@@ -78,8 +78,8 @@ pub enum TrainError {
     /// The run forgets more than the recipe allows, and nothing is left to be done about it.
     #[error(
         "stopped after step {step}: {reason}. {}hint: raise train.forgetting.limit.percent or \
-         largest_replay, give the replay a set nearer to what the base knew, or lower train.optimizer's \
-         learning rate",
+         largest_replay, give the replay more text or epochs, or a set nearer to what the base knew, or \
+         lower train.optimizer's learning rate",
         kept(checkpoint.as_deref())
     )]
     ForgetsTooMuch {
@@ -89,6 +89,28 @@ pub enum TrainError {
         reason: String,
         /// The last checkpoint below the limit.
         checkpoint: Option<PathBuf>,
+    },
+    /// The run is complete, and nothing that it could end with lies below the recipe's limit.
+    #[error(
+        "the training is complete, but it forgot more than train.forgetting.limit allows: of all that it \
+         could end with, {chosen:?} forgot least, {forgetting}, and the limit is {percent} %. {path} has \
+         all numbers\nhint: allow more replay (largest_replay, or more text and epochs for it), a lower \
+         learning rate, more steps at a low rate, or a wider limit; to use what was trained as it is, take \
+         it from {checkpoint}",
+        path = path.display(),
+        checkpoint = checkpoint.display()
+    )]
+    AboveLimit {
+        /// What forgot least.
+        chosen: String,
+        /// How much it forgot, with its interval.
+        forgetting: String,
+        /// The limit, %.
+        percent: f64,
+        /// The report.
+        path: PathBuf,
+        /// What was chosen all the same.
+        checkpoint: PathBuf,
     },
     /// The schedule does not fit the run.
     #[error("train.schedule: {0}")]

@@ -29,7 +29,7 @@ use crate::{
     control::{LimitConfig, Reading},
     error::TrainError,
     metrics::Metric,
-    trainer::Job,
+    trainer::{CHOSEN_CHECKPOINT, Job},
     watchdog::Pulse,
 };
 
@@ -184,13 +184,17 @@ impl Standing {
 
     /// For people.
     pub(crate) fn line(&self) -> String {
-        let shown = |change: &Change| match change.interval {
-            Some(interval) => {
-                format!("{:+.1} % ({:+.1} to {:+.1})", change.value, interval.low, interval.high)
-            }
-            None => format!("{:+.1} %", change.value),
-        };
         format!("forgetting {}, adaptation {}", shown(&self.forgetting), shown(&self.adaptation))
+    }
+}
+
+/// A change in % with its interval, for people.
+fn shown(change: &Change) -> String {
+    match change.interval {
+        Some(interval) => {
+            format!("{:+.1} % ({:+.1} to {:+.1})", change.value, interval.low, interval.high)
+        }
+        None => format!("{:+.1} %", change.value),
     }
 }
 
@@ -387,7 +391,11 @@ fn pieces(
 pub struct ForgettingReport {
     /// The limit, %, if there was one.
     pub limit: Option<f64>,
-    /// The candidates at the end: the final weights, their average, and blends with the base.
+    /// Whether the interval of what was chosen lies below the limit; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within_limit: Option<bool>,
+    /// The candidates at the end: the final weights, their average, blends with the base, and under a
+    /// limit the checkpoint below it that adapted most.
     pub candidates: Vec<Standing>,
     /// Name of the candidate that stands in `checkpoint-chosen`.
     pub chosen: String,
@@ -395,9 +403,48 @@ pub struct ForgettingReport {
     pub reason: String,
 }
 
-/// Chooses among the candidates: without a limit the first, which is the final one; with one, that of
-/// most adaptation among those whose interval lies below the limit, or else the one that forgot least.
-pub(crate) fn choose(candidates: &[Standing], limit: Option<f64>) -> (usize, String) {
+impl ForgettingReport {
+    /// Chooses among the candidates: without a limit the first, which is the final one; with one, that of
+    /// most adaptation among those whose interval lies below the limit, or else the one that forgot least.
+    pub(crate) fn new(candidates: Vec<Standing>, limit: Option<f64>) -> Self {
+        let (index, reason) = choose(&candidates, limit);
+        let chosen = candidates[index].name.clone();
+        let within_limit = limit.map(|limit| candidates[index].reading().high <= limit);
+        Self { limit, within_limit, candidates, chosen, reason }
+    }
+
+    /// What says that a complete run in `out` ended above its limit, if it did.
+    pub(crate) fn above_limit(&self, out: &Path) -> Option<TrainError> {
+        let percent = self.limit.filter(|_| self.within_limit == Some(false))?;
+        let chosen = self.candidates.iter().find(|candidate| candidate.name == self.chosen)?;
+        Some(TrainError::AboveLimit {
+            chosen: self.chosen.clone(),
+            forgetting: shown(&chosen.forgetting),
+            percent,
+            path: out.join(FORGETTING_FILE),
+            checkpoint: out.join(CHOSEN_CHECKPOINT),
+        })
+    }
+}
+
+/// The step of the checkpoint that adapted most of those that stay and were measured below the limit: the
+/// last one below it, and those that are kept for good.
+pub(crate) fn best_below(
+    metrics: &[Metric],
+    limit: f64,
+    stays: impl Fn(u64) -> bool,
+) -> Option<u64> {
+    let below = metrics.iter().filter_map(|metric| match metric {
+        Metric::Forgetting { step, forgetting, forgetting_interval, adaptation, .. } => {
+            let high = forgetting_interval.map_or(*forgetting, |(_, high)| high);
+            (high <= limit && stays(*step)).then_some((*step, *adaptation))
+        }
+        _ => None,
+    });
+    below.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(step, _)| step)
+}
+
+fn choose(candidates: &[Standing], limit: Option<f64>) -> (usize, String) {
     let Some(limit) = limit else { return (0, "the recipe sets no limit".to_owned()) };
     let below = |standing: &&(usize, &Standing)| standing.1.reading().high <= limit;
     let all: Vec<(usize, &Standing)> = candidates.iter().enumerate().collect();
@@ -436,6 +483,11 @@ pub(crate) fn write_report(
         y_interval,
     };
     let mut points = vec![point("base", (0.0, 0.0), None, None)];
+    // The last measurement is that of the final weights, which is a candidate.
+    let last = metrics.iter().rev().find_map(|metric| match metric {
+        Metric::Forgetting { step, .. } => Some(*step),
+        _ => None,
+    });
     for metric in metrics {
         if let Metric::Forgetting {
             step,
@@ -448,10 +500,13 @@ pub(crate) fn write_report(
         {
             let name = format!("step {step}");
             let at = (*adaptation, *forgetting);
+            if Some(*step) == last || report.candidates.iter().any(|one| one.name == name) {
+                continue;
+            }
             points.push(point(&name, at, *adaptation_interval, *forgetting_interval));
         }
     }
-    for standing in report.candidates.iter().skip(1) {
+    for standing in &report.candidates {
         let ends = |change: &Change| change.interval.map(|interval| (interval.low, interval.high));
         let at = (standing.adaptation.value, standing.forgetting.value);
         let intervals = (ends(&standing.adaptation), ends(&standing.forgetting));
@@ -477,4 +532,72 @@ pub fn read_forgetting(out: &Path) -> Result<Option<ForgettingReport>, TrainErro
     let report = serde_json::from_slice(&bytes)
         .map_err(|error| TrainError::Checkpoint { path, message: error.to_string() })?;
     Ok(Some(report))
+}
+
+#[cfg(test)]
+mod tests {
+    use milpa_eval::statistics::{Interval, LEVEL, Method};
+
+    use super::*;
+
+    fn change(value: f64) -> Change {
+        let (low, high) = (value - 1.0, value + 1.0);
+        let interval = Interval { low, high, level: LEVEL, method: Method::Bootstrap };
+        Change { value, interval: Some(interval) }
+    }
+
+    fn standing(name: &str, forgetting: f64, adaptation: f64) -> Standing {
+        Standing {
+            name: name.to_owned(),
+            forgetting: change(forgetting),
+            adaptation: change(adaptation),
+            texts: Vec::new(),
+            tasks: Vec::new(),
+            refused: Vec::new(),
+            divergence: Divergence::Unavailable { reason: "no model".to_owned() },
+        }
+    }
+
+    #[test]
+    fn the_choice_adapted_most_below_the_limit_or_says_that_none_is_below() {
+        let all = || {
+            vec![
+                standing("final", 32.0, 60.0),
+                standing("step 8", 3.0, 30.0),
+                standing("0.5 base", 8.0, 40.0),
+                standing("0.75 base", 3.5, 20.0),
+            ]
+        };
+        let check = |limit, chosen: &str, within, above: Option<&str>| {
+            let report = ForgettingReport::new(all(), limit);
+            assert_eq!((report.chosen.as_str(), report.within_limit), (chosen, within));
+            let error = report.above_limit(Path::new("train")).map(|error| error.to_string());
+            match (above, &error) {
+                (Some(expect), Some(error)) => assert!(error.contains(expect), "{error}"),
+                _ => assert!(above.is_none() && error.is_none(), "{error:?}"),
+            }
+        };
+        check(None, "final", None, None);
+        check(Some(40.0), "final", Some(true), None);
+        check(Some(9.0), "0.5 base", Some(true), None);
+        check(Some(4.5), "step 8", Some(true), None);
+        let message = "\"step 8\" forgot least, +3.0 % (+2.0 to +4.0), and the limit is 2 %. \
+                       train/forgetting.json";
+        check(Some(2.0), "step 8", Some(false), Some(message));
+    }
+
+    #[test]
+    fn the_best_checkpoint_below_the_limit_is_one_that_stays() {
+        let metric =
+            |step, forgetting, adaptation| standing("", forgetting, adaptation).metric(step, 0.0);
+        let metrics = [
+            metric(8, 1.0, 10.0),
+            metric(16, 3.0, 30.0),
+            metric(24, 3.5, 40.0),
+            metric(32, 9.0, 50.0),
+        ];
+        assert_eq!(best_below(&metrics, 5.0, |_| true), Some(24));
+        assert_eq!(best_below(&metrics, 5.0, |step| step % 16 == 0), Some(16));
+        assert_eq!(best_below(&metrics, 1.0, |_| true), None);
+    }
 }

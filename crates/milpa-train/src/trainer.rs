@@ -155,6 +155,14 @@ pub struct Summary {
     pub data_wait_share: f64,
 }
 
+impl Summary {
+    /// The summary of a run in `out` that kept its limit on forgetting, if it had one.
+    fn within_limit(self, out: &Path) -> Result<Self, TrainError> {
+        let above = self.forgetting.as_ref().and_then(|report| report.above_limit(out));
+        above.map_or(Ok(self), Err)
+    }
+}
+
 /// The planner's view of a dense model.
 pub fn model_shape(model: impl Into<DecoderDescription>) -> ModelShape {
     let model = model.into();
@@ -206,7 +214,8 @@ pub fn train_shape(
 /// # Errors
 /// Besides damaged inputs and full disks: [`TrainError::Interrupted`] after a stop, with the state
 /// saved, and [`TrainError::Diverged`] if the loss is no number, or [`TrainError::Unstable`] if the
-/// recipe's skipping and going back do not help.
+/// recipe's skipping and going back do not help; [`TrainError::ForgetsTooMuch`] where the limit on
+/// forgetting cannot be held, and [`TrainError::AboveLimit`] for a complete run that ended above it.
 pub fn train(
     job: &Job<'_>,
     out: &Path,
@@ -247,7 +256,7 @@ pub fn train(
     }
     if let Some(digest) = complete {
         progress.line("training is complete already");
-        return summary(job, &data, out, digest);
+        return summary(job, &data, out, digest)?.within_limit(out);
     }
     let measure = Measure::open(job, out, stop)?;
     let (digest, data) = thread::scope(|scope| {
@@ -285,7 +294,7 @@ pub fn train(
             .map_err(|source| TrainError::Io { path: out.join(crate::METRICS_FILE), source })?,
     );
     write_file_atomic(&out.join("loss.svg"), curve.as_bytes())?;
-    summary(job, &data, out, digest)
+    summary(job, &data, out, digest)?.within_limit(out)
 }
 
 fn record(job: &Job<'_>) -> Result<Record, TrainError> {

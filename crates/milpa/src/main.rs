@@ -49,7 +49,11 @@ fn main() -> ExitCode {
         let run = commands::supervise::Supervised {
             folder: &folder,
             newest_step: &|| milpa_train::newest_step(&train),
-            is_ended: &|| train.join(watch::ALARM_FILE).exists(),
+            is_ended: &|| {
+                let report = milpa_train::read_forgetting(&train).ok().flatten();
+                train.join(watch::ALARM_FILE).exists()
+                    || report.is_some_and(|report| report.within_limit == Some(false))
+            },
         };
         return commands::supervise::supervise(&context, &run)
             .unwrap_or_else(|error| fail(&context, &error));

@@ -522,6 +522,9 @@ impl Watcher {
             Err(TrainError::Artifact(_) | TrainError::Copy(_)) => {
                 ("checkpoint_failed", "Ended since a checkpoint cannot be written")
             }
+            Err(TrainError::AboveLimit { .. }) => {
+                ("failed", "Complete, but above the limit on forgetting")
+            }
             Err(_) => ("failed", "Ended by an error"),
         };
         self.write_page(Phase::Ended(how));

@@ -5,19 +5,19 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use milpa_base::{Progress, StopFlag, artifact::Record};
+use milpa_base::{Kind, Progress, StopFlag, artifact::Record, manifest::Verify, open_artifact};
 use milpa_eval::EvalError;
 use milpa_model::{ParameterStore, interpolate};
 use milpa_tokens::TokensError;
 
-use super::{CHOSEN_CHECKPOINT, Run};
+use super::{CHOSEN_CHECKPOINT, Learned, Run};
 use crate::{
-    checkpoint,
+    checkpoint::{self, State},
     config::TrainConfig,
-    control::{Action, ControlState, LimitConfig, ReplayChange, decide},
+    control::{Action, ControlState, LimitConfig, Reading, ReplayChange, decide},
     data::Data,
     error::TrainError,
-    forgetting::{self, ForgettingReport, Standing, choose, sweep},
+    forgetting::{self, ForgettingReport, Standing, best_below, sweep},
     metrics::{METRICS_FILE, Metric, read_metrics},
     stability::StabilityState,
     watchdog::Activity,
@@ -32,6 +32,16 @@ pub(super) fn limit(config: &TrainConfig) -> Option<&LimitConfig> {
 pub(super) fn recipe_replay(config: &TrainConfig, limit: &LimitConfig) -> f64 {
     let moved = config.replay.iter().find(|replay| replay.name == limit.replay);
     moved.map_or(0.0, |replay| replay.share)
+}
+
+/// What is done after a measurement.
+struct Decision<'a> {
+    action: Action,
+    reason: String,
+    /// What the controller remembers from then on.
+    control: ControlState,
+    /// What is read from then on, if it is other data.
+    data: Option<Data<'a>>,
 }
 
 impl<'a> Run<'_, 'a> {
@@ -78,32 +88,30 @@ impl<'a> Run<'_, 'a> {
 
     /// Does what the limit on forgetting asks for after a measurement.
     fn control(&mut self, standing: &Standing, progress: &dyn Progress) -> Result<(), TrainError> {
-        let (Some(limit), Some(mut control)) = (limit(self.job.config), self.control.clone())
-        else {
+        let (Some(limit), Some(known)) = (limit(self.job.config), self.control.clone()) else {
             return Ok(());
         };
-        let replay = control.replay;
-        let (action, reason) = decide(limit, &mut control, self.step, standing.reading());
+        let Decision { action, reason, control, data } =
+            self.decide(limit, known, standing.reading())?;
         progress.line(&format!("{}: {reason}", action.name()));
         let from_step = self.step;
         match action {
             Action::Hold | Action::Change => {
                 self.retention.below_limit(control.below);
-                self.change_replay(&mut control, replay, progress)?;
                 self.control = Some(control.clone());
             }
             Action::RollBack(target) => {
-                let (before, rollbacks) = (self.stability.clone(), control.rollbacks);
+                let before = self.stability.clone();
                 let learned = self.go_back(target)?;
                 self.stability = StabilityState { rollbacks: before.rollbacks, ..learned };
-                // What is known stays known; where the run stands is the checkpoint's.
-                let then = self.control.take().unwrap_or_else(|| control.clone());
-                control = ControlState { rollbacks, below: then.below, last: then.last, ..control };
-                control.changes = then.changes;
-                self.change_replay(&mut control, then.replay, progress)?;
                 self.control = Some(control.clone());
             }
             Action::Stop => {}
+        }
+        if let Some(data) = data {
+            // The metrics count what the data before drew.
+            self.end_data_window()?;
+            self.read(data);
         }
         let step = if matches!(action, Action::RollBack(_)) { self.step + 1 } else { from_step };
         self.metrics.write(&Metric::Control {
@@ -121,41 +129,115 @@ impl<'a> Run<'_, 'a> {
         Ok(())
     }
 
-    /// Draws with the controller's share of replay from the next batch on. Where that is not possible, as
-    /// with a share of less than one of the samples that are left, it stays at `before`.
-    fn change_replay(
+    /// What the limit asks for, as far as it can be done: a share of replay that the loader refuses, since
+    /// its data do not last, is remembered, and it is decided again. Nothing is changed here.
+    fn decide(
         &mut self,
-        control: &mut ControlState,
-        before: f64,
-        progress: &dyn Progress,
-    ) -> Result<(), TrainError> {
-        if control.replay == before {
-            return Ok(());
+        limit: &LimitConfig,
+        mut known: ControlState,
+        reading: Reading,
+    ) -> Result<Decision<'a>, TrainError> {
+        let mut note = String::new();
+        loop {
+            let mut control = known.clone();
+            let (action, mut reason) = decide(limit, &mut control, self.step, reading);
+            let state = match action {
+                Action::RollBack(target) => self.state_at(target)?,
+                Action::Hold | Action::Change | Action::Stop => self.state()?,
+            };
+            let now = state.control.as_ref().unwrap_or(&known).replay;
+            if let Action::RollBack(_) = action {
+                // What is known stays known; where the run stands is the checkpoint's.
+                let then = state.control.clone().unwrap_or_else(|| known.clone());
+                let ControlState { below, last, changes, .. } = then;
+                control = ControlState { below, last, changes, ..control };
+            }
+            let data = match self.data_with(&mut control, now, state)? {
+                Ok(data) => data,
+                Err(problem)
+                    if matches!(action, Action::RollBack(_))
+                        && control.replay <= now.max(known.replay) =>
+                {
+                    // It goes back to before a raise that does not last from there on.
+                    let percent = now * 100.0;
+                    note = format!("; replay stays at the checkpoint's {percent:.1} % ({problem})");
+                    control.replay = now;
+                    None
+                }
+                Err(problem) => {
+                    let way = if control.replay < now { "less" } else { "more" };
+                    note = format!("; {way} replay cannot be drawn ({problem})");
+                    known.refuse(control.replay, now.max(known.replay));
+                    continue;
+                }
+            };
+            reason += &note;
+            return Ok(Decision { action, reason, control, data });
         }
-        // The metrics count what the data before drew.
-        self.end_data_window()?;
-        let batch = self.next_batch();
+    }
+
+    /// The state after `target` steps: that of the checkpoint to which the run may go back, or of its
+    /// beginning.
+    fn state_at(&mut self, target: u64) -> Result<State, TrainError> {
+        let target = target.max(self.origin);
+        if target > 0 {
+            // It may still be being written.
+            self.saver.wait()?;
+            return checkpoint::read_state(&checkpoint::folder(self.out, target));
+        }
+        let config = self.job.config;
+        let control = limit(config).map(|limit| ControlState::new(recipe_replay(config, limit)));
+        let stability = None;
+        let mut state = State { step: 0, tokens: 0, control, stability, ..self.state()? };
+        Data::open(self.job, None, false)?.store(0, &mut state)?;
+        Ok(state)
+    }
+
+    /// The data with the controller's share of replay from `state` on, which is put down among the
+    /// changes: `None` where the share stays at `now`, and the loader's reason where it cannot be drawn, as
+    /// with a replay whose passes are used up.
+    fn data_with(
+        &self,
+        control: &mut ControlState,
+        now: f64,
+        state: State,
+    ) -> Result<Result<Option<Data<'a>>, TokensError>, TrainError> {
+        let Some(stages) = state.stages.filter(|_| control.replay != now) else {
+            return Ok(Ok(None));
+        };
+        let passed_over =
+            state.stability.map(|stability| stability.passed_over).unwrap_or_default();
         let mut changes = control.changes.clone();
-        changes.retain(|change| change.batch != batch);
-        changes.push(ReplayChange { batch, replay: control.replay });
-        let Some(state) = self.state()?.stages else { return Ok(()) };
-        match Data::change(self.job, &changes, &self.stability.passed_over, &state) {
+        changes.retain(|change| change.batch != stages.batch);
+        changes.push(ReplayChange { batch: stages.batch, replay: control.replay });
+        match Data::change(self.job, &changes, &passed_over, &stages) {
             Ok(data) => {
                 control.changes = changes;
-                self.read(data);
-                Ok(())
+                Ok(Ok(Some(data)))
             }
-            Err(TrainError::Tokens(problem @ TokensError::Stage(..))) => {
-                progress.line(&format!("replay stays at {:.1} %: {problem}", before * 100.0));
-                control.replay = before;
-                Ok(())
-            }
+            Err(TrainError::Tokens(problem @ TokensError::Stage(..))) => Ok(Err(problem)),
             Err(other) => Err(other),
         }
     }
 
-    /// At the end: measures the average and blends with the base, and writes the candidate that the
-    /// recipe's rule chooses.
+    /// Whether the checkpoint after `step` outlives the run: the last one below the limit, or one that is
+    /// kept for good.
+    fn stays(&self, step: u64) -> bool {
+        let config = self.job.config;
+        let for_good = config.keep_every.is_some_and(|every| step.is_multiple_of(every.0));
+        let below = self.control.as_ref().is_some_and(|control| control.below == step);
+        step < config.steps.0
+            && (for_good || below)
+            && open_artifact(
+                &checkpoint::folder(self.out, step),
+                Kind::Checkpoint,
+                Verify::Contents,
+            )
+            .is_ok()
+    }
+
+    /// At the end: measures the average, blends with the base and the best checkpoint below the limit, and
+    /// writes the candidate that the recipe's rule chooses.
     pub(super) fn choose(
         &mut self,
         record: &Record,
@@ -169,13 +251,23 @@ impl<'a> Run<'_, 'a> {
         names.extend(self.average.is_some().then(|| "average".to_owned()));
         let blends: BTreeMap<String, f64> = sweep().collect();
         names.extend(blends.keys().cloned());
+        let limit = limit(self.job.config).map(|limit| limit.percent);
+        let metrics = read_metrics(self.out)
+            .map_err(|source| TrainError::Io { path: self.out.join(METRICS_FILE), source })?;
+        let kept = limit.and_then(|limit| best_below(&metrics, limit, |step| self.stays(step)));
+        let kept = kept.map(|step| (format!("step {step}"), checkpoint::folder(self.out, step)));
+        names.extend(kept.iter().map(|(name, _)| name.clone()));
         let base = base.weights(&self.job.device)?;
-        let weights = |run: &Self, name: &str| match (name, &run.average) {
-            ("average", Some(average)) => run.network.plain(&average.parameters(&run.parameters)?),
-            _ => match blends.get(name) {
-                Some(share) => Ok(interpolate(&base, &run.weights()?, 1.0 - share)?),
-                None => run.weights(),
-            },
+        let weights = |run: &Self, name: &str| match (&run.average, blends.get(name), &kept) {
+            (Some(average), ..) if name == "average" => {
+                run.network.plain(&average.parameters(&run.parameters)?)
+            }
+            (_, Some(share), _) => Ok(interpolate(&base, &run.weights()?, 1.0 - share)?),
+            (.., Some((kept, dir))) if name == kept => {
+                let learned = Learned::load(run.job, run.network, Some(dir))?;
+                run.network.plain(&learned.parameters)
+            }
+            _ => run.weights(),
         };
         let mut candidates = Vec::new();
         for name in &names {
@@ -189,16 +281,11 @@ impl<'a> Run<'_, 'a> {
             progress.line(&format!("{name}: {}", standing.line()));
             candidates.push(standing);
         }
-        let limit = limit(self.job.config).map(|limit| limit.percent);
-        let (index, reason) = choose(&candidates, limit);
-        let chosen = names[index].clone();
-        progress.line(&format!("chosen: {chosen}; {reason}"));
-        let weights = weights(self, &chosen)?;
+        let report = ForgettingReport::new(candidates, limit);
+        progress.line(&format!("chosen: {}; {}", report.chosen, report.reason));
+        let weights = weights(self, &report.chosen)?;
         let snapshot = self.snapshot()?;
         checkpoint::write_averaged(&self.out.join(CHOSEN_CHECKPOINT), &weights, &snapshot, record)?;
-        let metrics = read_metrics(self.out)
-            .map_err(|source| TrainError::Io { path: self.out.join(METRICS_FILE), source })?;
-        let report = ForgettingReport { limit, candidates, chosen, reason };
         forgetting::write_report(self.out, &metrics, &report)?;
         Ok(())
     }

@@ -220,6 +220,74 @@ fn a_limit_that_cannot_be_held_stops_the_run_and_names_the_checkpoint() {
 }
 
 #[test]
+fn a_run_that_ends_above_its_limit_keeps_everything_and_is_no_success() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let mut config = continued(0.0, &limit(1e-6));
+    // Only the end is measured, where nothing can be changed any more.
+    config.forgetting.as_mut().unwrap().every.0 = 24;
+    let run =
+        || field.go_on_from("base", "run", &config, &Silent, &StopFlag::default()).unwrap_err();
+    let error = run();
+    let TrainError::AboveLimit { chosen, path, checkpoint, .. } = &error else { panic!("{error}") };
+    assert_eq!(*path, field.folder("run/forgetting.json"));
+    let written = report(&field.folder("run"));
+    assert_eq!((written.within_limit, &written.chosen), (Some(false), chosen));
+    assert!(checkpoint.join("model.safetensors").is_file());
+    assert!(field.folder("run/forgetting.svg").is_file());
+    let (weights, metrics) = (files(&field.folder("run/checkpoint")), field.metrics("run"));
+    // It is complete: nothing is trained again, and it is said again.
+    assert_eq!(run().to_string(), error.to_string());
+    assert!(files(&field.folder("run/checkpoint")) == weights);
+    assert_eq!(field.metrics("run"), metrics);
+}
+
+#[test]
+fn where_the_replay_does_not_last_the_rate_is_cut() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let mut config = continued(
+        0.05,
+        ", limit = { percent = 1e-6, replay = 'sentences', least_learning_rate = 0.25 }",
+    );
+    config.forgetting.as_mut().unwrap().every.0 = 4;
+    // A share of 0.05 takes 5 samples of it; a few more may be drawn.
+    config.replay[0].epochs = Some(0.02);
+    let run = |name: &str| {
+        field.go_on_from("base", name, &config, &Silent, &StopFlag::default()).unwrap_err()
+    };
+    let error = run("whole");
+    assert!(matches!(error, TrainError::ForgetsTooMuch { step: 8, .. }), "{error}");
+    let metrics = field.metrics("whole");
+    let acted = control(&metrics);
+    // The first time half of what was asked for is to be had; from then on the rate is cut, and what is
+    // written is what was done.
+    let replay = acted[0].2;
+    assert!(replay > 0.05 && replay < 0.104, "{acted:?}");
+    let expect =
+        [(1, "roll back", 1.0), (1, "roll back", 0.5), (4, "change", 0.25), (8, "stop", 0.25)];
+    let expect = expect.map(|(step, action, rate)| (step, action.to_owned(), replay, rate));
+    assert_eq!(acted, expect);
+    let reason = metrics.iter().find_map(|metric| match metric {
+        Metric::Control { reason, .. } => Some(reason.as_str()),
+        _ => None,
+    });
+    let reason = reason.unwrap();
+    assert!(
+        reason.contains(&format!("with replay 5.0 % → {:.1} %", replay * 100.0))
+            && reason.contains("more replay cannot be drawn")
+            && reason.contains("out of epochs"),
+        "{reason}"
+    );
+    // What was refused is remembered across a cut.
+    let stop = StopFlag::default();
+    let watch = StopAfter { line: "after step 6:".to_owned(), stop: stop.clone() };
+    field.go_on_from("base", "cut", &config, &watch, &stop).unwrap_err();
+    run("cut");
+    assert_eq!(control(&field.metrics("cut")), acted);
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let field = Field::new();
     let mut new = continued(0.0, "");
