@@ -240,10 +240,14 @@ pub fn train(
     }
     let _lock = RunLock::acquire(out)?;
     let final_dir = out.join(FINAL_CHECKPOINT);
-    let complete = match open_artifact(&final_dir, Kind::Checkpoint, Verify::Contents) {
+    let whole = |dir: &Path| match open_artifact(dir, Kind::Checkpoint, Verify::Contents) {
         Ok((manifest, digest)) if manifest.key == key => Some(digest),
         _ => None,
     };
+    let complete = whole(&final_dir);
+    // What was chosen may be lost by itself; then the choice is made again from the final state.
+    let is_chosen =
+        job.config.forgetting.is_none() || whole(&out.join(CHOSEN_CHECKPOINT)).is_some();
     let resumed = match (complete, &extended) {
         (Some(_), _) => Some(final_dir),
         (None, Some(dir)) => Some(dir.clone()),
@@ -254,7 +258,7 @@ pub fn train(
     if let Some(table) = data.table(job.config)? {
         table.to_string().lines().for_each(|line| progress.line(line));
     }
-    if let Some(digest) = complete {
+    if let Some(digest) = complete.filter(|_| is_chosen) {
         progress.line("training is complete already");
         return summary(job, &data, out, digest)?.within_limit(out);
     }
@@ -616,7 +620,12 @@ impl<'scope, 'a> Run<'scope, 'a> {
         let final_dir = out.join(FINAL_CHECKPOINT);
         let digest = checkpoint::write(&final_dir, &snapshot, record)?;
         if let Some(mirror) = job.mirror {
-            copy_artifact(&final_dir, &mirror.join(FINAL_CHECKPOINT))?;
+            // The final one is last: it says that the run is complete.
+            for name in [CHOSEN_CHECKPOINT, AVERAGED_CHECKPOINT, FINAL_CHECKPOINT] {
+                if out.join(name).exists() {
+                    copy_artifact(&out.join(name), &mirror.join(name))?;
+                }
+            }
         }
         // A stop may have saved a checkpoint off the schedule; what stays must not depend on it.
         let mut keep = self.retention.keep(steps - 1);

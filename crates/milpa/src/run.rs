@@ -290,6 +290,13 @@ impl Runner<'_> {
         if let Origin::New { model, .. } = recipe.origin() {
             training.insert("model".to_owned(), toml::Value::try_from(model)?);
         }
+        let model = folders.model(recipe);
+        if model != folders.checkpoint()
+            && let Err(error) = open_artifact(&model, Kind::Checkpoint, Verify::Contents)
+            && self.stamps.remove("train").is_some()
+        {
+            self.context.progress.say(&format!("train: {error}"));
+        }
         let conditions = self.conditions;
         let rebuilt_before = self.rebuilt;
         let checkpoint = self.stage(
@@ -320,7 +327,6 @@ impl Runner<'_> {
                 self.context.progress.say(format!("  {line}").trim_end());
             }
         }
-        let model = folders.model(recipe);
         let checkpoint = if model == folders.checkpoint() {
             checkpoint
         } else {

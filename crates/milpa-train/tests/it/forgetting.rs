@@ -113,6 +113,33 @@ fn the_watchdog_hears_that_the_base_is_measured() {
 }
 
 #[test]
+fn what_was_chosen_is_chosen_again_where_it_is_lost() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let train_with = |name: &str, config: &TrainConfig| {
+        field.go_on_from("base", name, config, &Silent, &StopFlag::default()).unwrap()
+    };
+    let free = train_with("free", &continued(0.0, "")).forgetting.unwrap();
+    let config = continued(0.0, &limit(free.candidates[0].forgetting.value / 3.0));
+    let train = || train_with("run", &config);
+    let summary = train();
+    let read = || {
+        let of = |part: &str| files(&field.folder("run").join(part));
+        (of("checkpoint"), of("checkpoint-chosen"), report(&field.folder("run")))
+    };
+    let (expect, measured) = (read(), forgetting(&field.metrics("run")));
+    assert_ne!(expect.0["model.safetensors"], expect.1["model.safetensors"]);
+    let chosen = field.folder("run/checkpoint-chosen");
+    std::fs::remove_file(chosen.join("model.safetensors")).unwrap();
+    assert_eq!(train().digest, summary.digest);
+    assert!(read() == expect);
+    std::fs::remove_dir_all(&chosen).unwrap();
+    train();
+    assert!(read() == expect);
+    assert_eq!(forgetting(&field.metrics("run")), measured);
+}
+
+#[test]
 fn a_run_under_a_limit_that_is_cut_ends_in_the_same_bytes() {
     let field = Field::new();
     field.train("base", &recipe("")).unwrap();

@@ -140,6 +140,11 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
     let tokenizer = |dir: &str| field.read(&format!("{dir}/tokenizer.json"));
     assert_eq!(tokenizer("run/bundle"), tokenizer("base/tokenizer"));
     field.milpa(&["run", "continued.toml", "--out", "run"]).expect(0, &["train: up to date"]);
+    fs::remove_dir_all(field.path("run/train/checkpoint-chosen")).unwrap();
+    let outcome = field.milpa(&["run", "continued.toml", "--out", "run"]);
+    outcome.expect(0, &["train: ", "eval: up to date", "package: up to date"]);
+    assert!(!outcome.stderr.contains("train: up to date"), "{}", outcome.stderr);
+    assert_eq!(weights("run/train/checkpoint-chosen"), weights("run/bundle"));
     field.ok(&["run", "continued.toml", "--seed", "6", "--out", "seed"]);
     assert_ne!(weights("seed/train/checkpoint"), weights("run/train/checkpoint"));
     let resolved = field.read("seed/recipe.resolved.toml");
