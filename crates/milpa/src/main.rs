@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod context;
 mod ledger;
+mod origins;
 mod progress;
 mod recipe;
 mod report;

@@ -25,7 +25,7 @@ use crate::{
     commands::doctor,
     context::{Context, quote},
     ledger::{self, HourlyPrice, Meter, TrainingFolder},
-    progress,
+    origins, progress,
     recipe::{Loaded, Origin, Recipe},
     watch::{self, Watch},
 };
@@ -310,7 +310,7 @@ pub fn train(
         general: general.as_ref(),
         changed_plan: conditions.onward.changed_plan(),
         seed: recipe.recipe.seed,
-        licences: manifest.licences,
+        licences: origins::training_licences(&recipe.recipe, manifest.licences)?,
         device,
         peak_flops_per_second: peak,
         measure_peak: &|| measure_peak(context).of(recipe.recipe.train.precision),
