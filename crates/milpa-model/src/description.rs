@@ -419,9 +419,21 @@ impl DecoderDescription {
 
     /// Number of parameters in all; a tied embedding counts once.
     pub fn parameters(&self) -> u64 {
+        self.parameters_where(|_| true)
+    }
+
+    /// Number of parameters without embedding and output layer.
+    pub fn non_embedding_parameters(&self) -> u64 {
+        self.parameters_where(|name| {
+            !["model.embed_tokens.weight", "lm_head.weight"].contains(&name)
+        })
+    }
+
+    fn parameters_where(&self, is_counted: impl Fn(&str) -> bool) -> u64 {
         let specs = crate::decoder::parameter_specs(self);
+        let counted = specs.iter().filter(|spec| is_counted(&spec.name));
         let elements = |shape: &[usize]| shape.iter().map(|&length| length as u64).product::<u64>();
-        specs.iter().map(|spec| elements(&spec.shape)).sum()
+        counted.map(|spec| elements(&spec.shape)).sum()
     }
 }
 
@@ -583,6 +595,16 @@ mod tests {
         };
         let middle = 0.1 * (keep + (1.0 - keep) / 8.0);
         check(llama3, 9, [1.0, middle, 0.01 / 8.0, 0.001 / 8.0], 1.0);
+    }
+
+    #[test]
+    fn parameters_are_counted_as_those_of_a_recipes_shape() {
+        for tie_embeddings in [true, false] {
+            let config = ModelConfig { vocab_size: 500, tie_embeddings, ..ModelConfig::default() };
+            let description = DecoderDescription::from(&config);
+            assert_eq!(description.parameters(), config.parameters());
+            assert_eq!(description.non_embedding_parameters(), config.non_embedding_parameters());
+        }
     }
 
     #[test]

@@ -42,6 +42,19 @@ pub struct GgufDescription {
     pub chat_template: Option<String>,
 }
 
+/// Checks that a GGUF file can hold a model with its tokenizer, which takes no weights.
+///
+/// # Errors
+/// As those of [`write_gguf`] that lie in the model or the tokenizer; they name `path`.
+pub fn check_gguf(
+    path: &Path,
+    description: &DecoderDescription,
+    tokenizer: &Tokenizer,
+) -> Result<(), DecoderError> {
+    metadata_of(description, path)?;
+    tokenizer_metadata(tokenizer, description.vocab_size).map(drop)
+}
+
 /// Writes a model with its tokenizer as a GGUF file whose matrices are stored as `format` says.
 ///
 /// # Errors

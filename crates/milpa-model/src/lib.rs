@@ -45,7 +45,7 @@ pub use extend::{NewRows, extend_model, extend_vocabulary};
 pub use freeze::set_trainable;
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue, GgufWriter};
 pub use gguf_format::GgufFormat;
-pub use gguf_model::{GgufDescription, read_gguf, write_gguf};
+pub use gguf_model::{GgufDescription, check_gguf, read_gguf, write_gguf};
 pub use heads::add_head;
 pub use hf::{
     CONFIG_FILE, WEIGHTS_FILE, read_hf_config, read_hf_description, read_hf_weights, weights_bytes,

@@ -14,8 +14,8 @@ use milpa_base::{
     hash_bytes, hash_file, manifest::Verify, open_artifact,
 };
 use milpa_model::{
-    Device, GgufDescription, GgufFormat, ModelConfig, ParameterStore, WEIGHTS_FILE, read_hf_config,
-    read_hf_weights, write_gguf, write_hf_model,
+    DecoderDescription, Device, GgufDescription, GgufFormat, ParameterStore, WEIGHTS_FILE,
+    check_gguf, read_hf_description, read_hf_weights, write_gguf, write_hf_model,
 };
 use milpa_tokens::{ChatTemplate, Tokenizer};
 use serde::Serialize;
@@ -85,7 +85,7 @@ pub fn bundle_name(dir: &Path) -> Option<String> {
 pub fn package(job: &Job<'_>, out: &Path) -> Result<Manifest, PackageError> {
     let config = resolve(job)?;
     let source = Source::open(job)?;
-    let template = chat_template(&config)?;
+    let template = chat_template(job, &config)?;
     let writer = ArtifactWriter::begin(out, Kind::Bundle)?;
     let name = config.name.as_deref().unwrap_or_default();
     job.progress.line(&format!("package: writing {name} as a Hugging Face folder"));
@@ -129,6 +129,7 @@ pub fn package(job: &Job<'_>, out: &Path) -> Result<Manifest, PackageError> {
     let facts = Facts {
         name,
         model: &source.model,
+        continues: template == ChatTemplate::continuation(),
         data_licences: &source.manifest.licences,
         trained_tokens: source.manifest.counts.get("tokens").copied(),
         measurements: &measurements,
@@ -141,6 +142,33 @@ pub fn package(job: &Job<'_>, out: &Path) -> Result<Manifest, PackageError> {
     };
     writer.write("README.md", card::write(&config, &facts).as_bytes())?;
     Ok(writer.finish(record(job, &config, &source, &template)?)?)
+}
+
+/// Checks that the files that `config` asks for can hold a model that is known before it is trained,
+/// such as one that goes on from the model in `dir`.
+///
+/// # Errors
+/// A quantised file that cannot hold the model, its tokenizer or its chat template; the message says what
+/// to change.
+pub fn check_formats(
+    config: &PackageConfig,
+    dir: &Path,
+    model: &DecoderDescription,
+    tokenizer: &Tokenizer,
+) -> Result<(), PackageError> {
+    let Some(&format) = config.quantisations.first() else { return Ok(()) };
+    check_gguf(dir, model, tokenizer).map_err(|reason| PackageError::Gguf { format, reason })?;
+    let Some(own) = tokenizer.chat_template().filter(|_| config.chat_template.is_none()) else {
+        return Ok(());
+    };
+    // A GGUF file is only opened with a template that can be read.
+    ChatTemplate::new(own.source()).map(drop).map_err(|reason| PackageError::Config {
+        key: "package.chat_template".to_owned(),
+        message: format!(
+            "is that of {}, which cannot be used: {reason}; name another one, such as \"continuation\"",
+            dir.display()
+        ),
+    })
 }
 
 /// The configuration with its name filled in.
@@ -156,7 +184,7 @@ struct Source {
     manifest: Manifest,
     /// Identity of the checkpoint artifact.
     checkpoint: Digest,
-    model: ModelConfig,
+    model: DecoderDescription,
     parameters: ParameterStore,
     tokenizer: Tokenizer,
 }
@@ -179,17 +207,22 @@ impl Source {
             None => return Err(PackageError::NoTokenizer(job.checkpoint.to_owned())),
         }
         let device = Device::cpu(job.threads.max(1));
-        let model = read_hf_config(job.checkpoint)?;
+        let model = read_hf_description(job.checkpoint)?;
         let parameters = read_hf_weights(job.checkpoint, &model, &device)?;
         Ok(Self { manifest, checkpoint, model, parameters, tokenizer })
     }
 }
 
-fn chat_template(config: &PackageConfig) -> Result<ChatTemplate, PackageError> {
-    if let Some(template) = ChatTemplate::named(&config.chat_template.written) {
+fn chat_template(job: &Job<'_>, config: &PackageConfig) -> Result<ChatTemplate, PackageError> {
+    let Some(given) = &config.chat_template else {
+        // The tokenizer may have been written again with another one; the checkpoint is what was trained.
+        let own = Tokenizer::open(job.checkpoint)?.chat_template().cloned();
+        return Ok(own.unwrap_or_else(ChatTemplate::continuation));
+    };
+    if let Some(template) = ChatTemplate::named(&given.written) {
         return Ok(template);
     }
-    let path: &PathBuf = &config.chat_template.path;
+    let path: &PathBuf = &given.path;
     let read_error = |source| PackageError::Read { path: path.clone(), source };
     if fs::metadata(path).map_err(read_error)?.len() > MAX_TEMPLATE_BYTES {
         return Err(PackageError::Config {

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use milpa_base::{Digest, units::si};
-use milpa_model::ModelConfig;
+use milpa_model::DecoderDescription;
 use serde::{Deserialize, Serialize};
 
 use crate::config::PackageConfig;
@@ -31,7 +31,9 @@ pub struct Measurement {
 /// What the card tells besides the configuration.
 pub(crate) struct Facts<'a> {
     pub(crate) name: &'a str,
-    pub(crate) model: &'a ModelConfig,
+    pub(crate) model: &'a DecoderDescription,
+    /// Whether the chat template is that of a model that only continues text.
+    pub(crate) continues: bool,
     pub(crate) data_licences: &'a [String],
     pub(crate) trained_tokens: Option<u64>,
     pub(crate) measurements: &'a [Measurement],
@@ -47,7 +49,7 @@ pub(crate) fn write(config: &PackageConfig, facts: &Facts<'_>) -> String {
     if !config.description.trim().is_empty() {
         let _ = write!(card, "{}\n\n", config.description.trim());
     }
-    if config.chat_template.written == "continuation" {
+    if facts.continues {
         card.push_str(
             "This is a base model: it continues text, it has not learnt to answer questions, and \
              it may make things up.\n\n",
@@ -88,7 +90,7 @@ fn shape(card: &mut String, facts: &Facts<'_>) {
     };
     row("Parameters", si(model.parameters() as f64));
     row("of these outside the embedding", si(model.non_embedding_parameters() as f64));
-    row("Layers × width", format!("{} × {}", model.layers, model.hidden_size));
+    row("Layers × width", format!("{} × {}", model.layers.len(), model.hidden_size));
     row("Heads (key and value heads)", format!("{} ({})", model.heads, model.kv_heads));
     row("Context", format!("{} tokens", model.context_length));
     row("Vocabulary", format!("{} tokens", model.vocab_size));

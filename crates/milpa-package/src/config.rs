@@ -22,8 +22,10 @@ pub struct PackageConfig {
     pub licence: Option<String>,
     /// ISO 639 codes of the languages it was trained on.
     pub languages: Vec<String>,
-    /// `continuation`, `chatml`, or the path of a Jinja template.
-    pub chat_template: Location,
+    /// `continuation`, `chatml`, or the path of a Jinja template; the checkpoint's own if absent: that of
+    /// its base, or `continuation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<Location>,
     /// GGUF files to write beside the f32 weights: `F32`, `F16`, `BF16`, `Q8_0`, `Q6_K`, `Q4_K_M` or
     /// `Q4_0`.
     pub quantisations: Vec<GgufFormat>,
@@ -32,14 +34,14 @@ pub struct PackageConfig {
 }
 
 impl Default for PackageConfig {
-    /// A base model that continues text, with a Q8_0 file.
+    /// The checkpoint as it is, with a Q8_0 file.
     fn default() -> Self {
         Self {
             name: None,
             description: String::new(),
             licence: None,
             languages: Vec::new(),
-            chat_template: Location::plain("continuation"),
+            chat_template: None,
             quantisations: vec![GgufFormat::Q8_0],
             measure: MeasureConfig::default(),
         }
@@ -82,7 +84,7 @@ impl PackageConfig {
         if !self.languages.iter().all(is_code) {
             return bad("languages", "must be ISO 639 codes such as \"es\" or \"gn\"");
         }
-        if self.chat_template.written.is_empty() {
+        if self.chat_template.as_ref().is_some_and(|template| template.written.is_empty()) {
             return bad("chat_template", "must be continuation, chatml or the path of a template");
         }
         let twice = |format: &GgufFormat| {
@@ -99,8 +101,8 @@ impl PackageConfig {
 
     /// The paths in this configuration, to be resolved.
     pub fn locations_mut(&mut self) -> impl Iterator<Item = &mut Location> {
-        let is_path = ChatTemplate::named(&self.chat_template.written).is_none();
-        Some(&mut self.chat_template).filter(|_| is_path).into_iter()
+        let is_path = |template: &&mut Location| ChatTemplate::named(&template.written).is_none();
+        self.chat_template.as_mut().filter(is_path).into_iter()
     }
 }
 
@@ -155,7 +157,9 @@ mod tests {
     fn only_a_path_is_resolved() {
         let mut config = PackageConfig::default();
         assert_eq!(config.locations_mut().count(), 0);
-        config.chat_template = Location::plain("templates/mine.jinja");
+        config.chat_template = Some(Location::plain("chatml"));
+        assert_eq!(config.locations_mut().count(), 0);
+        config.chat_template = Some(Location::plain("templates/mine.jinja"));
         assert_eq!(config.locations_mut().count(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use milpa_base::{ArtifactError, Digest, ManifestError, ModelError};
-use milpa_model::DecoderError;
+use milpa_model::{DecoderError, GgufFormat};
 use milpa_tokens::TokensError;
 
 /// A bundle that cannot be made.
@@ -55,6 +55,17 @@ pub enum PackageError {
         added: f64,
         /// What is allowed.
         limit: f64,
+    },
+    /// A quantised file cannot hold the model.
+    #[error(
+        "package.quantisations names {format}, but a GGUF file cannot hold this model: {reason}; with \
+         `quantisations = []` the bundle is the Hugging Face folder alone"
+    )]
+    Gguf {
+        /// The first format that is asked for; none can.
+        format: GgufFormat,
+        /// Why.
+        reason: DecoderError,
     },
     /// A file cannot be read.
     #[error("cannot read {path}")]

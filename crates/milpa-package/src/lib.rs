@@ -13,7 +13,7 @@ mod config;
 mod error;
 
 pub use bundle::{
-    Job, MEASUREMENTS_FILE, MeasureTexts, OpenModel, bundle_name, gguf_file, package,
+    Job, MEASUREMENTS_FILE, MeasureTexts, OpenModel, bundle_name, check_formats, gguf_file, package,
 };
 pub use card::Measurement;
 pub use config::{MeasureConfig, PackageConfig};

@@ -173,6 +173,7 @@ pub fn run(
     watch::check(&conditions.watching)?;
     let _lock = RunLock::acquire(out)?;
     train::check_base(&recipe.recipe)?;
+    package::check(&recipe.recipe)?;
     tokens::quality_model(&recipe.recipe.tokens)?;
     train::check_plan(context, recipe, None)?;
     let folders = Folders { root: out.to_owned() };

@@ -9,10 +9,13 @@ use milpa_base::{
     Piece, RollingScore, RollingWindows, Score, ScoreRequest, Seed, Silent, StopFlag, TextModel,
     TextRecord, artifact::Record, config::Location, hash_bytes, manifest::Verify, open_artifact,
 };
-use milpa_model::{Device, GgufFormat, LocalModel, ModelConfig, new_parameters, write_hf_model};
+use milpa_model::{
+    Biases, DecoderDescription, Device, Family, GgufFormat, LocalModel, ModelConfig, QkNorm,
+    RopeScaling, new_parameters, write_hf_model,
+};
 use milpa_package::{
-    Job, MEASUREMENTS_FILE, MeasureTexts, Measurement, OpenModel, PackageConfig, PackageError,
-    bundle_name, gguf_file, package,
+    Job, MEASUREMENTS_FILE, MeasureTexts, Measurement, OpenModel, PackageConfig,
+    PackageError, bundle_name, check_formats, gguf_file, package,
 };
 use milpa_tokens::{ChatTemplate, Context, Tokenizer, TokenizerConfig, train_tokenizer};
 
@@ -33,7 +36,11 @@ fn write_tokenizer(dir: &Path, tokenizer: &Tokenizer) {
 
 /// A checkpoint as training writes it, with random weights.
 fn write_checkpoint(dir: &Path, tokenizer: &Tokenizer, inputs: BTreeMap<String, Digest>) {
-    let model = ModelConfig {
+    write_checkpoint_of(dir, &description(tokenizer), tokenizer, inputs);
+}
+
+fn description(tokenizer: &Tokenizer) -> DecoderDescription {
+    DecoderDescription::from(&ModelConfig {
         hidden_size: 64,
         layers: 2,
         heads: 4,
@@ -42,12 +49,29 @@ fn write_checkpoint(dir: &Path, tokenizer: &Tokenizer, inputs: BTreeMap<String, 
         vocab_size: tokenizer.vocab_size(),
         context_length: 64,
         ..ModelConfig::default()
-    };
+    })
+}
+
+/// The same without normalised queries and keys.
+fn llama(tokenizer: &Tokenizer) -> DecoderDescription {
+    let (family, qk_norm) = (Family::Llama, QkNorm::None);
+    DecoderDescription { family, qk_norm, ..description(tokenizer) }
+}
+
+fn write_checkpoint_of(
+    dir: &Path,
+    model: &DecoderDescription,
+    tokenizer: &Tokenizer,
+    inputs: BTreeMap<String, Digest>,
+) {
     let device = Device::cpu(1);
-    let parameters = new_parameters(&model, Seed(3), &device).unwrap();
+    let parameters = new_parameters(model, Seed(3), &device).unwrap();
     let writer = ArtifactWriter::begin(dir, Kind::Checkpoint).unwrap();
-    write_hf_model(writer.dir(), &model, &parameters, tokenizer.eos_id(), tokenizer.bos_id())
+    write_hf_model(writer.dir(), model, &parameters, tokenizer.eos_id(), tokenizer.bos_id())
         .unwrap();
+    let template = tokenizer.chat_template().cloned();
+    let template = template.unwrap_or_else(ChatTemplate::continuation);
+    tokenizer.write_files(writer.dir(), &template).unwrap();
     let mut record = Record::new("train", &BTreeMap::<String, String>::new(), inputs).unwrap();
     record.licences = vec!["CC-BY-4.0".to_owned()];
     record.counts.insert("tokens".to_owned(), 1_500_000);
@@ -156,6 +180,92 @@ fn every_format_is_written_measured_and_named_on_the_card() {
         assert!(card.contains(&format!("| bits per byte | validation | {format} |")), "{card}");
         assert!(card.contains(&format!("`{file}` is the same model")), "{card}");
     }
+}
+
+#[test]
+fn families_that_no_recipe_begins_are_packaged() {
+    let fixture = Fixture::new();
+    let path = |name: &str| fixture.folder.path().join(name);
+    let tokenizer = Tokenizer::open(&path("tokenizer")).unwrap();
+    let qwen = DecoderDescription {
+        family: Family::Qwen2,
+        biases: Biases { qkv: true, ..Biases::default() },
+        ..llama(&tokenizer)
+    };
+    let mut llama = llama(&tokenizer);
+    llama.ropes[0].scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original: 32,
+    };
+    let inputs = BTreeMap::from([("tokenizer".to_owned(), tokenizer.hash())]);
+    for model in [qwen, llama] {
+        check_formats(&fixture.config, &path("checkpoint"), &model, &tokenizer).unwrap();
+        write_checkpoint_of(&path("checkpoint"), &model, &tokenizer, inputs.clone());
+        fixture.package("bundle", 1).unwrap();
+        for file in ["", "model-Q8_0.gguf"] {
+            LocalModel::open(&path("bundle").join(file), 1).unwrap();
+        }
+        let card = fs::read_to_string(path("bundle/README.md")).unwrap();
+        assert!(card.contains("| Layers × width | 2 × 64 |"), "{card}");
+    }
+}
+
+#[test]
+fn what_no_quantised_file_can_hold_is_refused_before_training() {
+    let mut fixture = Fixture::new();
+    let path = |name: &str| fixture.folder.path().join(name);
+    let tokenizer = Tokenizer::open(&path("tokenizer")).unwrap();
+    let mut mistral = DecoderDescription { family: Family::Mistral, ..llama(&tokenizer) };
+    let base = path("base");
+    let check = |config: &PackageConfig, model: &DecoderDescription, tokenizer: &Tokenizer| {
+        check_formats(config, &base, model, tokenizer).map_err(|error| error.to_string())
+    };
+    check(&fixture.config, &mistral, &tokenizer).unwrap();
+    let broken = ChatTemplate::new("{{ messages }}").unwrap();
+    tokenizer.write_files(&path("tokenizer"), &broken).unwrap();
+    let settings = path("tokenizer/tokenizer_config.json");
+    let text = fs::read_to_string(&settings).unwrap().replace("{{ messages }}", "{% for %}");
+    fs::write(&settings, text).unwrap();
+    let untemplated = Tokenizer::open(&path("tokenizer")).unwrap();
+    let error = check(&fixture.config, &mistral, &untemplated).unwrap_err();
+    assert!(error.starts_with("package.chat_template is that of"), "{error}");
+    let named =
+        PackageConfig { chat_template: Some(Location::plain("chatml")), ..fixture.config.clone() };
+    check(&named, &mistral, &untemplated).unwrap();
+    mistral.layers[0].window = Some(16);
+    let error = check(&fixture.config, &mistral, &tokenizer).unwrap_err();
+    for part in ["package.quantisations names Q8_0", "sliding window", "`quantisations = []`"] {
+        assert!(error.contains(part), "{error}");
+    }
+    fixture.config.quantisations = Vec::new();
+    check(&fixture.config, &mistral, &untemplated).unwrap();
+}
+
+#[test]
+fn the_checkpoints_template_stays_where_none_is_named() {
+    let mut fixture = Fixture::new();
+    let path = |name: &str| fixture.folder.path().join(name);
+    let own = ChatTemplate::new("{% for m in messages %}[{{ m.content }}]{% endfor %}").unwrap();
+    let tokenizer = Tokenizer::open(&path("tokenizer")).unwrap();
+    tokenizer.write_files(&path("tokenizer"), &own).unwrap();
+    let tokenizer = Tokenizer::open(&path("tokenizer")).unwrap();
+    let inputs = BTreeMap::from([("tokenizer".to_owned(), tokenizer.hash())]);
+    write_checkpoint(&path("checkpoint"), &tokenizer, inputs);
+    let template = |file: &str| {
+        let model = LocalModel::open(&path("bundle").join(file), 1).unwrap();
+        model.chat_template().cloned()
+    };
+    let card = || fs::read_to_string(path("bundle/README.md")).unwrap();
+    fixture.package("bundle", 1).unwrap();
+    assert_eq!(template(""), Some(own.clone()));
+    assert_eq!(template("model-Q8_0.gguf"), Some(own));
+    assert!(!card().contains("it continues text"), "{}", card());
+    fixture.config.chat_template = Some(Location::plain("continuation"));
+    fixture.package("bundle", 1).unwrap();
+    assert_eq!(template(""), Some(ChatTemplate::continuation()));
+    assert!(card().contains("it continues text"), "{}", card());
 }
 
 #[test]
@@ -300,7 +410,7 @@ fn a_template_of_ones_own_is_taken_and_a_broken_one_refused() {
     let mut fixture = Fixture::new();
     let path = fixture.folder.path().join("mine.jinja");
     fs::write(&path, "{{ messages[0].content }}!").unwrap();
-    fixture.config.chat_template = Location::plain(&path);
+    fixture.config.chat_template = Some(Location::plain(&path));
     fixture.package("bundle", 1).unwrap();
     let dir = fixture.folder.path().join("bundle");
     let text = fs::read_to_string(dir.join("tokenizer_config.json")).unwrap();

@@ -5,7 +5,7 @@ use milpa_train::{StageConfig, TrainConfig};
 
 use crate::{
     cli::RecipeArgument,
-    commands::{tokens, train},
+    commands::{package, tokens, train},
     context::Context,
 };
 
@@ -21,6 +21,7 @@ pub fn check(context: &Context, recipe: &RecipeArgument) -> Result<()> {
         bail!("paths in {} that do not exist:\n{}", recipe.path.display(), list.join("\n"));
     }
     train::check_base(&recipe.recipe)?;
+    package::check(&recipe.recipe)?;
     tokens::quality_model(&recipe.recipe.tokens)?;
     let plan = train::check_plan(context, &recipe, None)?;
     context.show(&plan, || {

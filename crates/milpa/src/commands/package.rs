@@ -8,8 +8,14 @@ use milpa_corpus::{Split, read_split};
 use milpa_eval::EvalReport;
 use milpa_model::LocalModel;
 use milpa_package::{Job, MeasureTexts, Measurement, PackageError};
+use milpa_tokens::Tokenizer;
+use milpa_train::BaseModel;
 
-use crate::{commands::eval, context::Context, recipe::Loaded};
+use crate::{
+    commands::eval,
+    context::Context,
+    recipe::{Loaded, Origin, Recipe},
+};
 
 /// What a bundle is made from.
 pub struct Inputs<'a> {
@@ -58,6 +64,17 @@ pub fn package(
         progress: &context.progress,
     };
     Ok(milpa_package::package(&job, out)?)
+}
+
+/// Refuses a base whose bundle could not be written as the recipe asks, before any work.
+///
+/// # Errors
+/// A base that cannot be read, or whose kind the files of `[package]` cannot hold.
+pub fn check(recipe: &Recipe) -> Result<()> {
+    let Origin::Base(base) = recipe.origin() else { return Ok(()) };
+    let path = &base.model.path;
+    let (description, tokenizer) = (BaseModel::describe(path)?, Tokenizer::open(path)?);
+    Ok(milpa_package::check_formats(&recipe.package, path, &description, &tokenizer)?)
 }
 
 /// Leading parts of the validation documents, the same share of each, up to `max_bytes` in all.

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::harness::Field;
 
-const CONTINUED: &str = r#"
+pub(crate) const CONTINUED: &str = r#"
 name = "continuada"
 seed = 5
 
@@ -61,7 +61,7 @@ licence = "CC0-1.0"
 measure = { max_bytes = "1 KiB" }
 "#;
 
-fn portuguese(count: usize) -> String {
+pub(crate) fn portuguese(count: usize) -> String {
     let text = |n: usize| {
         let sentence = |m: usize| {
             format!(
