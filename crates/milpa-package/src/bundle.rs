@@ -21,7 +21,7 @@ use milpa_tokens::{ChatTemplate, Tokenizer};
 use serde::Serialize;
 
 use crate::{
-    card::{self, Facts, Measurement},
+    card::{self, Base, Facts, Measurement},
     config::{PackageConfig, is_name},
     error::PackageError,
 };
@@ -41,6 +41,8 @@ pub struct Job<'a> {
     pub checkpoint: &'a Path,
     /// The tokenizer that it was trained with.
     pub tokenizer: &'a Path,
+    /// The model that training went on from, if the checkpoint has a base.
+    pub base: Option<&'a Base>,
     /// Numbers of an evaluation, for the card.
     pub measurements: &'a [Measurement],
     /// Texts on which f32 and quantised weights are compared; `None` compares nothing.
@@ -120,15 +122,19 @@ pub fn package(job: &Job<'_>, out: &Path) -> Result<Manifest, PackageError> {
         )?;
         gguf_files.push(file);
     }
+    let base = job.base.zip(source.manifest.inputs.get("base").copied());
+    let choice = base.and_then(|(base, _)| base.choice.as_ref());
     let mut measurements = job.measurements.to_vec();
     measurements.extend(compare(job, &config, writer.dir(), &gguf_files)?);
-    let measured =
-        serde_json::to_vec_pretty(&measurements).expect("measurements have only plain fields");
+    let against_base = choice.iter().flat_map(|choice| &choice.measurements);
+    let all: Vec<&Measurement> = against_base.chain(&measurements).collect();
+    let measured = serde_json::to_vec_pretty(&all).expect("measurements have only plain fields");
     writer.write(MEASUREMENTS_FILE, &measured)?;
     let tokenizer_hash = source.tokenizer.hash();
     let facts = Facts {
         name,
         model: &source.model,
+        base,
         continues: template == ChatTemplate::continuation(),
         data_licences: &source.manifest.licences,
         trained_tokens: source.manifest.counts.get("tokens").copied(),
@@ -317,11 +323,14 @@ fn record(
         ("checkpoint".to_owned(), source.checkpoint),
         ("tokenizer".to_owned(), source.tokenizer.hash()),
         ("chat_template".to_owned(), hash_bytes(template.source().as_bytes())),
-        ("measurements".to_owned(), hash_json(&job.measurements)),
+        ("measurements".to_owned(), hash_json(&(job.base, job.measurements))),
     ]);
     if let Some(given) = job.texts {
         let texts = within(given.texts, config.measure.max_bytes.0);
         inputs.insert("texts".to_owned(), hash_json(&(given.name, texts)));
+    }
+    if let Some(&base) = source.manifest.inputs.get("base") {
+        inputs.insert("base".to_owned(), base);
     }
     let mut record = Record::new("package", config, inputs)?;
     record.licences.clone_from(&source.manifest.licences);

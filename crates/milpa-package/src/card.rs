@@ -28,10 +28,34 @@ pub struct Measurement {
     pub interval: Option<(f64, f64)>,
 }
 
+/// The model that training went on from, for the card.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Base {
+    /// Its name: of a bundle, of a repository on the Hugging Face hub or of a folder.
+    pub name: String,
+    /// What was chosen at the end, if the run was held against its base.
+    pub choice: Option<Choice>,
+}
+
+/// What was chosen at the end of continued training, and what it forgot and learned.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Choice {
+    /// Most forgetting that the recipe allowed, in %.
+    pub limit: Option<f64>,
+    /// Name of what was chosen: "final", "average", "0.25 base".
+    pub chosen: String,
+    /// Why.
+    pub reason: String,
+    /// Its forgetting and its adaptation.
+    pub measurements: Vec<Measurement>,
+}
+
 /// What the card tells besides the configuration.
 pub(crate) struct Facts<'a> {
     pub(crate) name: &'a str,
     pub(crate) model: &'a DecoderDescription,
+    /// The base with the hash of its shape and weights.
+    pub(crate) base: Option<(&'a Base, Digest)>,
     /// Whether the chat template is that of a model that only continues text.
     pub(crate) continues: bool,
     pub(crate) data_licences: &'a [String],
@@ -56,6 +80,9 @@ pub(crate) fn write(config: &PackageConfig, facts: &Facts<'_>) -> String {
         );
     }
     shape(&mut card, facts);
+    if let Some((base, digest)) = facts.base {
+        goes_on_from(&mut card, base, digest);
+    }
     measurements(&mut card, facts.measurements);
     usage(&mut card, facts);
     licences(&mut card, config, facts);
@@ -75,6 +102,9 @@ fn front_matter(config: &PackageConfig, facts: &Facts<'_>) -> String {
     }
     if let Some(licence) = &config.licence {
         let _ = writeln!(text, "license: \"{}\"", licence.to_lowercase());
+    }
+    if let Some((base, _)) = facts.base {
+        let _ = writeln!(text, "base_model: {}", serde_json::Value::from(base.name.as_str()));
     }
     let _ = writeln!(text, "library_name: transformers\npipeline_tag: text-generation");
     let _ = writeln!(text, "model_name: \"{}\"", facts.name);
@@ -100,11 +130,40 @@ fn shape(card: &mut String, facts: &Facts<'_>) {
     card.push('\n');
 }
 
+/// Names the base, and says what was chosen against it.
+fn goes_on_from(card: &mut String, base: &Base, digest: Digest) {
+    let name = base.name.replace(['`', '\n', '\r'], " ");
+    let _ = write!(
+        card,
+        "## Base\n\nTraining went on from `{name}`, whose shape and weights have the BLAKE3 `{digest}`."
+    );
+    let Some(Choice { limit, chosen, reason, measurements }) = &base.choice else {
+        card.push_str("\n\n");
+        return;
+    };
+    let limit = limit.map_or_else(
+        || "without a limit on forgetting".to_owned(),
+        |limit| format!("with a limit on forgetting of {limit} %"),
+    );
+    let _ = write!(
+        card,
+        " It was held against that base {limit}. Of the candidates `{chosen}` was chosen: \
+         {reason}. Forgetting is the rise of the perplexity of held-out general text, adaptation the \
+         fall of that of held-out text of the training's own sources.\n\n"
+    );
+    table(card, measurements);
+}
+
 fn measurements(card: &mut String, measurements: &[Measurement]) {
     if measurements.is_empty() {
         return;
     }
-    card.push_str("## Measured\n\n| Measure | On | Weights | Value | 95 % interval |\n");
+    card.push_str("## Measured\n\n");
+    table(card, measurements);
+}
+
+fn table(card: &mut String, measurements: &[Measurement]) {
+    card.push_str("| Measure | On | Weights | Value | 95 % interval |\n");
     card.push_str("|---|---|---|---:|---:|\n");
     for row in measurements {
         let interval =
@@ -147,7 +206,12 @@ fn licences(card: &mut String, config: &PackageConfig, facts: &Facts<'_>) {
         None => card.push_str("No licence has been given for the weights."),
     }
     if !facts.data_licences.is_empty() {
-        let _ = write!(card, " Licences of the training data: {}.", facts.data_licences.join(", "));
+        let of = if facts.base.is_some() {
+            "the base and of the text that it was trained and measured with"
+        } else {
+            "the training data"
+        };
+        let _ = write!(card, " Licences of {of}: {}.", facts.data_licences.join(", "));
     }
     card.push_str("\n\n");
 }

@@ -15,6 +15,6 @@ mod error;
 pub use bundle::{
     Job, MEASUREMENTS_FILE, MeasureTexts, OpenModel, bundle_name, check_formats, gguf_file, package,
 };
-pub use card::Measurement;
+pub use card::{Base, Choice, Measurement};
 pub use config::{MeasureConfig, PackageConfig};
 pub use error::PackageError;

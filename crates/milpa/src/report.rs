@@ -13,15 +13,20 @@ use milpa_base::{
     write_file_atomic,
 };
 use milpa_corpus::times::StageTime;
-use milpa_train::Metric;
+use milpa_eval::{divergence::Divergence, ledger::Change};
+use milpa_train::{Metric, read_forgetting};
 
 use crate::{
     commands::eval,
     ledger::TrainingFolder,
-    recipe::Loaded,
+    origins,
+    recipe::{Loaded, Origin},
     run::{Folders, Stamp},
     watch,
 };
+
+/// The plot of adaptation against forgetting in the training folder.
+const FORGETTING_PLOT: &str = "forgetting.svg";
 
 /// Writes `report.html` into the run folder.
 pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp>) -> Result<()> {
@@ -77,6 +82,9 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
 
     page += &what_was_read(&metrics);
     page += "<p>More plots of the training are in <code>train/report.html</code>.</p>";
+    if let Origin::Base(base) = recipe.recipe.origin() {
+        page += &against_base(&base.model.path, folders)?;
+    }
     for section in TrainingFolder::find(&folders.root)?.sections()? {
         page += &watch::page::table_of(&section);
     }
@@ -120,6 +128,73 @@ pub fn write(recipe: &Loaded, folders: &Folders, stamps: &BTreeMap<String, Stamp
     page += page::END;
     write_file_atomic(&folders.report(), page.as_bytes())?;
     Ok(())
+}
+
+/// The base, and what the run gained and lost against it: each candidate, the one that was chosen, and the
+/// plot of all measurements.
+fn against_base(base: &Path, folders: &Folders) -> Result<String> {
+    let identity = Manifest::read(&folders.checkpoint())
+        .ok()
+        .and_then(|manifest| manifest.inputs.get("base").copied())
+        .map_or_else(String::new, |digest| {
+            format!(", whose shape and weights have the BLAKE3 <code>{}</code>", digest.short())
+        });
+    let mut text = format!(
+        "<h2>Against the base</h2><p>Training went on from <b>{}</b>{identity}.</p>",
+        escape(&origins::model_name(base))
+    );
+    let Some(report) = read_forgetting(&folders.train())? else { return Ok(text) };
+    let limit = report.limit.map_or_else(
+        || "The recipe sets no limit on forgetting.".to_owned(),
+        |limit| format!("The recipe allows {limit} % of forgetting."),
+    );
+    let _ = write!(
+        text,
+        "<p>{limit} Of the candidates <b>{}</b> was chosen: {}. Forgetting is the rise of the \
+         perplexity of held-out general text, adaptation the fall of that of the run's own held-out \
+         text.</p>",
+        escape(&report.chosen),
+        escape(&report.reason)
+    );
+    let rows: Vec<Vec<String>> = report
+        .candidates
+        .iter()
+        .map(|standing| {
+            let is_chosen = standing.name == report.chosen;
+            let divergence = match &standing.divergence {
+                Divergence::Measured { nats, .. } => format!("{nats:.3}"),
+                Divergence::Unavailable { .. } => "–".to_owned(),
+            };
+            vec![
+                format!("{}{}", standing.name, if is_chosen { " (chosen)" } else { "" }),
+                percent(&standing.forgetting),
+                percent(&standing.adaptation),
+                divergence,
+            ]
+        })
+        .collect();
+    page::table(
+        &mut text,
+        &[
+            "candidate",
+            "forgetting (95 % interval)",
+            "adaptation (95 % interval)",
+            "KL to the base, nats",
+        ],
+        &[1, 2, 3],
+        &rows,
+    );
+    if let Ok(plot) = std::fs::read_to_string(folders.train().join(FORGETTING_PLOT)) {
+        text += &plot;
+    }
+    Ok(text)
+}
+
+fn percent(change: &Change) -> String {
+    let interval = change.interval.map_or_else(String::new, |interval| {
+        format!(" ({:+.1} to {:+.1})", interval.low, interval.high)
+    });
+    format!("{:+.1} %{interval}", change.value)
 }
 
 /// Tokens by stage and source, and the time of waiting for them; nothing for a run without such lines.

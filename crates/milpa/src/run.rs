@@ -357,7 +357,8 @@ impl Runner<'_> {
             },
         )?;
         let bundle_dir = folders.bundle();
-        let measurements = package::measurements_hash(&eval::read_report(&evaluation_dir)?);
+        let measurements =
+            package::measurements_hash(recipe, &model, &eval::read_report(&evaluation_dir)?)?;
         self.stage(
             "package",
             Kind::Bundle,

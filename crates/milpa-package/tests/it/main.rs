@@ -14,7 +14,7 @@ use milpa_model::{
     RopeScaling, new_parameters, write_hf_model,
 };
 use milpa_package::{
-    Job, MEASUREMENTS_FILE, MeasureTexts, Measurement, OpenModel, PackageConfig,
+    Base, Choice, Job, MEASUREMENTS_FILE, MeasureTexts, Measurement, OpenModel, PackageConfig,
     PackageError, bundle_name, check_formats, gguf_file, package,
 };
 use milpa_tokens::{ChatTemplate, Context, Tokenizer, TokenizerConfig, train_tokenizer};
@@ -83,6 +83,7 @@ struct Fixture {
     texts: Vec<String>,
     config: PackageConfig,
     measurements: Vec<Measurement>,
+    base: Option<Base>,
 }
 
 impl Fixture {
@@ -105,7 +106,13 @@ impl Fixture {
             value: 0.25,
             interval: Some((0.2, 0.3)),
         }];
-        Self { folder, texts: vec![TEXT.repeat(3), TEXT.to_owned()], config, measurements }
+        Self {
+            folder,
+            texts: vec![TEXT.repeat(3), TEXT.to_owned()],
+            config,
+            measurements,
+            base: None,
+        }
     }
 
     fn package(&self, out: &str, threads: usize) -> Result<Manifest, PackageError> {
@@ -124,6 +131,7 @@ impl Fixture {
             name: "milpa-prueba",
             checkpoint: &path("checkpoint"),
             tokenizer: &path("tokenizer"),
+            base: self.base.as_ref(),
             measurements: &self.measurements,
             texts: Some(MeasureTexts { name: "validation", texts: &self.texts, open }),
             threads,
@@ -266,6 +274,54 @@ fn the_checkpoints_template_stays_where_none_is_named() {
     fixture.package("bundle", 1).unwrap();
     assert_eq!(template(""), Some(ChatTemplate::continuation()));
     assert!(card().contains("it continues text"), "{}", card());
+}
+
+#[test]
+fn the_card_names_the_base_and_what_was_chosen_against_it() {
+    let mut fixture = Fixture::new();
+    let path = |name: &str| fixture.folder.path().join(name);
+    let tokenizer = Tokenizer::open(&path("tokenizer")).unwrap();
+    let digest = hash_bytes(b"the base");
+    let inputs =
+        BTreeMap::from([("tokenizer".to_owned(), tokenizer.hash()), ("base".to_owned(), digest)]);
+    write_checkpoint(&path("checkpoint"), &tokenizer, inputs);
+    let card = || fs::read_to_string(path("bundle/README.md")).unwrap();
+    let forgetting = Measurement {
+        measure: "forgetting".to_owned(),
+        on: "general text".to_owned(),
+        weights: None,
+        value: 4.5,
+        interval: Some((3.25, 5.75)),
+    };
+    let choice = Choice {
+        limit: Some(5.0),
+        chosen: "0.5 base".to_owned(),
+        reason: "it forgot least".to_owned(),
+        measurements: vec![forgetting],
+    };
+    fixture.base = Some(Base { name: "org/model \"1B\"".to_owned(), choice: None });
+    let alone = fixture.package("bundle", 1).unwrap();
+    assert!(card().contains("base_model: \"org/model \\\"1B\\\"\"\n"), "{}", card());
+    assert!(
+        card().contains(&format!(
+            "`org/model \"1B\"`, whose shape and weights have the BLAKE3 `{digest}`.\n\n## Measured"
+        )),
+        "{}",
+        card()
+    );
+    fixture.base = Some(Base { name: "model".to_owned(), choice: Some(choice) });
+    let chosen = fixture.package("bundle", 1).unwrap();
+    assert_ne!(alone.key, chosen.key);
+    for part in [
+        "with a limit on forgetting of 5 %. Of the candidates `0.5 base` was chosen: it forgot least.",
+        "| forgetting | general text |  | 4.5000 | 3.2500 – 5.7500 |",
+        "Licences of the base and of the text that it was trained and measured with: CC-BY-4.0.",
+    ] {
+        assert!(card().contains(part), "{part:?} is not in {}", card());
+    }
+    let measured = fs::read(path("bundle").join(MEASUREMENTS_FILE)).unwrap();
+    let measured: Vec<Measurement> = serde_json::from_slice(&measured).unwrap();
+    assert_eq!(measured[0].measure, "forgetting");
 }
 
 #[test]

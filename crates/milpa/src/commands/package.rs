@@ -5,15 +5,16 @@ use std::path::Path;
 use anyhow::Result;
 use milpa_base::{Digest, Kind, Manifest, TextModel, hash_bytes, manifest::Verify, open_artifact};
 use milpa_corpus::{Split, read_split};
-use milpa_eval::EvalReport;
+use milpa_eval::{EvalReport, ledger::Change};
 use milpa_model::LocalModel;
-use milpa_package::{Job, MeasureTexts, Measurement, PackageError};
+use milpa_package::{Base, Choice, Job, MeasureTexts, Measurement, PackageError};
 use milpa_tokens::Tokenizer;
-use milpa_train::BaseModel;
+use milpa_train::{BaseModel, CHOSEN_CHECKPOINT, ForgettingReport, read_forgetting};
 
 use crate::{
     commands::eval,
     context::Context,
+    origins,
     recipe::{Loaded, Origin, Recipe},
 };
 
@@ -38,6 +39,7 @@ pub fn package(
 ) -> Result<Manifest> {
     context.check_stop()?;
     let config = &recipe.recipe.package;
+    let base = base(&recipe.recipe, inputs.checkpoint)?;
     let measurements = match inputs.evaluation {
         Some(dir) => measurements(&eval::read_report(dir)?),
         None => Vec::new(),
@@ -54,6 +56,7 @@ pub fn package(
         name: &recipe.recipe.name,
         checkpoint: inputs.checkpoint,
         tokenizer: inputs.tokenizer,
+        base: base.as_ref(),
         measurements: &measurements,
         texts: (!texts.is_empty()).then_some(MeasureTexts {
             name: "held-out text",
@@ -90,10 +93,47 @@ fn held_out(corpus: &Path, max_bytes: u64) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Hash of the numbers that go onto the card. The report itself holds times and would make the
+/// Hash of the numbers that go onto the card. The reports themselves hold times and would make the
 /// bundle out of date for no reason.
-pub fn measurements_hash(report: &EvalReport) -> Digest {
-    hash_bytes(format!("{:?}", measurements(report)).as_bytes())
+///
+/// # Errors
+/// A damaged report on forgetting.
+pub fn measurements_hash(
+    recipe: &Recipe,
+    checkpoint: &Path,
+    report: &EvalReport,
+) -> Result<Digest> {
+    let facts = (base(recipe, checkpoint)?, measurements(report));
+    Ok(hash_bytes(format!("{facts:?}").as_bytes()))
+}
+
+/// The recipe's base, and what was measured against it where the checkpoint is what was chosen then.
+fn base(recipe: &Recipe, checkpoint: &Path) -> Result<Option<Base>> {
+    let Origin::Base(base) = recipe.origin() else { return Ok(None) };
+    let name = origins::model_name(&base.model.path);
+    let is_chosen = checkpoint.file_name().is_some_and(|name| name == CHOSEN_CHECKPOINT);
+    let training = checkpoint.parent().filter(|_| is_chosen);
+    let report = training.map(read_forgetting).transpose()?.flatten();
+    Ok(Some(Base { name, choice: report.as_ref().map(choice) }))
+}
+
+fn choice(report: &ForgettingReport) -> Choice {
+    let ForgettingReport { limit, chosen, reason, .. } = report;
+    let of_chosen = report.candidates.iter().find(|candidate| candidate.name == *chosen);
+    let measurement = |measure: &str, on: &str, change: &Change| Measurement {
+        measure: format!("{measure}, % of the base's perplexity"),
+        on: on.to_owned(),
+        weights: None,
+        value: change.value,
+        interval: change.interval.map(|interval| (interval.low, interval.high)),
+    };
+    let measurements = of_chosen.map_or_else(Vec::new, |standing| {
+        vec![
+            measurement("forgetting", "held-out general text", &standing.forgetting),
+            measurement("adaptation", "held-out text of the run", &standing.adaptation),
+        ]
+    });
+    Choice { limit: *limit, chosen: chosen.clone(), reason: reason.clone(), measurements }
 }
 
 fn measurements(report: &EvalReport) -> Vec<Measurement> {

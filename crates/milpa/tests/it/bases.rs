@@ -3,10 +3,11 @@
 
 use std::{fs, path::Path};
 
-use milpa_base::{RollingWindows, Seed, TextModel};
+use milpa_base::{Manifest, RollingWindows, Seed, TextModel};
 use milpa_model::{
     Device, LocalModel, RopeScaling, new_parameters, parameter_specs, read_hf_description,
 };
+use milpa_train::{BaseModel, read_forgetting};
 use serde_json::{Value, json};
 
 use crate::{
@@ -84,6 +85,47 @@ fn bits_per_byte(path: &Path) -> f64 {
     model.score_rolling(&[text], RollingWindows::default(), &mut |_| {}).unwrap()[0].bits_per_byte()
 }
 
+/// Looks at the licences, the card and the report of a run that went on from the base `name`.
+fn says_where_it_comes_from(field: &Field, name: &str) {
+    for artifact in ["train/checkpoint", "train/checkpoint-chosen", "bundle"] {
+        let manifest = Manifest::read(&field.path("run").join(artifact)).unwrap();
+        assert_eq!(manifest.licences, ["CC0-1.0", "cc-by-nc-4.0"], "{artifact}");
+    }
+    let base = BaseModel::open(&field.path(name)).unwrap().digest();
+    let choice = read_forgetting(&field.path("run/train")).unwrap().unwrap();
+    let chosen = choice.candidates.iter().find(|one| one.name == choice.chosen).unwrap();
+    let interval = chosen.forgetting.interval.unwrap();
+    let card = field.read("run/bundle/README.md");
+    for part in [
+        format!("base_model: \"{name}\"\n"),
+        format!(
+            "Training went on from `{name}`, whose shape and weights have the BLAKE3 `{base}`."
+        ),
+        format!("with a limit on forgetting of 500 %. Of the candidates `{}` was", choice.chosen),
+        choice.reason.clone(),
+        format!("{:.4} | {:.4} – {:.4} |", chosen.forgetting.value, interval.low, interval.high),
+        format!("| {:.4} |", chosen.adaptation.value),
+        "CC0-1.0, cc-by-nc-4.0.".to_owned(),
+    ] {
+        assert!(card.contains(&part), "{part:?} is not in {card}");
+    }
+    assert!(!card.contains("it continues text"), "{card}");
+    let measured = field.read("run/bundle/measurements.json");
+    assert!(measured.contains("forgetting, % of the base's perplexity"), "{measured}");
+    let page = field.read("run/report.html");
+    for part in [
+        format!("<b>{name}</b>"),
+        base.short(),
+        "allows 500 % of forgetting".to_owned(),
+        format!("<b>{}</b> was chosen", choice.chosen),
+        format!("<td>{} (chosen)</td>", choice.chosen),
+        format!("{:+.1} % ({:+.1} to", chosen.forgetting.value, interval.low),
+        "Adaptation against forgetting".to_owned(),
+    ] {
+        assert!(page.contains(&part), "{part:?} is not in {page}");
+    }
+}
+
 #[test]
 fn a_run_goes_on_from_any_family_to_a_bundle() {
     let field = Field::new();
@@ -157,6 +199,7 @@ fn a_run_goes_on_from_any_family_to_a_bundle() {
         let settings: Value =
             serde_json::from_str(&field.read("run/bundle/tokenizer_config.json")).unwrap();
         assert_eq!(settings["chat_template"], TEMPLATE);
+        says_where_it_comes_from(&field, name);
         for kept in ["checkpoint", "checkpoint-average", "checkpoint-chosen"] {
             let weights =
                 |dir: &str| fs::read(field.path(dir).join(kept).join("model.safetensors")).unwrap();
