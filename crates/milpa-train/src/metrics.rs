@@ -277,6 +277,21 @@ pub fn read_metrics(dir: &Path) -> io::Result<Vec<Metric>> {
     Ok(metrics)
 }
 
+/// Seconds of all steps that stand in `metrics`: the tokens of each over its tokens per second. The first
+/// line of a fork has the tokens of the run before it as well; it counts as a mean step up to there.
+pub fn step_seconds(metrics: &[Metric]) -> f64 {
+    let (mut seconds, mut before) = (0.0, None);
+    for metric in metrics {
+        if let Metric::Step { step, tokens, tokens_per_second, .. } = metric {
+            let earlier = before.replace(*tokens).unwrap_or(tokens - tokens / (*step).max(1));
+            if *tokens_per_second > 0.0 {
+                seconds += tokens.saturating_sub(earlier) as f64 / tokens_per_second;
+            }
+        }
+    }
+    seconds
+}
+
 /// Draws training and validation loss over the steps.
 pub(crate) fn loss_curve(metrics: &[Metric]) -> String {
     let mut training = Vec::new();
@@ -331,6 +346,33 @@ mod tests {
     fn validation(step: u64) -> Metric {
         let loss = BTreeMap::from([("leyes".to_owned(), step as f64)]);
         Metric::Validation { step, loss, bits_per_byte: BTreeMap::new() }
+    }
+
+    fn step(step: u64, tokens: u64, tokens_per_second: f64) -> Metric {
+        Metric::Step {
+            step,
+            tokens,
+            loss: 3.0,
+            z_loss: None,
+            learning_rate: 1e-3,
+            gradient_norm: 0.5,
+            skipped: false,
+            tokens_per_second,
+            mfu: 0.6,
+            memory_bytes: 1,
+            seconds: 1.0,
+            unix_seconds: 0.0,
+            data_seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn the_steps_of_a_fork_count_without_those_before_it() {
+        let new = [step(1, 100, 50.0), step(2, 200, 25.0)];
+        assert_eq!(step_seconds(&new), 6.0);
+        let fork = [step(41, 4100, 50.0), validation(41), step(42, 4250, 50.0)];
+        assert_eq!(step_seconds(&fork), 5.0);
+        assert_eq!(step_seconds(&[]), 0.0);
     }
 
     #[test]

@@ -44,7 +44,7 @@ use crate::{
     error::TrainError,
     feed::Feed,
     forgetting::{self, ForgettingReport, Measure},
-    metrics::{Metric, MetricsWriter, OnMetric, loss_curve, read_metrics},
+    metrics::{Metric, MetricsWriter, OnMetric, loss_curve, read_metrics, step_seconds},
     mup::WidthRatio,
     non_finite,
     optimizer::OptimizerState,
@@ -1076,13 +1076,12 @@ fn summary(
     let mut losses = Vec::new();
     let mut rates = Vec::new();
     let mut validation = BTreeMap::new();
-    let (mut step_seconds, mut waited, mut stalled, mut tokens_before) = (0.0, 0.0, 0.0, 0);
+    let step_seconds = step_seconds(&metrics);
+    let (mut waited, mut stalled) = (0.0, 0.0);
     for metric in metrics {
         match metric {
-            Metric::Step { tokens, loss, tokens_per_second, skipped, data_seconds, .. } => {
-                step_seconds += (tokens - tokens_before) as f64 / tokens_per_second.max(1e-9);
+            Metric::Step { loss, tokens_per_second, skipped, data_seconds, .. } => {
                 waited += data_seconds;
-                tokens_before = tokens;
                 if !skipped {
                     losses.push(loss);
                 }
