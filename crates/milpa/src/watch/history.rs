@@ -31,6 +31,7 @@ pub struct Curve {
     /// Steps in a bucket.
     width: usize,
     buckets: Vec<Bucket>,
+    last: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +44,7 @@ struct Bucket {
 
 impl Default for Curve {
     fn default() -> Self {
-        Self { width: 1, buckets: Vec::new() }
+        Self { width: 1, buckets: Vec::new(), last: None }
     }
 }
 
@@ -53,6 +54,7 @@ impl Curve {
         if !value.is_finite() {
             return;
         }
+        self.last = Some(value);
         match self.buckets.last_mut() {
             Some(last) if last.count < self.width => {
                 *last = Bucket { step, sum: last.sum + value, count: last.count + 1 };
@@ -78,7 +80,7 @@ impl Curve {
 
     /// The newest value.
     pub fn last(&self) -> Option<f64> {
-        self.buckets.last().map(|bucket| bucket.sum / bucket.count as f64)
+        self.last
     }
 }
 
@@ -460,6 +462,17 @@ pub mod tests {
         assert_eq!(history.events[CONTROL], [event]);
         let back = History::of(&[control(300, "roll back")]);
         assert_eq!(back.counts.rollbacks, 1);
+    }
+
+    #[test]
+    fn the_newest_value_is_no_mean() {
+        let mut curve = Curve::default();
+        for step in 1..=3000 {
+            curve.add(step, step as f64);
+            assert_eq!(curve.last(), Some(step as f64));
+        }
+        curve.add(3001, f64::NAN);
+        assert_eq!(curve.last(), Some(3000.0));
     }
 
     #[test]
