@@ -531,8 +531,12 @@ impl Watcher {
         // The alarm was told when it was raised.
         if kind != "alarm" {
             let loss = loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+            let why = match ended {
+                Err(error) if kind != "interrupted" => format!(": {}", reason(error, &self.train)),
+                _ => String::new(),
+            };
             let how = how.to_lowercase();
-            let text = format!("{run}: {how} after step {step} of {steps}{loss}");
+            let text = format!("{run}: {how} after step {step} of {steps}{loss}{why}");
             let (alarm, value, limit) = (None, None, None);
             self.messages.tell(&Message { kind, alarm, run, step, steps, value, limit, text });
         }
@@ -553,6 +557,28 @@ impl Watcher {
                 .alert(&format!("warning: {text}; training goes on, and this is said once"));
         }
     }
+}
+
+/// Why a training ended, for people elsewhere: the first line of an error with its causes; a path tells
+/// no more than its last name.
+fn reason(error: &TrainError, train: &Path) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    let text = text.replace(&format!("{}/", train.display()), "");
+    let line = text.lines().next().unwrap_or_default();
+    let word = |word: &str| {
+        let is_absolute = word.trim_start_matches(['"', '\'', '`', '(']).starts_with('/');
+        let name = word.rsplit_once('/').filter(|_| is_absolute).map(|(_, name)| name);
+        name.unwrap_or(word).to_owned()
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// Takes in the lines that stand there; what they raise is put down and not told.
@@ -584,4 +610,29 @@ pub fn write_last_page(recipe: &Recipe, folder: &TrainingFolder) -> Result<()> {
     let page = page::render(&state, Phase::Ended("Complete"), &sections);
     write_file_atomic(&folder.path.join(REPORT_FILE), page.as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_an_end_names_no_path() {
+        let check = |error: TrainError, expect: &str| {
+            assert_eq!(reason(&error, Path::new("my runs/a/train")), expect);
+        };
+        let disk = std::io::Error::other("No space left on device");
+        let path = PathBuf::from("my runs/a/train/metrics.jsonl");
+        check(
+            TrainError::Io { path, source: disk },
+            "cannot use metrics.jsonl: No space left on device",
+        );
+        let message = "state.json is no JSON".to_owned();
+        let path = PathBuf::from("/home/ana/runs/step-00000010");
+        check(
+            TrainError::Checkpoint { path, message },
+            "the checkpoint step-00000010 cannot be resumed: state.json is no JSON",
+        );
+        check(TrainError::Mup("rate of 1e-3/width".to_owned()), "train.mup: rate of 1e-3/width");
+    }
 }

@@ -219,6 +219,19 @@ fn an_interruption_is_told_and_a_webhook_that_is_gone_holds_nothing_up() {
         &["warning: the webhook: ", "took no message in 4 attempts", "training goes on"],
     );
     assert!(!outcome.stderr.contains("secret"), "{}", outcome.stderr);
+
+    // What ended a run stands in the message, without its place.
+    let (url, messages) = listener();
+    fs::create_dir_all(field.path("full/loss.svg")).unwrap();
+    let mut arguments = train(&["--webhook", &url]);
+    let out = arguments.iter().position(|word| *word == "--out").unwrap();
+    arguments[out + 1] = "full";
+    field.milpa(&arguments).expect(1, &["full/loss.svg"]);
+    let message = next(&messages);
+    let text = message["text"].as_str().unwrap();
+    assert_eq!(message["kind"], "checkpoint_failed");
+    assert!(text.contains("after step 30 of 30") && text.contains(" loss.svg"), "{text}");
+    assert!(!text.contains("full"), "{text}");
 }
 
 #[test]
