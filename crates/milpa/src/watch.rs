@@ -31,11 +31,11 @@ use milpa_client::{Webhook, WebhookConfig};
 use milpa_train::{Metric, Noted, Summary, TrainError};
 
 pub use alarms::WatchConfig;
-use alarms::{Alarms, Raised};
+use alarms::{Alarm, Alarms, Raised};
 pub use figures::figures;
 use messages::{Message, Messages};
 use page::Phase;
-use state::{Disk, State};
+use state::{AlarmState, Disk, State};
 pub use tensorboard::FOLDER as TENSORBOARD_FOLDER;
 use view::Look;
 
@@ -113,8 +113,8 @@ impl Shared {
     /// Puts an alarm down, and ends the run if the recipe wants it; the thread tells of it.
     fn raise(&self, seen: &mut Seen, raised: Raised) {
         let name = raised.alarm.name();
-        if let Some(alarm) = seen.state.alarms.iter_mut().find(|(alarm, _)| *alarm == name) {
-            alarm.1 = true;
+        if let Some(alarm) = seen.state.alarms.iter_mut().find(|alarm| alarm.name == name) {
+            alarm.raised += 1;
         }
         note(&mut seen.state, &raised);
         if seen.alarms.ends_run(raised.alarm) {
@@ -153,7 +153,8 @@ impl Watch {
         let messages = Arc::new(messages(flags, &terminal)?);
         let mut state = State::new(&recipe.name, &recipe.train);
         let alarms = recipe.watch.alarms();
-        state.alarms = alarms.iter().map(|alarm| (alarm.name(), false)).collect();
+        let set = |alarm: &Alarm| AlarmState { name: alarm.name(), holds: false, raised: 0 };
+        state.alarms = alarms.iter().map(set).collect();
         let shared = Arc::new(Shared {
             inbox: Mutex::default(),
             wake: Condvar::new(),
@@ -215,7 +216,9 @@ impl Watch {
                 Noted::Kept(metrics) => replay(state, alarms, metrics),
                 Noted::Added(metric) => {
                     state.take(noted);
-                    for raised in alarms.after(metric, state) {
+                    let raised = alarms.after(metric, state);
+                    alarms.show(state);
+                    for raised in raised {
                         self.shared.raise(&mut seen, raised);
                     }
                 }
@@ -442,7 +445,9 @@ impl Watcher {
             let mut seen = lock(&shared.seen);
             let Seen { state, alarms, .. } = &mut *seen;
             state.take_disk(disk);
-            if let Some(raised) = alarms.disk(state) {
+            let raised = alarms.disk(state);
+            alarms.show(state);
+            if let Some(raised) = raised {
                 shared.raise(&mut seen, raised);
             }
         }
@@ -589,6 +594,7 @@ fn replay(state: &mut State, alarms: &mut Alarms, metrics: &[Metric]) {
         state.history.add(metric);
         alarms.after(metric, state).iter().for_each(|raised| note(state, raised));
     }
+    alarms.show(state);
 }
 
 /// Puts an alarm down among what happened.
@@ -634,5 +640,22 @@ mod tests {
             "the checkpoint step-00000010 cannot be resumed: state.json is no JSON",
         );
         check(TrainError::Mup("rate of 1e-3/width".to_owned()), "train.mup: rate of 1e-3/width");
+    }
+
+    #[test]
+    fn an_alarm_holds_as_long_as_its_condition() {
+        let config: WatchConfig = toml::from_str("forgetting_above = 5\nrollback = true").unwrap();
+        let mut state = State::default();
+        let set = |alarm: &Alarm| AlarmState { name: alarm.name(), holds: false, raised: 0 };
+        state.alarms = config.alarms().iter().map(set).collect();
+        let mut alarms = Alarms::new(config);
+        let mut holds = |lines: &[Metric]| -> Vec<&'static str> {
+            replay(&mut state, &mut alarms, lines);
+            state.alarms.iter().filter(|alarm| alarm.holds).map(|alarm| alarm.name).collect()
+        };
+        let high = history::tests::measured(10, 9.0);
+        let low = history::tests::measured(20, 3.0);
+        assert_eq!(holds(std::slice::from_ref(&high)), ["forgetting_above"]);
+        assert!(holds(&[high, low, history::tests::control(5, "roll back")]).is_empty());
     }
 }

@@ -250,6 +250,12 @@ impl Alarms {
         raise(&mut self.holding, Alarm::DiskBelow, value < limit, state.step(), value, limit)
     }
 
+    /// Says of each alarm that is set whether its condition holds.
+    pub fn show(&self, state: &mut State) {
+        let holds = |name| self.holding.iter().any(|alarm| alarm.name() == name);
+        state.alarms.iter_mut().for_each(|alarm| alarm.holds = holds(alarm.name));
+    }
+
     /// Whether an alarm is to end the run.
     pub fn ends_run(&self, alarm: Alarm) -> bool {
         self.config.stop_on.contains(&alarm)

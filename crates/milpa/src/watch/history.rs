@@ -199,6 +199,10 @@ pub struct Counts {
     pub data_seconds: f64,
     /// Seconds of waiting for checkpoints.
     pub stalled_seconds: f64,
+    /// Times that the model was held against its base.
+    pub measurements: u64,
+    /// Seconds of these.
+    pub measuring_seconds: f64,
 }
 
 /// All of it.
@@ -220,6 +224,14 @@ pub struct History {
     pub validation: BTreeMap<String, Curve>,
     /// What a run measures of its model beside validation, in percent: `forgetting`, `adaptation`.
     pub probes: BTreeMap<&'static str, Curve>,
+    /// The 95 % intervals of the last ones, in percent.
+    pub probe_intervals: BTreeMap<&'static str, (f64, f64)>,
+    /// Bits per byte of the text on which the model is held against its base, by domain.
+    pub domains: BTreeMap<String, Curve>,
+    /// Accuracy by task, 0 to 1.
+    pub accuracy: BTreeMap<String, Curve>,
+    /// KL from the base on general text, in nats.
+    pub divergence: Curve,
     /// What was read.
     pub mix: Mix,
     /// The stage of the last window of data.
@@ -326,13 +338,47 @@ impl History {
                 self.counts.step_seconds += step_seconds;
                 self.counts.data_seconds += data_seconds;
             }
-            Metric::Forgetting { step, forgetting, adaptation, .. } => {
-                for (name, percent) in [("forgetting", forgetting), ("adaptation", adaptation)] {
-                    self.probes.entry(name).or_default().add(*step, *percent);
-                }
-            }
+            Metric::Forgetting { .. } => self.measure_against_base(metric),
             _ => {}
         }
+    }
+
+    /// Numbers of a measurement against the base.
+    fn measure_against_base(&mut self, metric: &Metric) {
+        let Metric::Forgetting {
+            step,
+            forgetting,
+            forgetting_interval,
+            adaptation,
+            adaptation_interval,
+            bits_per_byte,
+            accuracy,
+            divergence,
+            seconds,
+            ..
+        } = metric
+        else {
+            return;
+        };
+        for (name, percent, interval) in [
+            ("forgetting", forgetting, forgetting_interval),
+            ("adaptation", adaptation, adaptation_interval),
+        ] {
+            self.probes.entry(name).or_default().add(*step, *percent);
+            self.probe_intervals.remove(name);
+            self.probe_intervals.extend(interval.map(|interval| (name, interval)));
+        }
+        for (values, curves) in [(bits_per_byte, &mut self.domains), (accuracy, &mut self.accuracy)]
+        {
+            for (name, (_, now)) in values {
+                curves.entry(name.clone()).or_default().add(*step, *now);
+            }
+        }
+        if let Some(nats) = divergence {
+            self.divergence.add(*step, *nats);
+        }
+        self.counts.measurements += 1;
+        self.counts.measuring_seconds += seconds;
     }
 
     /// What happened.
@@ -363,7 +409,8 @@ impl History {
                 self.event(CHECKPOINT, *step, text);
             }
             Metric::Control { step, action, reason, .. } if action != "hold" => {
-                self.event(CONTROL, *step, format!("{action}: {reason}"));
+                let kind = if metric.is_of_going_back() { ROLLED_BACK } else { CONTROL };
+                self.event(kind, *step, format!("{action}: {reason}"));
             }
             _ => {}
         }
@@ -431,28 +478,34 @@ pub mod tests {
 
     /// A measurement of forgetting, in percent.
     pub fn measured(step: u64, forgetting: f64) -> Metric {
+        let bits = [("general/english", (1.9, 1.95)), ("law", (3.2, 2.2))];
+        let bits = bits.map(|(domain, values)| (domain.to_owned(), values));
         Metric::Forgetting {
             step,
             forgetting,
-            forgetting_interval: None,
+            forgetting_interval: Some((forgetting - 1.5, forgetting + 1.5)),
             adaptation: 12.0,
             adaptation_interval: None,
-            bits_per_byte: BTreeMap::new(),
-            accuracy: BTreeMap::new(),
+            bits_per_byte: BTreeMap::from(bits),
+            accuracy: BTreeMap::from([("mul/in_context".to_owned(), (0.25, 0.2))]),
             divergence: Some(0.02),
             seconds: 1.0,
         }
     }
 
-    #[test]
-    fn forgetting_is_a_curve_and_what_its_control_did_an_event() {
-        let control = |step: u64, action: &str| Metric::Control {
+    /// What the controller of forgetting did.
+    pub fn control(step: u64, action: &str) -> Metric {
+        Metric::Control {
             step,
             action: action.to_owned(),
             reason: "forgetting is near its limit".to_owned(),
             replay: 0.3,
             learning_rate: 0.5,
-        };
+        }
+    }
+
+    #[test]
+    fn forgetting_is_a_curve_and_what_its_control_did_an_event() {
         let lines =
             [measured(100, 2.0), control(100, "hold"), measured(200, 6.0), control(200, "change")];
         let history = History::of(&lines);
@@ -460,8 +513,15 @@ pub mod tests {
         assert_eq!(history.probes["adaptation"].last(), Some(12.0));
         let event = Event { step: 200, text: "change: forgetting is near its limit".to_owned() };
         assert_eq!(history.events[CONTROL], [event]);
+        assert_eq!(history.probe_intervals["forgetting"], (4.5, 7.5));
+        assert_eq!(history.domains["general/english"].last(), Some(1.95));
+        assert_eq!(history.accuracy["mul/in_context"].points(), [(100.0, 0.2), (200.0, 0.2)]);
+        assert_eq!(history.divergence.last(), Some(0.02));
+        assert_eq!((history.counts.measurements, history.counts.measuring_seconds), (2, 2.0));
         let back = History::of(&[control(300, "roll back")]);
         assert_eq!(back.counts.rollbacks, 1);
+        assert_eq!(back.events[ROLLED_BACK].len(), 1);
+        assert!(!back.events.contains_key(CONTROL));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! It shows what the history and the sheet say, loads nothing from anywhere, and reloads itself until
 //! the run ended.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use milpa_base::{
     page,
@@ -13,7 +13,7 @@ use milpa_base::{
 use milpa_plan::sheet::{Cell, Section};
 
 use crate::watch::{
-    history::{CHECKPOINT, Curve, RESTARTED, ROLLED_BACK, SKIPPED},
+    history::{CHECKPOINT, Curve, History, RESTARTED, ROLLED_BACK, SKIPPED},
     state::State,
 };
 
@@ -95,6 +95,7 @@ pub fn render(state: &State, phase: Phase<'_>, sections: &[Section]) -> String {
         probes.map(|(at, (name, curve))| layer(name, curve, at)).collect(),
         true,
     );
+    page += &against_base(history);
     page += &time_line(state);
     page += "</div>";
     page += &events(state);
@@ -119,9 +120,15 @@ fn cards(state: &State, phase: Phase<'_>) -> String {
         card(format!("{bits:.3}"), "validation bits per byte, mean of the sources");
     }
     for (name, curve) in &history.probes {
-        if let Some(percent) = curve.last() {
-            card(format!("{percent:.1} %"), name);
-        }
+        let Some(percent) = curve.last() else { continue };
+        let label = match history.probe_intervals.get(name) {
+            Some((low, high)) => format!("{name} (95 %: {low:.1} to {high:.1})"),
+            None => (*name).to_owned(),
+        };
+        card(format!("{percent:.1} %"), &label);
+    }
+    if let Some(nats) = history.divergence.last() {
+        card(format!("{nats:.3}"), "KL from the base on general text (nats)");
     }
     if let Some(last) = &history.last {
         card(si(last.tokens as f64), "tokens trained on");
@@ -141,6 +148,19 @@ fn cards(state: &State, phase: Phase<'_>) -> String {
         card(text, "skipped steps · rolled back · restarts");
     }
     cards + "</div>"
+}
+
+/// What a measurement against the base holds beside forgetting and adaptation.
+fn against_base(history: &History) -> String {
+    let layers = |curves: &BTreeMap<String, Curve>| -> Vec<Layer> {
+        let all = curves.iter().enumerate();
+        all.map(|(at, (name, curve))| layer(name, curve, at)).collect()
+    };
+    let mut page =
+        plot("Text held against the base", "bits per byte", layers(&history.domains), true);
+    page += &plot("Accuracy", "share of the questions", layers(&history.accuracy), true);
+    let divergence = vec![layer("", &history.divergence, 6)];
+    page + &plot("KL from the base", "nats, on general text", divergence, true)
 }
 
 fn layer(name: &str, curve: &Curve, colour: usize) -> Layer {
@@ -208,9 +228,19 @@ fn time_line(state: &State) -> String {
         .into_iter()
         .filter_map(|kind| {
             let events = history.events.get(kind)?;
-            let mark = |step: u64, text: &str| (step as f64, format!("step {step}: {text}"));
-            let marks = events.iter().map(|event| mark(event.step, &event.text)).collect();
-            Some((kind.to_owned(), marks))
+            // What happened at one step is one mark.
+            let mut by_step: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+            for event in events {
+                by_step.entry(event.step).or_default().push(&event.text);
+            }
+            let mark = |(step, texts): (u64, Vec<&str>)| {
+                (step as f64, format!("step {step}: {}", texts.join("; ")))
+            };
+            let name = match history.counts.rollbacks {
+                times if kind == ROLLED_BACK && times > 1 => format!("{kind} ({times})"),
+                _ => kind.to_owned(),
+            };
+            Some((name, by_step.into_iter().map(mark).collect()))
         })
         .collect();
     if state.stages.len() > 1 {
@@ -302,7 +332,10 @@ fn utc(unix_seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::{history::tests::run, state::tests::state};
+    use crate::watch::{
+        history::tests::{control, measured, run},
+        state::tests::state,
+    };
 
     #[test]
     fn a_page_reloads_until_the_run_ended() {
@@ -324,6 +357,28 @@ mod tests {
         // Before anything happened there is a page as well.
         let none = render(&State::default(), Phase::UnderWay(0), &[]);
         assert!(none.contains("step 0 of 0") && !none.contains("<svg") && !none.contains("NaN"));
+    }
+
+    #[test]
+    fn what_was_measured_against_the_base_and_taken_back_is_on_the_page() {
+        let mut metrics = vec![control(1, "roll back"), control(1, "roll back")];
+        metrics.extend(run(40));
+        metrics.push(measured(40, 6.0));
+        let page = render(&state(&metrics, 40), Phase::Ended("Complete"), &[]);
+        for part in [
+            "forgetting (95 %: 4.5 to 7.5)",
+            "KL from the base on general text (nats)",
+            "Text held against the base",
+            "general/english",
+            "Accuracy",
+            "mul/in_context",
+            "rolled back (2)",
+            "step 1: roll back: forgetting is near its limit; roll back: forgetting is near its limit",
+        ] {
+            assert!(page.contains(part), "{part:?} is not in the page");
+        }
+        let none = render(&state(&run(40), 40), Phase::Ended("Complete"), &[]);
+        assert!(!none.contains("against the base") && !none.contains("rolled back ("), "{none}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! only grows. The server answers one request after the other and bounds each in bytes and time.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::watch::state::State;
+use crate::watch::{history::Curve, state::State};
 
 /// The type of the answer.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -94,7 +95,8 @@ pub fn render(state: &State) -> String {
     ] {
         text.one(name, "counter", help, value);
     }
-    text.by_source(
+    text.by(
+        "source",
         "train_validation_bits_per_byte",
         "The last validation.",
         history
@@ -102,24 +104,54 @@ pub fn render(state: &State) -> String {
             .iter()
             .filter_map(|(source, curve)| Some((source.as_str(), curve.last()?))),
     );
-    text.by_source(
+    text.by(
+        "source",
         "train_data_share_ratio",
         "Share of the tokens read lately.",
         history.mix.shares().into_iter(),
     );
+    against_base(state, &mut text);
+    let alarms = || state.alarms.iter();
+    text.by(
+        "alarm",
+        "train_alarm",
+        "1 while the condition of the alarm holds.",
+        alarms().map(|alarm| (alarm.name, f64::from(u8::from(alarm.holds)))),
+    );
+    text.by(
+        "alarm",
+        "train_alarms_raised_total",
+        "Times that this process raised the alarm.",
+        alarms().map(|alarm| (alarm.name, alarm.raised as f64)),
+    );
+    text.0
+}
+
+/// The last measurement against the base.
+fn against_base(state: &State, text: &mut Text) {
+    fn last(curves: &BTreeMap<String, Curve>) -> impl Iterator<Item = (&str, f64)> {
+        curves.iter().filter_map(|(name, curve)| Some((name.as_str(), curve.last()?)))
+    }
+    let history = &state.history;
     for (name, curve) in &history.probes {
         if let Some(percent) = curve.last() {
             let help = "The last measurement, as a share of 1.";
             text.one(&format!("train_{name}_ratio"), "gauge", help, percent / 100.0);
         }
-    }
-    if !state.alarms.is_empty() {
-        text.head("train_alarm", "gauge", "1 once the alarm was raised by this process.");
-        for (alarm, raised) in &state.alarms {
-            text.sample("train_alarm", &[("alarm", alarm)], f64::from(u8::from(*raised)));
+        if let Some((low, high)) = history.probe_intervals.get(name) {
+            for (end, percent) in [("low", low), ("high", high)] {
+                let help = format!("The {end} end of its 95 % interval.");
+                text.one(&format!("train_{name}_{end}_ratio"), "gauge", &help, percent / 100.0);
+            }
         }
     }
-    text.0
+    let help = "The last measurement against the base; general text begins with general/.";
+    text.by("source", "train_measured_bits_per_byte", help, last(&history.domains));
+    let help = "The last measurement against the base, as a share of 1.";
+    text.by("task", "train_accuracy_ratio", help, last(&history.accuracy));
+    if let Some(nats) = history.divergence.last() {
+        text.one("train_kl_nats", "gauge", "Mean KL from the base on general text.", nats);
+    }
 }
 
 struct Text(String);
@@ -149,19 +181,22 @@ impl Text {
         self.sample(name, &[], value);
     }
 
-    fn by_source<'a>(
+    /// A value for each of a label; one that ends in `_total` counts.
+    fn by<'a>(
         &mut self,
+        label: &str,
         name: &str,
         help: &str,
         values: impl Iterator<Item = (&'a str, f64)>,
     ) {
         let mut is_first = true;
-        for (source, value) in values {
+        for (of, value) in values {
             if is_first {
-                self.head(name, "gauge", help);
+                let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+                self.head(name, kind, help);
             }
             is_first = false;
-            self.sample(name, &[("source", source)], value);
+            self.sample(name, &[(label, of)], value);
         }
     }
 }
@@ -283,7 +318,10 @@ fn respond(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::{history::tests::run, state::tests::state};
+    use crate::watch::{
+        history::tests::{measured, run},
+        state::{AlarmState, tests::state},
+    };
 
     fn ask(server: &Server, request: &str) -> String {
         let mut stream = TcpStream::connect(server.address()).unwrap();
@@ -295,8 +333,9 @@ mod tests {
 
     #[test]
     fn what_is_shown_has_a_head_and_escaped_labels() {
-        let mut state = state(&run(100), 400);
+        let mut state = state(&[run(100), vec![measured(100, 6.0)]].concat(), 400);
         state.run = "a\"b\\c\nd".to_owned();
+        state.alarms = vec![AlarmState { name: "forgetting_above", holds: true, raised: 2 }];
         let text = render(&state);
         assert!(text.contains("{run=\"a\\\"b\\\\c\\nd\",stage=\"all\"} 1"), "{text}");
         assert!(text.contains("# TYPE milpa_train_loss gauge\nmilpa_train_loss 3.7"), "{text}");
@@ -305,6 +344,17 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("milpa_train_data_share_ratio{source=\"novelas\"} 0.039"), "{text}");
+        for line in [
+            "milpa_train_forgetting_ratio 0.06",
+            "milpa_train_forgetting_low_ratio 0.045",
+            "milpa_train_measured_bits_per_byte{source=\"general/english\"} 1.95",
+            "milpa_train_accuracy_ratio{task=\"mul/in_context\"} 0.2",
+            "milpa_train_kl_nats 0.02",
+            "milpa_train_alarm{alarm=\"forgetting_above\"} 1",
+            "milpa_train_alarms_raised_total{alarm=\"forgetting_above\"} 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
             let kind = if name.ends_with("_total") { "counter" } else { "gauge" };

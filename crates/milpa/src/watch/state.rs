@@ -46,6 +46,17 @@ impl Disk {
     }
 }
 
+/// An alarm that is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AlarmState {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether its condition holds; going back to a checkpoint is over as soon as it happened.
+    pub holds: bool,
+    /// How often this process raised it.
+    pub raised: u64,
+}
+
 /// How a training stands.
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -63,8 +74,8 @@ pub struct State {
     pub saved: Option<Saved>,
     /// Bytes that are free where checkpoints are written.
     pub disk_free: Option<u64>,
-    /// Alarms that are set, and whether this process raised them.
-    pub alarms: Vec<(&'static str, bool)>,
+    /// Alarms that are set.
+    pub alarms: Vec<AlarmState>,
     /// Where more is to be seen, for people.
     pub places: Vec<String>,
 }

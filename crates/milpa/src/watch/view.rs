@@ -6,7 +6,10 @@
 use console::{Style, measure_text_width, truncate_str};
 use milpa_base::units::{binary_bytes, duration, si};
 
-use crate::watch::{history::Curve, state::State};
+use crate::watch::{
+    history::{Curve, History},
+    state::State,
+};
 
 /// Widest frame.
 const WIDEST: usize = 100;
@@ -186,24 +189,41 @@ fn sections(state: &State, paint: Paint) -> Vec<(&'static str, Vec<String>)> {
             |(source, share): &(&str, f64)| paint.pair(source, &format!("{:.0} %", share * 100.0));
         sections.push(("data", shares.iter().map(share).collect()));
     }
-    let probes: Vec<String> = history
-        .probes
-        .iter()
-        .filter_map(|(name, curve)| Some(paint.pair(name, &format!("{:.1} %", curve.last()?))))
-        .collect();
-    if !probes.is_empty() {
-        sections.push(("model", probes));
+    let measured = against_base(history, paint);
+    if !measured.is_empty() {
+        sections.push(("model", measured));
     }
-    let raised: Vec<String> = state
-        .alarms
-        .iter()
-        .filter(|(_, raised)| *raised)
-        .map(|(name, _)| paint.alarm(name))
-        .collect();
-    if !raised.is_empty() {
-        sections.push(("alarms", raised));
+    let alarms = state.alarms.iter().filter(|alarm| alarm.holds);
+    let alarms: Vec<String> = alarms.map(|alarm| paint.alarm(alarm.name)).collect();
+    if !alarms.is_empty() {
+        sections.push(("alarms", alarms));
     }
     sections
+}
+
+/// The last measurement against the base.
+fn against_base(history: &History, paint: Paint) -> Vec<String> {
+    let mut items = Vec::new();
+    for (name, curve) in &history.probes {
+        let Some(percent) = curve.last() else { continue };
+        let interval = history.probe_intervals.get(name);
+        let interval =
+            interval.map_or_else(String::new, |(low, high)| format!(" ({low:.1} to {high:.1})"));
+        items.push(paint.pair(name, &format!("{percent:.1} %{interval}")));
+    }
+    if let Some(nats) = history.divergence.last() {
+        items.push(paint.pair("KL", &format!("{nats:.3}")));
+    }
+    for (domain, curve) in
+        history.domains.iter().filter(|(domain, _)| domain.starts_with("general/"))
+    {
+        items.extend(curve.last().map(|bits| paint.pair(domain, &format!("{bits:.3}"))));
+    }
+    for (task, curve) in &history.accuracy {
+        let share = curve.last();
+        items.extend(share.map(|share| paint.pair(task, &format!("{:.1} %", share * 100.0))));
+    }
+    items
 }
 
 /// Items one after the other, as many in a line as fit.
@@ -335,18 +355,40 @@ fn bit(column: usize, row: usize) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use milpa_train::Noted;
+
     use super::*;
-    use crate::watch::{history::tests::run, state::tests::state};
+    use crate::watch::{
+        history::tests::{measured, run},
+        state::{AlarmState, Saved, tests::state},
+    };
 
     const WIDE: Look = Look { width: 81, height: 24, colour: false, unicode: true };
 
-    /// A frame of a run under way; says where it is not as in the file of that name.
-    fn check(name: &str, look: Look) -> String {
+    /// A run under way.
+    fn under_way() -> State {
         let mut state = state(&run(330), 400);
         state.places =
             vec!["http://127.0.0.1:9100/metrics".to_owned(), "train/report.html".to_owned()];
-        state.alarms = vec![("loss_above", false), ("no_progress", true)];
-        let lines = frame(&state, look);
+        let alarm = |name, holds| AlarmState { name, holds, raised: 1 };
+        state.alarms = vec![alarm("loss_above", false), alarm("no_progress", true)];
+        state
+    }
+
+    /// The same, that goes on from a base and has saved.
+    fn continued() -> State {
+        let mut state = under_way();
+        state.take(Noted::Added(&measured(320, 6.0)));
+        let at = SystemTime::now() - Duration::from_mins(83);
+        state.saved = Some(Saved { step: 300, at });
+        state
+    }
+
+    /// A frame of a run; says where it is not as in the file of that name.
+    fn check(name: &str, state: &State, look: Look) -> String {
+        let lines = frame(state, look);
         assert!(lines.len() < look.height);
         assert!(lines.iter().all(|line| measure_text_width(line) < look.width));
         let found = lines.join("\n") + "\n";
@@ -357,11 +399,13 @@ mod tests {
 
     #[test]
     fn frames_are_as_they_were_looked_at() {
+        let state = under_way();
         let differ = [
-            check("wide", WIDE),
-            check("narrow", Look { width: 60, ..WIDE }),
-            check("ascii", Look { unicode: false, height: 40, ..WIDE }),
-            check("low", Look { height: 10, ..WIDE }),
+            check("wide", &state, WIDE),
+            check("narrow", &state, Look { width: 60, ..WIDE }),
+            check("ascii", &state, Look { unicode: false, height: 40, ..WIDE }),
+            check("low", &state, Look { height: 10, ..WIDE }),
+            check("continued", &continued(), WIDE),
         ];
         assert!(differ.concat().is_empty(), "{}", differ.concat());
     }
