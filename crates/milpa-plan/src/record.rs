@@ -241,7 +241,7 @@ impl PlannedRun {
             Some((low, high)) => time.between(low, high),
             None => time,
         };
-        pair("time", time, measured.seconds, "ledger, or the steps' times");
+        pair("time", time, measured.seconds, &measured.seconds_source);
         let memory = Fact::new(
             "memory, planned",
             self.memory_bytes as f64,
@@ -283,10 +283,12 @@ impl PlannedRun {
 }
 
 /// What came of a planned run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Outcome {
     /// Seconds of training.
     pub seconds: Option<f64>,
+    /// Where they were read.
+    pub seconds_source: String,
     /// Most bytes of tensors held.
     pub memory_bytes: Option<f64>,
     /// Final loss in nats per token.

@@ -20,7 +20,7 @@ use milpa_plan::{
     Ledger, LedgerEntry, Outcome, OwnRuns, PlannedRun,
     sheet::{Section, Sheet},
 };
-use milpa_train::{Metric, read_metrics};
+use milpa_train::{Metric, read_metrics, step_seconds};
 
 use crate::{commands::doctor, context::Context};
 
@@ -203,7 +203,15 @@ impl TrainingFolder {
             .into_iter()
             .find(|path| path.join(milpa_train::METRICS_FILE).exists())
             .context("there is no metrics.jsonl")?;
-        Ok(Self { path, ledger: read_ledger(dir)? })
+        // A run keeps one ledger of all its stages, whichever of its folders is asked for.
+        let run = path.parent().filter(|_| path.ends_with("train"));
+        let mut ledger = read_ledger(dir)?;
+        for other in [Some(path.as_path()), run].into_iter().flatten() {
+            if ledger.seconds("train").is_none() {
+                ledger = read_ledger(other)?;
+            }
+        }
+        Ok(Self { path, ledger })
     }
 
     /// The plan it began with, if one was kept.
@@ -235,7 +243,7 @@ impl TrainingFolder {
         let metrics = self.metrics()?;
         let mut measured = Measured {
             utilisations: Vec::new(),
-            step_seconds: 0.0,
+            step_seconds: step_seconds(&metrics),
             tokens: 0,
             memory_bytes: None,
             loss: None,
@@ -243,16 +251,9 @@ impl TrainingFolder {
         let mut losses = Vec::new();
         let mut before = f64::INFINITY;
         for metric in &metrics {
-            let Metric::Step {
-                tokens, loss, tokens_per_second, mfu, memory_bytes, seconds, ..
-            } = metric
-            else {
+            let Metric::Step { tokens, loss, mfu, memory_bytes, seconds, .. } = metric else {
                 continue;
             };
-            let step = tokens.saturating_sub(measured.tokens) as f64;
-            if *tokens_per_second > 0.0 {
-                measured.step_seconds += step / tokens_per_second;
-            }
             measured.tokens = *tokens;
             // Seconds begin again with each process; its first step warms up.
             if *seconds >= before {
@@ -286,9 +287,16 @@ impl TrainingFolder {
         let mut sections = Vec::new();
         if let Some(plan) = self.plan()? {
             let measured = self.measured()?;
-            let seconds = self.ledger.seconds("train").unwrap_or(measured.step_seconds);
+            let (seconds, source) = match self.ledger.seconds("train") {
+                Some(seconds) => (seconds, "ledger.jsonl: all processes of stage train"),
+                None => (
+                    measured.step_seconds,
+                    "the steps alone, from their lines in metrics.jsonl: no ledger.jsonl was found",
+                ),
+            };
             sections.push(plan.compare(&Outcome {
                 seconds: Some(seconds),
+                seconds_source: source.to_owned(),
                 memory_bytes: measured.memory_bytes,
                 loss: measured.loss,
             }));
@@ -303,6 +311,41 @@ impl TrainingFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_and_its_training_are_measured_by_the_same_ledger() {
+        let root = tempfile::tempdir().unwrap();
+        let (run, train) = (root.path().join("run"), root.path().join("run/train"));
+        std::fs::create_dir_all(&train).unwrap();
+        let metrics: String = [1, 2]
+            .map(|step| serde_json::to_string(&crate::watch::history::tests::step(step, 1.0)))
+            .map(|line| line.unwrap() + "\n")
+            .concat();
+        std::fs::write(train.join(milpa_train::METRICS_FILE), metrics).unwrap();
+        let plan = serde_json::json!({
+            "processor": "EPYC", "threads": 2, "precision": "f32", "parameters": 10, "tokens": 1024,
+            "flops": 1e9, "peak_flops_per_second": 1e11, "seconds": 0.1, "seconds_interval": null,
+            "memory_bytes": 1024, "loss": null, "loss_is_own": false
+        });
+        std::fs::write(train.join(PLAN_FILE), plan.to_string()).unwrap();
+        let time = |dir: &Path| {
+            let sections = TrainingFolder::find(dir).unwrap().sections().unwrap();
+            let mut facts = sections.into_iter().flat_map(|section| section.facts);
+            let time = facts.find(|fact| fact.name == "time, measured").unwrap();
+            (time.value, time.source)
+        };
+        let (seconds, source) = time(&train);
+        assert!((seconds - 2.0 * 512.0 / 8000.0).abs() < 1e-12, "{seconds}");
+        assert!(source.contains("the steps alone"), "{source}");
+        let entry = serde_json::json!({
+            "stage": "train", "began": 1, "seconds": 960.0, "complete": true, "threads": 2,
+            "processor": "EPYC"
+        });
+        std::fs::write(run.join(LEDGER_FILE), format!("{entry}\n")).unwrap();
+        let expect = (960.0, "ledger.jsonl: all processes of stage train".to_owned());
+        assert_eq!(time(&run), expect);
+        assert_eq!(time(&train), expect);
+    }
 
     #[test]
     fn energy_counters_of_packages_are_added_across_their_wrap() {

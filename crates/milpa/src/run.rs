@@ -5,7 +5,7 @@
 //! to date if both still hold and every file has its hash.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -123,9 +123,24 @@ pub fn read_stamps(root: &Path) -> BTreeMap<String, Stamp> {
         .unwrap_or_default()
 }
 
+/// Names of the variables in the text of a recipe.
+pub fn variables(text: &str) -> BTreeSet<&str> {
+    let named = text.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    named.filter(|name| !name.is_empty() && name.chars().all(plain)).collect()
+}
+
+/// What these variables hold, as it stands before a command in a shell.
+fn assignments(names: &BTreeSet<&str>) -> String {
+    let set = names.iter().filter_map(|name| Some((name, std::env::var(name).ok()?)));
+    set.map(|(name, value)| format!("{name}={} ", quote(&value))).collect::<Vec<_>>().concat()
+}
+
 struct Runner<'a> {
     context: &'a Context,
     recipe: &'a Loaded,
+    /// The variables that the recipe's paths need, before each command.
+    variables: String,
     folders: Folders,
     stamps: BTreeMap<String, Stamp>,
     conditions: &'a Conditions,
@@ -177,10 +192,12 @@ pub fn run(
     tokens::quality_model(&recipe.recipe.tokens)?;
     train::check_plan(context, recipe, None)?;
     let folders = Folders { root: out.to_owned() };
-    write_file_atomic(&out.join(RESOLVED_FILE), toml::to_string(&recipe.recipe)?.as_bytes())?;
+    let resolved = toml::to_string(&recipe.recipe)?;
+    write_file_atomic(&out.join(RESOLVED_FILE), resolved.as_bytes())?;
     let mut runner = Runner {
         context,
         recipe,
+        variables: assignments(&variables(&resolved)),
         stamps: read_stamps(out),
         folders: folders.clone(),
         conditions,
@@ -401,12 +418,13 @@ impl Runner<'_> {
         name: &str,
         kind: Kind,
         dir: &Path,
-        command: String,
+        mut command: String,
         config: &impl Serialize,
         inputs: BTreeMap<String, Digest>,
         make: impl FnOnce(&Context, &Loaded) -> Result<()>,
     ) -> Result<Digest> {
         self.context.check_stop()?;
+        command.insert_str(0, &self.variables);
         let key = Record::new(name, config, inputs)?.key.context("a new record has its key")?;
         let progress = &self.context.progress;
         if let Some(stamp) = self.stamps.get(name) {

@@ -32,7 +32,7 @@ use milpa_train::{Metric, Noted, Summary, TrainError};
 
 pub use alarms::WatchConfig;
 use alarms::{Alarm, Alarms, Raised};
-pub use figures::figures;
+pub use figures::{candidates, figures, raised};
 use messages::{Message, Messages};
 use page::Phase;
 use state::{AlarmState, Disk, State};
@@ -613,6 +613,7 @@ pub fn write_last_page(recipe: &Recipe, folder: &TrainingFolder) -> Result<()> {
     replay(&mut state, &mut Alarms::new(recipe.watch.clone()), &metrics);
     let mut sections = folder.sections()?;
     sections.push(figures(&metrics));
+    sections.extend(milpa_train::read_forgetting(&folder.path)?.as_ref().map(candidates));
     let page = page::render(&state, Phase::Ended("Complete"), &sections);
     write_file_atomic(&folder.path.join(REPORT_FILE), page.as_bytes())?;
     Ok(())

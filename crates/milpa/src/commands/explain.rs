@@ -1,6 +1,6 @@
 //! `milpa explain`: how the numbers of a run came about, and how to get them again.
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeSet, fmt, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use milpa_base::{Manifest, manifest::MANIFEST_FILE, units::duration};
@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::{
     context::{Context, quote},
     ledger::TrainingFolder,
-    run::{RESOLVED_FILE, read_stamps},
-    watch,
+    run::{RESOLVED_FILE, read_stamps, variables},
+    watch::{self, WatchConfig},
 };
 
 #[derive(Debug, Serialize)]
@@ -138,11 +138,13 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
         );
     }
     let resolved = dir.join(RESOLVED_FILE);
+    let recipe = std::fs::read_to_string(&resolved).unwrap_or_default();
+    let variables = variables(&recipe);
     let mut stages: Vec<Stage> = stamps
         .into_iter()
         .map(|(name, stamp)| Stage {
             name,
-            command: stamp.command,
+            command: with_variables(&stamp.command, &variables),
             artifact: stamp.artifact.to_string(),
             seconds: stamp.seconds,
         })
@@ -160,7 +162,11 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
         if let Some(recipe) = &explained.recipe {
             text += &format!("recipe    {recipe} (every default written out)\n");
         }
-        text += "Each command below makes its artifact again, byte for byte:\n";
+        text += "Each command below makes its artifact again, byte for byte";
+        if explained.stages.iter().any(|stage| stage.command.contains("=… ")) {
+            text += " (for … give what the variable held, which was not noted)";
+        }
+        text += ":\n";
         for stage in &explained.stages {
             text += &format!(
                 "\n{:<9} {} ({})\n          $ {}\n",
@@ -180,7 +186,8 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
 /// Plan, costs and numbers of a training, and where it is to be looked at.
 fn training_sheet(training: &TrainingFolder) -> Result<Sheet> {
     let mut sheet = training.sheet()?;
-    let mut section = watch::figures(&training.metrics()?);
+    let metrics = training.metrics()?;
+    let mut section = watch::figures(&metrics);
     let page = training.path.join(watch::REPORT_FILE);
     if page.exists() {
         section.note(format!("{} shows them as plots", page.display()));
@@ -192,7 +199,33 @@ fn training_sheet(training: &TrainingFolder) -> Result<Sheet> {
     if !section.facts.is_empty() {
         sheet.sections.push(section);
     }
+    if let Some(report) = milpa_train::read_forgetting(&training.path)? {
+        sheet.sections.push(watch::candidates(&report));
+    }
+    if let Some(config) = watch_config(training) {
+        let alarms = watch::raised(&config, &metrics);
+        if !(alarms.facts.is_empty() && alarms.notes.is_empty()) {
+            sheet.sections.push(alarms);
+        }
+    }
     Ok(sheet)
+}
+
+/// The `[watch]` table of the run that a training belongs to; `None` where it belongs to none.
+fn watch_config(training: &TrainingFolder) -> Option<WatchConfig> {
+    let resolved = training.path.parent()?.join(RESOLVED_FILE);
+    let mut recipe: toml::Table = std::fs::read_to_string(resolved).ok()?.parse().ok()?;
+    recipe.remove("watch")?.try_into().ok()
+}
+
+/// A command with the variables that its recipe's paths need; those that it does not set were not noted
+/// when it ran.
+fn with_variables(command: &str, names: &BTreeSet<&str>) -> String {
+    let is_set = |name: &&&str| {
+        command.starts_with(&format!("{name}=")) || command.contains(&format!(" {name}="))
+    };
+    let missing = names.iter().filter(|name| !is_set(name));
+    missing.map(|name| format!("{name}=… ")).collect::<Vec<_>>().concat() + command
 }
 
 fn artifact(context: &Context, dir: &Path) -> Result<()> {
@@ -215,4 +248,22 @@ fn artifact(context: &Context, dir: &Path) -> Result<()> {
         }
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_names_the_variables_of_its_recipe() {
+        let names =
+            variables("path = \"${MILPA_DATA}/a\"\nmodel = \"${BASE}/${MILPA_DATA}\"\n${no");
+        assert_eq!(names, BTreeSet::from(["BASE", "MILPA_DATA"]));
+        let check = |command: &str, expect: &str| {
+            assert_eq!(with_variables(command, &names), expect);
+        };
+        check("milpa train x", "BASE=… MILPA_DATA=… milpa train x");
+        check("BASE=/b MILPA_DATA='/a b' milpa train x", "BASE=/b MILPA_DATA='/a b' milpa train x");
+        check("OTHER_BASE=/b milpa train x", "BASE=… MILPA_DATA=… OTHER_BASE=/b milpa train x");
+    }
 }

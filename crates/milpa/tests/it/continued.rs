@@ -17,7 +17,7 @@ dedup = { near = { enabled = false } }
 
 [[corpus.sources]]
 name = "textos"
-path = "other.jsonl"
+path = "${TEXTS}/other.jsonl"
 id_field = "id"
 language = "por"
 licence = "CC0-1.0"
@@ -50,6 +50,9 @@ in_context = 6
 [train.forgetting.limit]
 percent = 500
 replay = "general"
+
+[watch]
+forgetting_above = 400.0
 
 [eval]
 bootstrap_replicates = 100
@@ -139,6 +142,21 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
     assert_eq!(weights("run/train/checkpoint-chosen"), weights("run/bundle"));
     let tokenizer = |dir: &str| field.read(&format!("{dir}/tokenizer.json"));
     assert_eq!(tokenizer("run/bundle"), tokenizer("base/tokenizer"));
+    for folder in ["run", "run/train"] {
+        let explained = field.ok(&["explain", folder]);
+        for part in [
+            "ledger.jsonl: all processes of stage train",
+            "Candidates at the end, from forgetting.json",
+            "bits per byte, general/textos",
+            "Chosen: ",
+            "KL from the base (nats)",
+            "forgetting_above raised",
+        ] {
+            assert!(explained.contains(part), "{part:?} is not in:\n{explained}");
+        }
+    }
+    let explained = field.ok(&["explain", "run"]);
+    assert!(explained.contains("$ TEXTS=. milpa train continued.toml"), "{explained}");
     field.milpa(&["run", "continued.toml", "--out", "run"]).expect(0, &["train: up to date"]);
     fs::remove_dir_all(field.path("run/train/checkpoint-chosen")).unwrap();
     let outcome = field.milpa(&["run", "continued.toml", "--out", "run"]);

@@ -53,6 +53,8 @@ impl Field {
             .args(arguments)
             .current_dir(self.root.path())
             .env_remove("MILPA_DATA")
+            // For the paths of a recipe.
+            .env("TEXTS", ".")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
