@@ -180,6 +180,9 @@ pub struct PlannedRun {
     pub peak_flops_per_second: f64,
     /// Seconds.
     pub seconds: f64,
+    /// Seconds of holding the model against its base on schedule, where the recipe asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measuring_seconds: Option<f64>,
     /// Range of the seconds, where runs were there to say.
     pub seconds_interval: Option<(f64, f64)>,
     /// Bytes of tensors.
@@ -214,6 +217,7 @@ impl PlannedRun {
             flops: plan.flops,
             peak_flops_per_second: plan.machine.peak_flops_per_second,
             seconds: plan.seconds,
+            measuring_seconds: None,
             seconds_interval: plan.seconds_interval,
             memory_bytes: plan.memory.total().0,
             loss: own_loss.or_else(|| known.then(|| BESIROGLU.loss(parameters, tokens))),
@@ -242,6 +246,15 @@ impl PlannedRun {
             None => time,
         };
         pair("time", time, measured.seconds, &measured.seconds_source);
+        if let Some(seconds) = self.measuring_seconds {
+            let name = "measuring forgetting";
+            let source =
+                "tokens of text · 2 · parameters / (peak in f32 · utilisation), without tasks";
+            let planned = Fact::new(format!("{name}, planned"), seconds, Unit::Seconds, source);
+            let source = "`seconds` of the lines of kind forgetting: neither the base nor the candidates \
+                          at the end";
+            pair(name, planned, measured.measuring_seconds, source);
+        }
         let memory = Fact::new(
             "memory, planned",
             self.memory_bytes as f64,
@@ -289,6 +302,8 @@ pub struct Outcome {
     pub seconds: Option<f64>,
     /// Where they were read.
     pub seconds_source: String,
+    /// Seconds of holding the model against its base on schedule.
+    pub measuring_seconds: Option<f64>,
     /// Most bytes of tensors held.
     pub memory_bytes: Option<f64>,
     /// Final loss in nats per token.
@@ -446,6 +461,44 @@ mod tests {
         let mut calibration = OwnRuns::default();
         calibration.add(OwnRun { overhead: 0.0, ..run("a", 0.5) });
         check(&calibration.to_toml(), "is no measurement");
+    }
+
+    #[test]
+    fn measuring_is_planned_and_measured_where_a_run_has_a_base() {
+        let mut planned = PlannedRun {
+            processor: "EPYC".to_owned(),
+            threads: 2,
+            precision: "f32".to_owned(),
+            parameters: 10,
+            tokens: 100,
+            flops: 1e9,
+            peak_flops_per_second: 1e11,
+            seconds: 60.0,
+            measuring_seconds: Some(20.0),
+            seconds_interval: None,
+            memory_bytes: 1 << 20,
+            loss: None,
+            loss_is_own: false,
+            price_per_hour: None,
+        };
+        let outcome = Outcome {
+            seconds: Some(70.0),
+            seconds_source: "ledger.jsonl".to_owned(),
+            measuring_seconds: Some(24.0),
+            ..Outcome::default()
+        };
+        let value = |planned: &PlannedRun, name: &str| {
+            let section = planned.compare(&outcome);
+            section.facts.into_iter().find(|fact| fact.name == name).map(|fact| fact.value)
+        };
+        assert_eq!(value(&planned, "measuring forgetting, planned"), Some(20.0));
+        assert_eq!(value(&planned, "measuring forgetting, measured"), Some(24.0));
+        assert_eq!(value(&planned, "time, measured"), Some(70.0));
+        planned.measuring_seconds = None;
+        assert_eq!(value(&planned, "measuring forgetting, measured"), None);
+        let before: PlannedRun =
+            serde_json::from_str(&serde_json::to_string(&planned).unwrap()).unwrap();
+        assert_eq!(before, planned, "plans of earlier versions are read");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use milpa_plan::{
 };
 use milpa_train::{Metric, read_metrics, step_seconds};
 
-use crate::{commands::doctor, context::Context};
+use crate::{commands::doctor, context::Context, watch::history::History};
 
 /// The ledger's file in a run folder.
 const LEDGER_FILE: &str = "ledger.jsonl";
@@ -188,6 +188,8 @@ pub struct Measured {
     pub utilisations: Vec<f64>,
     /// Seconds of all steps.
     pub step_seconds: f64,
+    /// Seconds of holding the model against its base, of the lines of the metrics.
+    pub measuring_seconds: f64,
     /// Tokens trained on.
     pub tokens: u64,
     /// Most bytes of tensors held.
@@ -244,6 +246,7 @@ impl TrainingFolder {
         let mut measured = Measured {
             utilisations: Vec::new(),
             step_seconds: step_seconds(&metrics),
+            measuring_seconds: History::of(&metrics).counts.measuring_seconds,
             tokens: 0,
             memory_bytes: None,
             loss: None,
@@ -297,6 +300,7 @@ impl TrainingFolder {
             sections.push(plan.compare(&Outcome {
                 seconds: Some(seconds),
                 seconds_source: source.to_owned(),
+                measuring_seconds: Some(measured.measuring_seconds),
                 memory_bytes: measured.memory_bytes,
                 loss: measured.loss,
             }));

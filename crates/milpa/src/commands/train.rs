@@ -279,11 +279,18 @@ pub fn train(
     let dataset = TokenDataset::open(tokens, &tokenizer)?;
     let replay = open_replay(&recipe.recipe.train, &tokenizer)?;
     let general = open_general(&recipe.recipe.train, &tokenizer)?;
-    let peak = measure_peak(context);
+    let measured_peak = measure_peak(context);
     let available = Tokens(dataset.total_tokens(Split::Train));
-    let peak = peak.of(recipe.recipe.train.precision);
+    let peak = measured_peak.of(recipe.recipe.train.precision);
     let plan = plan_on(context, recipe, peak, Some(available), None)?;
-    for line in plan.to_string().lines() {
+    let measuring = Measuring::of(
+        &recipe.recipe.train,
+        &plan,
+        measured_peak.f32_flops_per_second,
+        [Some(&dataset), general.as_ref()],
+    );
+    let shown = measuring.map_or_else(String::new, |measuring| format!("\n{measuring}"));
+    for line in format!("{plan}{shown}").lines() {
         context.progress.say(&format!("  {line}"));
     }
     let (base, model);
@@ -330,9 +337,68 @@ pub fn train(
     let processor = doctor::processor();
     let mut planned = PlannedRun::of(&plan, precision, &processor, context.threads, own_loss);
     planned.price_per_hour = conditions.price.clone();
+    planned.measuring_seconds =
+        measuring.map(|measuring| measuring.seconds * measuring.times as f64);
     ledger::keep_plan(out, &planned)?;
     ended?;
     Ok(trained?)
+}
+
+/// General texts whose distributions are held against the base's, and how many times its length a text is
+/// read for that: four contexts, of half of it in the mean.
+const DIVERGENCE: (u64, u64) = (16, 2);
+
+/// What holding a model against its base will cost.
+#[derive(Debug, Clone, Copy)]
+struct Measuring {
+    /// Tokens of text in one measurement.
+    tokens: u64,
+    /// Its seconds.
+    seconds: f64,
+    /// Measurements on schedule.
+    times: u64,
+}
+
+impl Measuring {
+    /// Of a run on the first of these datasets, with general text from the second; `None` where nothing is
+    /// measured. Models are measured in f32.
+    fn of(
+        config: &TrainConfig,
+        plan: &Plan,
+        peak: f64,
+        datasets: [Option<&TokenDataset>; 2],
+    ) -> Option<Self> {
+        let forgetting = config.forgetting.as_ref()?;
+        let length = config.sequence_length.max(1) as u64;
+        let pieces = |dataset: &TokenDataset| -> u64 {
+            let counts = dataset.counts(Split::Validation);
+            let of_source = |tokens: u64| (tokens / length).min(forgetting.pieces as u64);
+            counts.values().map(|count| of_source(count.tokens)).sum()
+        };
+        let [own, general] = datasets.map(|dataset| dataset.map_or(0, pieces));
+        let (texts, reads) = DIVERGENCE;
+        let tokens = (own + general + general.min(texts) * reads) * length;
+        let flops = tokens as f64 * 2.0 * plan.parameters as f64;
+        Some(Self {
+            tokens,
+            seconds: flops / (peak * plan.machine.expected_utilisation),
+            times: config.steps.0.div_ceil(forgetting.every.0.max(1)),
+        })
+    }
+}
+
+impl fmt::Display for Measuring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tokens, seconds, times } = self;
+        write!(
+            f,
+            "measuring    about {} for {} tokens against the base, {times} times on schedule = {}; the base \
+             and the candidates at the end take as long each, tasks come on top",
+            duration(*seconds),
+            si(*tokens as f64),
+            duration(seconds * *times as f64)
+        )
+    }
 }
 
 /// Ends the process when training stands still, after writing down what it was doing.

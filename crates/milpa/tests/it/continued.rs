@@ -145,6 +145,8 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
     for folder in ["run", "run/train"] {
         let explained = field.ok(&["explain", folder]);
         for part in [
+            "measuring forgetting, planned",
+            "measuring forgetting, measured",
             "ledger.jsonl: all processes of stage train",
             "Candidates at the end, from forgetting.json",
             "bits per byte, general/textos",

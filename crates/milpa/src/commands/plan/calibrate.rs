@@ -78,7 +78,8 @@ fn measure(run: &Path, folder: &TrainingFolder) -> Result<OwnRun> {
             folder.path.display()
         )
     })?;
-    let Measured { utilisations, step_seconds, tokens, memory_bytes, loss } = folder.measured()?;
+    let Measured { utilisations, step_seconds, tokens, memory_bytes, loss, .. } =
+        folder.measured()?;
     if utilisations.len() < FEWEST_STEPS {
         bail!(
             "{} has {} timed steps; {FEWEST_STEPS} would be enough",
