@@ -113,9 +113,11 @@ pub fn parse_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Con
 }
 
 /// Makes the error for a value that parsed but cannot be right, such as an impossible size.
-/// `key` is the last key of its dotted path and is looked up in `text` to name the line.
+/// `key` is the last key of its dotted path and is looked up in `text` to name the line; that of a key
+/// in an inline table is the table's.
 pub fn invalid_value(text: &str, path: &Path, dotted_key: &str, message: &str) -> ConfigError {
-    invalid(text, path, find_key(text, dotted_key), message)
+    let mut keys = std::iter::successors(Some(dotted_key), |key| Some(key.rsplit_once('.')?.0));
+    invalid(text, path, keys.find_map(|key| find_key(text, key)), message)
 }
 
 fn invalid(

@@ -60,7 +60,7 @@ pub use extend::{
     ExtendConfig, ExtendedTokenizer, ExtensionReport, extend_tokenizer, new_token_parts,
 };
 pub use inspect::{SourceReport, TokenizerReport, inspect_tokenizer, show_tokens};
-pub use loader::{Batch, Loader, LoaderConfig, LoaderState, Order};
+pub use loader::{Batch, Loader, LoaderConfig, LoaderState, MAX_BATCH_TOKENS, Order};
 pub use packing::{Packing, PackingCounts};
 pub use pre_split::{PreSplit, Words};
 pub use python_values::{parse_literal, python_text};

@@ -22,7 +22,7 @@ use crate::{
 /// Samples after which the schedule of a mixture repeats; shares are exact to one part in this.
 const CYCLE: u64 = 1 << 16;
 /// Most tokens of one batch: 4 GiB of ids, far beyond what a step takes.
-pub(crate) const MAX_BATCH_TOKENS: usize = 1 << 30;
+pub const MAX_BATCH_TOKENS: usize = 1 << 30;
 
 /// Order of the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

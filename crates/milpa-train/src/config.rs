@@ -4,7 +4,7 @@
 
 use milpa_base::{Mixture, Steps};
 use milpa_tensor::DType;
-use milpa_tokens::Packing;
+use milpa_tokens::{MAX_BATCH_TOKENS, Packing};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     base::AdapterConfig,
     forgetting::ForgettingConfig,
     mup::MupConfig,
-    retention::plateau_end,
+    retention::plateau_checkpoints,
     schedule::{Curve, Schedule},
     stability::StabilityConfig,
     stages::{ReplayConfig, StageConfig},
@@ -90,8 +90,8 @@ pub struct TrainConfig {
     /// The checkpoint with the lowest mean bits per byte of the validation split stays as well.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_best: bool,
-    /// The last checkpoint before the learning rate leaves its plateau stays as well: a longer run
-    /// or another decay can begin there.
+    /// The last checkpoint of each plateau, a stretch at one learning rate, stays as well: a longer
+    /// run or another decay can begin there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_plateau: bool,
     /// Validation loss after every so many steps.
@@ -250,6 +250,33 @@ fn momentum() -> f64 {
 /// Slowest decay of a state in bf16: it has eight bits, so a change of less than 1/256 is rounded
 /// away, and a state that decays by less than that would never fall.
 const SLOWEST_BF16_DECAY: f64 = 0.99;
+/// Most Newton–Schulz iterations: five are usual, and each costs three products of matrices.
+const MAX_ITERATIONS: usize = 20;
+/// Most tokens of a run, hundreds of times those of the longest there are: up to here every count of
+/// samples and tokens is exact as an f64 too, which shares of them are.
+const MAX_TOKENS: u64 = 1 << 53;
+
+/// A key that cannot be right, and what is wrong with it.
+type Problem = (&'static str, String);
+
+/// Refuses what is no number above zero, as the f32 that it is computed with.
+fn above_zero(key: &'static str, value: f64) -> Result<(), Problem> {
+    if (value as f32).is_finite() && value as f32 > 0.0 {
+        Ok(())
+    } else {
+        Err((key, format!("it is {value}, but it has to be above zero")))
+    }
+}
+
+/// Refuses a decay that keeps all of a state, so that it is never corrected, or that is no share. A decay
+/// that is 1 as an f32 is one of 1.
+fn below_one(key: &'static str, value: f64) -> Result<(), Problem> {
+    if value >= 0.0 && (value as f32) < 1.0 {
+        Ok(())
+    } else {
+        Err((key, format!("it is {value}, but it has to be 0 or more and below 1, such as 0.9")))
+    }
+}
 
 impl Optimizer {
     /// Floats of 32 bits kept for each parameter of a hidden matrix, rounded up.
@@ -294,6 +321,53 @@ impl Optimizer {
         }
     }
 
+    /// Finds settings with which no step would be a number, or none would be made.
+    fn validate(&self) -> Result<(), Problem> {
+        let (Self::AdamW { learning_rate, beta1, beta2, weight_decay, .. }
+        | Self::Lion { learning_rate, beta1, beta2, weight_decay, .. }
+        | Self::Muon { learning_rate, beta1, beta2, weight_decay, .. }) = *self;
+        above_zero("train.optimizer.learning_rate", learning_rate)?;
+        below_one("train.optimizer.beta1", beta1)?;
+        below_one("train.optimizer.beta2", beta2)?;
+        if let Self::AdamW { epsilon, .. } | Self::Muon { epsilon, .. } = *self {
+            above_zero("train.optimizer.epsilon", epsilon)?;
+        }
+        if let Self::Muon { embedding_learning_rate, momentum, iterations, .. } = *self {
+            above_zero("train.optimizer.embedding_learning_rate", embedding_learning_rate)?;
+            below_one("train.optimizer.momentum", momentum)?;
+            if !(1..=MAX_ITERATIONS).contains(&iterations) {
+                return Err((
+                    "train.optimizer.iterations",
+                    format!(
+                        "it is {iterations}, but it has to be 1 to {MAX_ITERATIONS}; 5 are usual"
+                    ),
+                ));
+            }
+        }
+        // A step multiplies a weight by one less this product: from 1 on it throws the weight over zero.
+        let product = weight_decay * learning_rate;
+        if !(weight_decay >= 0.0 && product < 1.0 && (weight_decay as f32).is_finite()) {
+            return Err((
+                "train.optimizer.weight_decay",
+                format!(
+                    "it is {weight_decay}, but it has to be 0 or more, and below 1 once it is multiplied \
+                     by the learning rate, {learning_rate}"
+                ),
+            ));
+        }
+        let slowest = self.decays().into_iter().fold(0.0, f64::max);
+        if self.state_precision() == Precision::Bf16 && slowest > SLOWEST_BF16_DECAY {
+            return Err((
+                "train.optimizer",
+                format!(
+                    "a state that decays by {slowest} stands still in bf16: choose betas and \
+                     momentum up to {SLOWEST_BF16_DECAY}, or state_precision = \"f32\""
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// The full learning rate shown to people: that of the hidden matrices.
     pub fn learning_rate(&self) -> f64 {
         match self {
@@ -311,7 +385,7 @@ impl TrainConfig {
     }
 
     /// Which checkpoints stay.
-    fn validate_keeping(&self, curve: &Curve) -> Result<(), (&'static str, String)> {
+    fn validate_keeping(&self, curve: &Curve) -> Result<(), Problem> {
         let every = self.checkpoint_every.0;
         if let Some(Steps(keep)) = self.keep_every
             && (keep == 0 || !keep.is_multiple_of(every))
@@ -319,6 +393,14 @@ impl TrainConfig {
             return Err((
                 "train.keep_every",
                 format!("it is {keep}, but it has to be a multiple of checkpoint_every, {every}"),
+            ));
+        }
+        if self.keep_best && self.validation_sequences == 0 {
+            return Err((
+                "train.keep_best",
+                "it needs a validation, but validation_sequences is 0: set it to 32, or take keep_best \
+                 out"
+                .into(),
             ));
         }
         if self.keep_best && !every.is_multiple_of(self.validate_every.0) {
@@ -331,41 +413,102 @@ impl TrainConfig {
                 ),
             ));
         }
-        if self.keep_plateau && plateau_end(curve, self.steps).is_none() {
-            return Err((
-                "train.keep_plateau",
-                "this schedule never stays at one learning rate; take warmup_stable_decay".into(),
-            ));
+        if self.keep_plateau && plateau_checkpoints(curve, every).is_empty() {
+            let longest = curve.plateaus().into_iter().max_by_key(|steps| steps.end - steps.start);
+            let problem = match longest {
+                None => "this schedule never stays at one learning rate; take warmup_stable_decay"
+                    .to_owned(),
+                Some(steps) => format!(
+                    "no checkpoint falls into a plateau of this schedule, of which the longest is steps {} \
+                     to {}: set checkpoint_every, which is {every}, to at most {}",
+                    steps.start + 1,
+                    steps.end,
+                    steps.end - steps.start
+                ),
+            };
+            return Err(("train.keep_plateau", problem));
         }
         Ok(())
     }
 
-    /// Finds what makes no sense: the dotted key and what is wrong with it.
-    pub fn validate(&self) -> Result<(), (&'static str, String)> {
-        let positive = |key, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                Ok(())
-            } else {
-                Err((key, format!("it is {value}, but it has to be above zero")))
+    /// The numbers of steps, sequences and tokens: above zero, and few enough to be counted.
+    fn validate_sizes(&self) -> Result<(), Problem> {
+        for (key, value) in [
+            ("train.steps", self.steps.0),
+            ("train.sequence_length", self.sequence_length as u64),
+            ("train.batch_size", self.batch_size as u64),
+            ("train.checkpoint_every", self.checkpoint_every.0),
+            ("train.validate_every", self.validate_every.0),
+            ("train.micro_batch_size", self.micro_batch_size.unwrap_or(1) as u64),
+        ] {
+            if value == 0 {
+                return Err((key, "it is 0, but it has to be above zero".to_owned()));
             }
-        };
-        positive("train.steps", self.steps.0 as f64)?;
-        positive("train.sequence_length", self.sequence_length as f64)?;
-        positive("train.batch_size", self.batch_size as f64)?;
-        positive("train.checkpoint_every", self.checkpoint_every.0 as f64)?;
-        positive("train.validate_every", self.validate_every.0 as f64)?;
-        positive("train.micro_batch_size", self.micro_batch_size() as f64)?;
+        }
+        if self.sequence_length > MAX_BATCH_TOKENS {
+            let length = self.sequence_length;
+            let problem =
+                format!("it is {length}, but a step has at most {MAX_BATCH_TOKENS} tokens");
+            return Err(("train.sequence_length", problem));
+        }
+        let problem = |problem| ("train.batch_size", format!("it {problem}"));
+        self.check_batch(self.batch_size).map_err(problem)?;
+        for stage in &self.stages {
+            let problem = |problem| format!("stage {:?}: batch_size {problem}", stage.name);
+            let batch_size = stage.batch_size.unwrap_or(self.batch_size);
+            self.check_batch(batch_size).map_err(|text| ("train.stage", problem(text)))?;
+        }
+        let of_a_step = self.largest_batch() as u64 * self.sequence_length as u64;
+        let most = MAX_TOKENS / of_a_step;
+        if self.steps.0 > most {
+            return Err((
+                "train.steps",
+                format!(
+                    "it is {}, but with steps of {of_a_step} tokens only {most} can be counted: set it to \
+                     at most that",
+                    self.steps.0
+                ),
+            ));
+        }
         if self.micro_batch_size.is_some_and(|micro| !self.batch_size.is_multiple_of(micro)) {
             return Err((
                 "train.micro_batch_size",
                 format!("it has to divide train.batch_size, which is {}", self.batch_size),
             ));
         }
-        if !(self.clip_norm.is_finite() && self.clip_norm >= 0.0) {
-            return Err(("train.clip_norm", format!("it is {}", self.clip_norm)));
+        Ok(())
+    }
+
+    /// Refuses a batch that no loader makes.
+    fn check_batch(&self, batch_size: usize) -> Result<(), String> {
+        if batch_size == 0 {
+            return Err("is 0; it is at least 1".to_owned());
         }
-        let share = |value: f64| (0.0..=1.0).contains(&value);
-        if !share(self.z_loss) {
+        let tokens = batch_size.checked_mul(self.sequence_length);
+        if tokens.is_some_and(|tokens| tokens <= MAX_BATCH_TOKENS) {
+            return Ok(());
+        }
+        Err(format!(
+            "is {batch_size}, but a step has at most {MAX_BATCH_TOKENS} tokens: with sequences of {} set \
+             it to at most {}",
+            self.sequence_length,
+            MAX_BATCH_TOKENS / self.sequence_length
+        ))
+    }
+
+    /// Finds what makes no sense: the dotted key and what is wrong with it.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        self.validate_sizes()?;
+        if !(self.clip_norm.is_finite() && self.clip_norm >= 0.0) {
+            return Err((
+                "train.clip_norm",
+                format!(
+                    "it is {}, but it has to be 0, which switches it off, or above, such as 1",
+                    self.clip_norm
+                ),
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.z_loss) {
             return Err((
                 "train.z_loss",
                 format!("it is {}; usual is 1e-4, at most 1", self.z_loss),
@@ -377,42 +520,11 @@ impl TrainConfig {
                 .map_err(|problem| ("train.stability", problem))?;
         }
         self.validate_stages().map_err(|problem| ("train.stage", problem))?;
+        self.validate_replay().map_err(|problem| ("train.replay", problem))?;
         self.validate_forgetting().map_err(|problem| ("train.forgetting", problem))?;
         let curve = self.curve().map_err(|problem| ("train.schedule", problem))?;
         self.validate_keeping(&curve)?;
-        let (rates, shares) = match self.optimizer {
-            Optimizer::AdamW { learning_rate, beta1, beta2, weight_decay, .. }
-            | Optimizer::Lion { learning_rate, beta1, beta2, weight_decay, .. } => {
-                ([learning_rate, learning_rate], [beta1, beta2, weight_decay])
-            }
-            Optimizer::Muon {
-                learning_rate,
-                embedding_learning_rate,
-                momentum,
-                beta1,
-                weight_decay,
-                ..
-            } => ([learning_rate, embedding_learning_rate], [momentum, beta1, weight_decay]),
-        };
-        for rate in rates {
-            positive("train.optimizer", rate)?;
-        }
-        if let Some(bad) = shares.into_iter().find(|value| !share(*value)) {
-            return Err((
-                "train.optimizer",
-                format!("{bad} is out of range: betas, momentum and weight decay are 0 to 1"),
-            ));
-        }
-        let slowest = self.optimizer.decays().into_iter().fold(0.0, f64::max);
-        if self.optimizer.state_precision() == Precision::Bf16 && slowest > SLOWEST_BF16_DECAY {
-            return Err((
-                "train.optimizer",
-                format!(
-                    "a state that decays by {slowest} stands still in bf16: choose betas and \
-                     momentum up to {SLOWEST_BF16_DECAY}, or state_precision = \"f32\""
-                ),
-            ));
-        }
+        self.optimizer.validate()?;
         if let Some(AverageConfig { decay }) = self.average
             && !(decay > 0.0 && decay < 1.0)
         {
@@ -425,5 +537,144 @@ impl TrainConfig {
             mixture.normalised().map_err(|error| ("train.mixture", error.to_string()))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `[train]` table with some of its lines replaced or added.
+    fn validate(lines: &str) -> Result<(), Problem> {
+        let mut table: toml::Table = toml::from_str(
+            "steps = 24\nsequence_length = 16\nbatch_size = 4\ncheckpoint_every = 4\n\
+             validate_every = 4\nschedule = { kind = 'constant' }\n\
+             optimizer = { kind = 'adam_w', learning_rate = 1e-3 }",
+        )
+        .unwrap();
+        table.extend(toml::from_str::<toml::Table>(lines).unwrap());
+        toml::Value::Table(table).try_into::<TrainConfig>().unwrap().validate()
+    }
+
+    fn refused(lines: &str, expect: &str) {
+        let (key, message) = validate(lines).unwrap_err();
+        let told = format!("{key}: {message}");
+        assert!(told.starts_with(expect), "{lines}: {told}");
+    }
+
+    #[test]
+    fn settings_that_make_no_number_are_refused_by_their_key() {
+        let optimizer = |kind: &str, settings: &str| {
+            format!("optimizer = {{ kind = '{kind}', learning_rate = 1e-3, {settings} }}")
+        };
+        for kind in ["adam_w", "lion", "muon"] {
+            let refused = |settings: &str, expect: &str| {
+                let more = if kind == "muon" { "embedding_learning_rate = 1e-3, " } else { "" };
+                let lines = optimizer(kind, &format!("{more}{settings}"));
+                refused(&lines, &format!("train.optimizer.{expect}"));
+            };
+            refused("beta1 = 1.0", "beta1: it is 1, but it has to be 0 or more and below 1");
+            refused("beta2 = 7.0", "beta2: it is 7,");
+            refused("beta2 = nan", "beta2: it is NaN,");
+            refused("beta1 = -0.1", "beta1: it is -0.1,");
+            // It is 1 in the numbers that a step is computed in.
+            refused("beta2 = 0.99999999999", "beta2: it is 0.99999999999,");
+            refused("weight_decay = -1.0", "weight_decay: it is -1,");
+            refused("weight_decay = inf", "weight_decay: it is inf,");
+            refused(
+                "weight_decay = 1000.0",
+                "weight_decay: it is 1000, but it has to be 0 or more, and below 1 once it is multiplied \
+                 by the learning rate, 0.001",
+            );
+        }
+        for settings in ["epsilon = -1.0", "epsilon = 0.0", "epsilon = nan", "epsilon = 1e-60"] {
+            refused(&optimizer("adam_w", settings), "train.optimizer.epsilon: it is ");
+        }
+        let muon = |settings: &str, expect: &str| {
+            let lines = optimizer("muon", &format!("embedding_learning_rate = 1e-3, {settings}"));
+            refused(&lines, &format!("train.optimizer.{expect}"));
+        };
+        muon("momentum = 1.0", "momentum: it is 1,");
+        muon("iterations = 0", "iterations: it is 0, but it has to be 1 to 20; 5 are usual");
+        muon("iterations = 1000000000000", "iterations: it is 1000000000000,");
+        muon("epsilon = inf", "epsilon: it is inf,");
+        let rate = |rate: &str| format!("optimizer = {{ kind = 'lion', learning_rate = {rate} }}");
+        for bad in ["0.0", "-1.0", "inf", "nan", "1e-60"] {
+            refused(&rate(bad), "train.optimizer.learning_rate: it is ");
+        }
+        refused(
+            "optimizer = { kind = 'muon', learning_rate = 0.1, embedding_learning_rate = 0.0 }",
+            "train.optimizer.embedding_learning_rate: it is 0,",
+        );
+        // Lion's decay is as many times larger as its rate is smaller.
+        validate("optimizer = { kind = 'lion', learning_rate = 1e-4, weight_decay = 3.0 }")
+            .unwrap();
+        validate("optimizer = { kind = 'adam_w', learning_rate = 1e-3, beta1 = 0.0 }").unwrap();
+        refused("clip_norm = -1.0", "train.clip_norm: it is -1, but it has to be 0, which");
+        validate("clip_norm = 0.0").unwrap();
+    }
+
+    #[test]
+    fn runs_that_cannot_be_counted_are_refused() {
+        refused("steps = 0", "train.steps: it is 0");
+        refused(
+            "batch_size = 4611686018427387904",
+            "train.batch_size: it is 4611686018427387904, but a step has at most 1073741824 tokens: with \
+             sequences of 16 set it to at most 67108864",
+        );
+        refused("sequence_length = 9000000000000000000", "train.sequence_length: it is 9000");
+        validate("batch_size = 67108864").unwrap();
+        let stage = "[[stage]]\nname = 'wide'\nbatch_size";
+        refused(&format!("{stage} = 0"), "train.stage: stage \"wide\": batch_size is 0");
+        refused(
+            &format!("{stage} = 9000000000000000000"),
+            "train.stage: stage \"wide\": batch_size is 9000000000000000000, but a step has at most",
+        );
+        // 2^53 tokens are the most that are exact as an f64.
+        refused(
+            "steps = 9000000000000000000\nkeep_plateau = true",
+            "train.steps: it is 9000000000000000000, but with steps of 64 tokens only 140737488355328 can be",
+        );
+        validate("steps = 140737488355328\nkeep_plateau = true").unwrap();
+        refused("steps = 140737488355329", "train.steps: ");
+        refused(
+            &format!("steps = 140737488355328\n{stage} = 8"),
+            "train.steps: it is 140737488355328, but with steps of 128 tokens only 70368744177664 can be",
+        );
+    }
+
+    #[test]
+    fn what_would_never_happen_is_refused() {
+        refused(
+            "keep_best = true\nvalidation_sequences = 0",
+            "train.keep_best: it needs a validation, but validation_sequences is 0",
+        );
+        let stage =
+            |mixture: &str| format!("[[stage]]\nname = 'all'\nmixture = {{ a = {mixture} }}");
+        refused(
+            &stage("{ weight = 1.0, epochs = -1.0 }"),
+            "train.stage: stage \"all\": mixture: \"a\" has epochs = -1, which has to be above zero",
+        );
+        validate(&stage("{ weight = 1.0, epochs = 0.5 }")).unwrap();
+        let replay = |epochs: &str| {
+            format!(
+                "[[stage]]\nname = 'all'\n[[replay]]\nname = 'b'\nshare = 0.1\nepochs = {epochs}"
+            )
+        };
+        refused(&replay("0"), "train.replay: \"b\" has epochs = 0, which has to be above zero");
+        refused(&replay("nan"), "train.replay: \"b\" has epochs = NaN");
+        validate(&replay("2")).unwrap();
+        let row = |pieces: &str| {
+            format!(
+                "schedule = {{ kind = 'stages' }}\n[[stage]]\nname = 'first'\nsteps = 12\n\
+                 schedule = [{{ shape = 'constant' }}]\n[[stage]]\nname = 'last'\n\
+                 schedule = [{pieces}]"
+            )
+        };
+        refused(
+            &row("{ shape = 'linear' }"),
+            "train.schedule: the schedule of stage \"last\": piece 1 (linear) does not say where it ends",
+        );
+        validate(&row("{ shape = 'linear', to = 0.0 }")).unwrap();
     }
 }

@@ -1,11 +1,12 @@
-//! Which checkpoints stay: the last ones, some for good, the best one, the last of the plateau.
+//! Which checkpoints stay: the last ones, some for good, the best one, the last of each plateau.
 //!
 //! A pure function of steps and validation losses, so that a run that was cut keeps the same ones as
 //! one that was not. It removes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use milpa_base::Steps;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use crate::{config::TrainConfig, schedule::Curve};
 
@@ -17,7 +18,8 @@ pub(crate) struct Retention {
     last: usize,
     permanent: Option<u64>,
     best: bool,
-    plateau: Option<u64>,
+    /// The last one of each plateau.
+    plateaus: Vec<u64>,
     /// The last step below the limit on forgetting, to which the run may go back.
     below: Option<u64>,
     /// The step before which the run never goes back, if it is not the beginning.
@@ -29,13 +31,13 @@ pub(crate) struct Retention {
 impl Retention {
     pub(crate) fn new(config: &TrainConfig, curve: &Curve) -> Self {
         let every = config.checkpoint_every.0;
-        let plateau = config.keep_plateau.then(|| plateau_end(curve, config.steps)).flatten();
+        let plateaus = config.keep_plateau.then(|| plateau_checkpoints(curve, every));
         Self {
             every,
             last: config.keep_checkpoints,
             permanent: config.keep_every.map(|steps| steps.0),
             best: config.keep_best,
-            plateau: plateau.map(|end| end / every * every),
+            plateaus: plateaus.unwrap_or_default(),
             below: None,
             origin: None,
             validation: BTreeMap::new(),
@@ -78,7 +80,7 @@ impl Retention {
         }
         keep.extend(self.origin.filter(|&origin| origin <= step));
         keep.extend(self.below.filter(|&below| below <= step));
-        keep.extend(self.plateau.filter(|&plateau| plateau > 0 && plateau <= step));
+        keep.extend(self.plateaus.iter().filter(|&&plateau| plateau <= step));
         if self.best {
             let saved = self.validation.range(1..=step);
             keep.extend(
@@ -92,37 +94,44 @@ impl Retention {
     }
 }
 
-/// The last step of the longest stretch at one learning rate; `None` if the rate never stays.
-pub(crate) fn plateau_end(curve: &Curve, steps: Steps) -> Option<u64> {
-    let (mut best, mut length) = ((0, None), 0);
-    for step in 1..steps.0 {
-        let stays = curve.share_at(step) == curve.share_at(step - 1);
-        length = if stays { length + 1 } else { 0 };
-        if length > best.0 {
-            best = (length, Some(step + 1));
-        }
-    }
-    best.1
+/// The last checkpoint of each plateau that has one: after it, some of the plateau is done and none of
+/// what follows.
+pub(crate) fn plateau_checkpoints(curve: &Curve, every: u64) -> Vec<u64> {
+    let last =
+        |plateau: Range<u64>| Some(plateau.end / every * every).filter(|&at| at > plateau.start);
+    curve.plateaus().into_iter().filter_map(last).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use milpa_base::Steps;
 
-    fn keeps(more: &str, validation: &[(u64, f64)], step: u64, expect: &[u64]) {
+    use super::*;
+    use crate::schedule::Schedule;
+
+    const STABLE: &str = "kind = 'warmup_stable_decay', warmup = 5, decay = 33";
+
+    fn config(schedule: &str, more: &str) -> TrainConfig {
         let text = format!(
             "steps = 100\nsequence_length = 8\nbatch_size = 1\ncheckpoint_every = 10\n\
              validate_every = 10\noptimizer = {{ kind = 'adam_w', learning_rate = 1e-3 }}\n\
-             schedule = {{ kind = 'warmup_stable_decay', warmup = 5, decay = 33 }}\n{more}"
+             schedule = {{ {schedule} }}\n{more}"
         );
-        let config: TrainConfig = toml::from_str(&text).unwrap();
+        toml::from_str(&text).unwrap()
+    }
+
+    fn kept(config: &TrainConfig, validation: &[(u64, f64)], step: u64) -> Vec<u64> {
         config.validate().unwrap();
         let curve = config.schedule.over(config.steps).unwrap();
-        let mut retention = Retention::new(&config, &curve);
+        let mut retention = Retention::new(config, &curve);
         for (at, bits) in validation {
             retention.validated(*at, &BTreeMap::from([("a".to_owned(), *bits)]));
         }
-        assert_eq!(retention.keep(step).into_iter().collect::<Vec<_>>(), expect, "{more}");
+        retention.keep(step).into_iter().collect()
+    }
+
+    fn keeps(more: &str, validation: &[(u64, f64)], step: u64, expect: &[u64]) {
+        assert_eq!(kept(&config(STABLE, more), validation, step), expect, "{more}");
     }
 
     #[test]
@@ -136,5 +145,65 @@ mod tests {
         keeps("keep_plateau = true", &[], 40, &[30, 40]);
         let seen = [(10, 2.0), (20, 1.5), (30, 1.9), (35, 1.0), (50, 1.6), (80, 0.1)];
         keeps("keep_best = true", &seen, 70, &[20, 60, 70]);
+    }
+
+    #[test]
+    fn the_last_checkpoint_of_each_plateau_stays() {
+        let keeps = |schedule: &str, expect: &[u64]| {
+            let config = config(schedule, "keep_plateau = true\nkeep_checkpoints = 0");
+            assert_eq!(kept(&config, &[], 95), [expect, &[95]].concat(), "{schedule}");
+        };
+        // Plateaus are steps 6 to 35, 41 to 86 and 92 to 96; no checkpoint falls into the last.
+        keeps(
+            "kind = 'warmup_stable_decay_cycles', warmup = 5, cycles = [40, 51, 9], decay = 5, rewarm = 0",
+            &[30, 80],
+        );
+        // Both pieces stay at one rate: steps 11 to 67 are one plateau.
+        let row = |first: u64| {
+            format!(
+                "kind = 'pieces', pieces = [{{ shape = 'linear', from = 0.0, to = 1.0, steps = 10 }}, \
+                 {{ shape = 'constant', steps = {first} }}, {{ shape = 'constant', steps = {} }}, \
+                 {{ shape = 'cosine', to = 0.1 }}]",
+                57 - first
+            )
+        };
+        keeps(&row(20), &[60]);
+        // A piece at rate zero trains nothing.
+        keeps(
+            "kind = 'pieces', pieces = [{ shape = 'constant', steps = 37 }, \
+             { shape = 'constant', from = 0.0 }]",
+            &[30],
+        );
+    }
+
+    #[test]
+    fn a_plateau_that_keeps_nothing_is_refused() {
+        let refused = |schedule: &str, expect: &str| {
+            let (key, message) = config(schedule, "keep_plateau = true").validate().unwrap_err();
+            assert!(key == "train.keep_plateau" && message.contains(expect), "{key}: {message}");
+        };
+        // The last step of the warm-up and the first of the cosine have the same rate.
+        refused("kind = 'cosine', warmup = 5", "never stays at one learning rate");
+        refused("kind = 'linear'", "take warmup_stable_decay");
+        let short = "kind = 'warmup_stable_decay', warmup = 41, decay = 51";
+        refused(
+            short,
+            "the longest is steps 42 to 49: set checkpoint_every, which is 10, to at most 8",
+        );
+        let mut finer = config(short, "keep_plateau = true");
+        (finer.checkpoint_every.0, finer.keep_checkpoints) = (8, 0);
+        assert_eq!(kept(&finer, &[], 96), [48, 96]);
+    }
+
+    /// Steps by the quintillion would take minutes if one were looked at after the other.
+    #[test]
+    fn a_plateau_of_any_length_is_found_at_once() {
+        let curve = |steps| {
+            let schedule: Schedule =
+                toml::from_str("kind = 'warmup_stable_decay'\ndecay = 10").unwrap();
+            schedule.over(Steps(steps)).unwrap()
+        };
+        let steps = 9_000_000_000_000_000_000;
+        assert_eq!(plateau_checkpoints(&curve(steps), 1000), [steps - 1000]);
     }
 }

@@ -4,7 +4,7 @@
 //! optimiser. Steps are counted from 0. A piece that rises has reached its end at its last step, so
 //! that no step is taken at rate zero; one that falls reaches its end where the next piece begins.
 
-use std::f64::consts::PI;
+use std::{f64::consts::PI, ops::Range};
 
 use milpa_base::Steps;
 use serde::{Deserialize, Serialize};
@@ -179,6 +179,73 @@ impl Curve {
         let done = (step.saturating_sub(segment.start) + rises).min(segment.steps);
         segment.shape.at(segment.from, segment.to, done as f64, segment.steps as f64)
     }
+
+    /// The stretches at one rate above zero: steps done where each begins and where it ends. Two that
+    /// follow each other at the same rate are one.
+    pub(crate) fn plateaus(&self) -> Vec<Range<u64>> {
+        let mut plateaus = Vec::<(Range<u64>, f64)>::new();
+        for &Segment { start, steps, from, to, .. } in &self.segments {
+            if from.to_bits() != to.to_bits() || from <= 0.0 {
+                continue;
+            }
+            match plateaus.last_mut() {
+                Some((before, share))
+                    if before.end == start && share.to_bits() == from.to_bits() =>
+                {
+                    before.end = start + steps;
+                }
+                _ => plateaus.push((start..start + steps, from)),
+            }
+        }
+        plateaus.into_iter().map(|(steps, _)| steps).collect()
+    }
+}
+
+/// Segments as they are put together.
+struct Row {
+    segments: Vec<Segment>,
+    /// The share at their end.
+    share: f64,
+    /// The steps of all of them.
+    steps: u64,
+}
+
+impl Row {
+    fn new() -> Self {
+        Self { segments: Vec::new(), share: 1.0, steps: 0 }
+    }
+
+    /// Adds pieces of these lengths.
+    fn append(&mut self, pieces: &[Piece], lengths: Vec<u64>) -> Result<(), String> {
+        for (index, (piece, steps)) in pieces.iter().zip(lengths).enumerate() {
+            let from = piece.from.unwrap_or(self.share);
+            let to = piece.to.unwrap_or(from);
+            check_ends(piece, from, to).map_err(|problem| {
+                format!("piece {} ({}) {problem}", index + 1, name(piece.shape))
+            })?;
+            self.share = to;
+            if steps > 0 {
+                let start = self.steps;
+                self.segments.push(Segment { shape: piece.shape, start, steps, from, to });
+                self.steps += steps;
+            }
+        }
+        Ok(())
+    }
+
+    fn curve(self) -> Result<Curve, String> {
+        let Self { segments, .. } = self;
+        if segments.is_empty() {
+            return Err("it has no pieces: give it at least one".to_owned());
+        }
+        if segments.iter().all(|segment| segment.from <= 0.0 && segment.to <= 0.0) {
+            return Err(
+                "its rate is 0 at every step, so nothing is learned: give a piece a `to` above 0, such as 1"
+                    .to_owned(),
+            );
+        }
+        Ok(Curve { segments })
+    }
 }
 
 impl Schedule {
@@ -192,7 +259,29 @@ impl Schedule {
         }
         let pieces = self.pieces(steps)?;
         let lengths = lengths(&pieces, steps.0, "train.steps is", "train.steps")?;
-        Self::join(&pieces, lengths)
+        self.check_warmup(steps)?;
+        let mut row = Row::new();
+        row.append(&pieces, lengths)?;
+        row.curve()
+    }
+
+    /// Refuses a warm-up after which nothing is left of what the schedule is called after.
+    fn check_warmup(&self, steps: Steps) -> Result<(), String> {
+        match self {
+            Self::Constant { warmup }
+            | Self::Linear { warmup, .. }
+            | Self::Cosine { warmup, .. }
+            | Self::InverseSqrt { warmup }
+                if *warmup == steps =>
+            {
+                Err(format!(
+                    "its warmup takes all {} steps and leaves none for what follows it: shorten it, or \
+                     raise train.steps",
+                    steps.0
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Lays the pieces of each stage over its steps.
@@ -202,7 +291,7 @@ impl Schedule {
     pub(crate) fn over_stages<'a>(
         stages: impl Iterator<Item = (&'a str, &'a [Piece], u64)>,
     ) -> Result<Curve, String> {
-        let (mut all, mut all_lengths) = (Vec::new(), Vec::new());
+        let mut row = Row::new();
         for (name, pieces, steps) in stages {
             let within = |problem: String| format!("the schedule of stage {name:?}: {problem}");
             if pieces.is_empty() {
@@ -211,32 +300,9 @@ impl Schedule {
                 ));
             }
             let lengths = lengths(pieces, steps, "the stage has", "the steps of the stage");
-            all_lengths.extend(lengths.map_err(within)?);
-            all.extend_from_slice(pieces);
+            lengths.and_then(|lengths| row.append(pieces, lengths)).map_err(within)?;
         }
-        Self::join(&all, all_lengths)
-    }
-
-    /// The curve of pieces of these lengths.
-    fn join(pieces: &[Piece], lengths: Vec<u64>) -> Result<Curve, String> {
-        let mut segments = Vec::new();
-        let (mut start, mut share) = (0, 1.0);
-        for (index, (piece, steps)) in pieces.iter().zip(lengths).enumerate() {
-            let from = piece.from.unwrap_or(share);
-            let to = piece.to.unwrap_or(from);
-            check_ends(piece, from, to).map_err(|problem| {
-                format!("piece {} ({}) {problem}", index + 1, name(piece.shape))
-            })?;
-            share = to;
-            if steps > 0 {
-                segments.push(Segment { shape: piece.shape, start, steps, from, to });
-                start += steps;
-            }
-        }
-        if segments.is_empty() {
-            return Err("it has no pieces: give it at least one".to_owned());
-        }
-        Ok(Curve { segments })
+        row.curve()
     }
 
     /// The pieces that a name stands for.
@@ -266,6 +332,13 @@ impl Schedule {
                 vec![warm(*warmup), rest(Shape::Constant, None), falling(*shape, *decay, *minimum)]
             }
             Self::WarmupStableDecayCycles { warmup, cycles, decay, shape, minimum, rewarm } => {
+                if cycles.is_empty() {
+                    return Err(format!(
+                        "cycles is empty: give the steps of each, together those of train.steps, such as \
+                         [{}]",
+                        steps.0
+                    ));
+                }
                 let mut pieces = Vec::new();
                 for (index, cycle) in cycles.iter().enumerate() {
                     let up = if index == 0 {
@@ -436,6 +509,13 @@ mod tests {
         );
         refused("kind = 'inverse_sqrt'\nwarmup = '0 steps'", "at least 1 step");
         refused("kind = 'pieces'\npieces = []", "but train.steps is 100");
+        for kind in ["constant", "linear", "cosine", "inverse_sqrt"] {
+            refused(&format!("kind = '{kind}'\nwarmup = 100"), "warmup takes all 100 steps");
+        }
+        refused(
+            "kind = 'warmup_stable_decay_cycles'\ncycles = []\ndecay = 20",
+            "cycles is empty: give the steps of each",
+        );
         let pieces = |pieces: &str, expect: &str| {
             refused(&format!("kind = 'pieces'\npieces = [{pieces}]"), expect);
         };
@@ -445,6 +525,7 @@ mod tests {
         pieces("{ shape = 'linear', to = 1.5 }", "share 1.5");
         pieces("{ shape = 'linear', to = nan }", "share NaN");
         pieces("{ shape = 'exponential', to = 0.0 }", "never reaches zero");
+        pieces("{ shape = 'constant', from = 0.0 }", "its rate is 0 at every step");
         pieces("{ shape = 'constant', from = 0.1, to = 0.2 }", "leave out `to`");
         refused(
             "kind = 'warmup_stable_decay_cycles'\ncycles = [50, 10, 40]\ndecay = 20",

@@ -322,9 +322,6 @@ impl TrainConfig {
             let within = |problem: String| format!("stage {name:?}: {problem}");
             order.validate().map_err(|problem| within(format!("order: {problem}")))?;
             let batch_size = self.batch_of(stage);
-            if batch_size == 0 {
-                return Err(within("batch_size is 0; it is at least 1".to_owned()));
-            }
             if let Some(micro) = self.micro_batch_size
                 && !batch_size.is_multiple_of(micro)
             {
@@ -350,6 +347,10 @@ impl TrainConfig {
                     "replay takes {replayed} of it; shares of replay are 0 or more and together below 1"
                 )));
             }
+            for (name, weight) in stage.mixture.iter().flatten() {
+                let problem = |problem| within(format!("mixture: {name:?} has {problem}"));
+                check_epochs(weight.0.epochs).map_err(problem)?;
+            }
             if let Some(mixture) = &stage.mixture {
                 let weights = mixture.iter().map(|(name, weight)| (name.clone(), weight.0.weight));
                 let weights = Mixture(weights.collect());
@@ -357,6 +358,14 @@ impl TrainConfig {
             }
         }
         self.stage_steps().map(drop)
+    }
+
+    /// Finds replay that makes no sense, whatever the stages.
+    pub(crate) fn validate_replay(&self) -> Result<(), String> {
+        self.replay.iter().try_for_each(|replay| {
+            check_epochs(replay.epochs)
+                .map_err(|problem| format!("{:?} has {problem}", replay.name))
+        })
     }
 
     /// Shares of replay in a stage.
@@ -371,19 +380,32 @@ impl TrainConfig {
             .collect()
     }
 
+    /// Whether a source's name is that of a replay set of another folder, or of a source in one.
+    fn is_of_another_folder(&self, name: &str) -> bool {
+        self.replay.iter().filter(|replay| replay.tokens.is_some()).any(|replay| {
+            let rest = name.strip_prefix(&replay.name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    /// Stages that order samples of the run's own tokens, by name, with the order.
+    pub fn ordered_stages(&self) -> impl Iterator<Item = (&str, SampleOrder)> {
+        let draws_own = move |stage: &&StageConfig| match &stage.mixture {
+            None => true,
+            Some(mixture) => mixture.keys().any(|name| !self.is_of_another_folder(name)),
+        };
+        let ordered = |stage: &&StageConfig| stage.order != SampleOrder::Shuffled;
+        let stages = self.stages.iter().filter(ordered).filter(draws_own);
+        stages.map(|stage| (stage.name.as_str(), stage.order))
+    }
+
     /// Names of sources that stages (or replay, without a stage's name) expect in the run's own tokens.
     pub fn stage_sources(&self) -> Vec<(&str, Option<&str>)> {
-        let of_a_set = |name: &str| {
-            self.replay.iter().filter(|replay| replay.tokens.is_some()).any(|replay| {
-                let rest = name.strip_prefix(&replay.name);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            })
-        };
         let own = self.replay.iter().filter(|replay| replay.tokens.is_none());
         let mut names: Vec<_> = own.map(|replay| (replay.name.as_str(), None)).collect();
         for stage in &self.stages {
             let mixture = stage.mixture.iter().flat_map(BTreeMap::keys);
-            let mixture = mixture.filter(|name| !of_a_set(name));
+            let mixture = mixture.filter(|name| !self.is_of_another_folder(name));
             names.extend(mixture.map(|name| (name.as_str(), Some(stage.name.as_str()))));
         }
         names
@@ -421,6 +443,16 @@ impl TrainConfig {
             seed,
             stages: self.stages.iter().zip(self.stage_steps()?).map(draw).collect(),
         }))
+    }
+}
+
+/// Refuses a cap on passes that nothing can keep.
+fn check_epochs(epochs: Option<f64>) -> Result<(), String> {
+    match epochs {
+        Some(epochs) if !(epochs.is_finite() && epochs > 0.0) => Err(format!(
+            "epochs = {epochs}, which has to be above zero, such as 4; without epochs there is no limit"
+        )),
+        _ => Ok(()),
     }
 }
 
