@@ -17,6 +17,11 @@ use crate::{TEXTS, artifacts::encode, record, train, with_context};
 
 /// Sources s0, s1, … of so many documents, of which each knows its perplexity.
 fn dataset(documents: &[usize]) -> (tempfile::TempDir, TokenDataset) {
+    dataset_with(DocumentValue::Perplexity, documents)
+}
+
+/// The same with another value.
+fn dataset_with(value: DocumentValue, documents: &[usize]) -> (tempfile::TempDir, TokenDataset) {
     let tokenizer = train(300).tokenizer;
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("tokens");
@@ -25,8 +30,7 @@ fn dataset(documents: &[usize]) -> (tempfile::TempDir, TokenDataset) {
             (0..count).map(move |n| {
                 let text = format!("{source} {n} {}", TEXTS[n % TEXTS.len()].repeat(1 + n % 4));
                 let record = record(&format!("s{source}"), n, &text);
-                let perplexity = (n * 7 % count) as f32;
-                let values = BTreeMap::from([(DocumentValue::Perplexity, perplexity)]);
+                let values = BTreeMap::from([(value, (n * 7 % count) as f32)]);
                 Ok(ValuedRecord { record, values })
             })
         })
@@ -310,34 +314,59 @@ proptest! {
     }
 }
 
-#[test]
-fn a_curriculum_goes_from_low_to_high_perplexity() {
-    let (_root, dataset) = dataset(&[40]);
-    // One document in each sample, so that a sample's perplexity is its document's.
-    let order = SampleOrder::Perplexity(Difficulty { buckets: 1000, ..rising() });
+/// The mean value of each sample in the order in which samples come; `value` takes a document's number and
+/// tokens.
+fn curriculum(
+    dataset: &TokenDataset,
+    order: SampleOrder,
+    value: impl Fn(usize, usize) -> usize,
+) -> Vec<f64> {
     let mut config = config(vec![StageDraw { order, ..stage("a", 10_000, 1, &[1.0]) }]);
+    // Whole documents in each sample, so that its value is the mean of theirs.
     (config.sequence_length, config.packing) = (400, Packing::BestFit);
     let samples =
-        StagedLoader::new(&set(&dataset), &config).unwrap().plan()[0].sources[0].packing.samples;
+        StagedLoader::new(&set(dataset), &config).unwrap().plan()[0].sources[0].packing.samples;
     config.stages[0].batches = samples;
-    let loader = StagedLoader::new(&set(&dataset), &config).unwrap();
-    let perplexity_of: BTreeMap<Vec<u32>, usize> = (0..40)
-        .map(|n| (dataset.document(Split::Train, "s0", n).unwrap().unwrap(), n as usize * 7 % 40))
+    let loader = StagedLoader::new(&set(dataset), &config).unwrap();
+    let number_of: BTreeMap<Vec<u32>, usize> = (0..40)
+        .map(|n| (dataset.document(Split::Train, "s0", n).unwrap().unwrap(), n as usize))
         .collect();
-    let mut means = Vec::new();
-    for batch in 0..samples {
+    let mean = |batch| {
         let batch = loader.batch(batch).unwrap();
         let used = batch.lengths_b[0] as usize;
         let (mut sum, mut start) = (0, 0);
         for at in 1..=used {
             if at == used || batch.documents_bt[at] != batch.documents_bt[start] {
-                sum += perplexity_of[&batch.targets_bt[start..at]] * (at - start);
+                let tokens = at - start;
+                sum += value(number_of[&batch.targets_bt[start..at]], tokens) * tokens;
                 start = at;
             }
         }
-        means.push(sum as f64 / used as f64);
-    }
-    assert!(means.len() > 5 && means.is_sorted(), "{means:?}");
+        sum as f64 / used as f64
+    };
+    (0..samples).map(mean).collect()
+}
+
+#[test]
+fn a_curriculum_rises_or_falls_as_its_direction_says() {
+    let check = |dataset: &TokenDataset,
+                 by: fn(Difficulty) -> SampleOrder,
+                 value: fn(usize, usize) -> usize| {
+        for direction in [Direction::Ascending, Direction::Descending] {
+            let order = by(Difficulty { direction, buckets: 1000, mixing: 0.0 });
+            let mut means = curriculum(dataset, order, value);
+            if direction == Direction::Descending {
+                means.reverse();
+            }
+            assert!(means.len() > 5 && means.is_sorted(), "{order}: {means:?}");
+            assert!(means[0] < means[means.len() - 1], "{order}: {means:?}");
+        }
+    };
+    let (_one, of_perplexity) = dataset(&[40]);
+    let (_two, of_quality) = dataset_with(DocumentValue::Quality, &[40]);
+    check(&of_perplexity, SampleOrder::Length, |_, tokens| tokens);
+    check(&of_perplexity, SampleOrder::Perplexity, |n, _| n * 7 % 40);
+    check(&of_quality, SampleOrder::Quality, |n, _| n * 7 % 40);
 }
 
 #[test]
