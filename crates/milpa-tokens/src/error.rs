@@ -162,6 +162,20 @@ pub enum TokensError {
 }
 
 impl TokensError {
+    /// Whether the settings, or the token shards they are held against, cannot be right: to begin again is
+    /// in vain.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherTokenizer { .. }
+                | Self::Loader(_)
+                | Self::OtherData { .. }
+                | Self::Stage(..)
+                | Self::OtherPlan(_)
+                | Self::Mixture(_)
+        )
+    }
+
     /// The same with the stage that it is about.
     pub(crate) fn or_within(self, stage: &str) -> Self {
         match self {

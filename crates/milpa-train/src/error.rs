@@ -200,3 +200,21 @@ pub enum TrainError {
         checkpoint: PathBuf,
     },
 }
+
+impl TrainError {
+    /// Whether the recipe, or what it is run on, cannot be right: to begin again is in vain.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Base { .. }
+            | Self::Adapter(_)
+            | Self::Forgetting { .. }
+            | Self::Schedule(_)
+            | Self::Mup(_)
+            | Self::Stages(_)
+            | Self::OtherPlan { .. }
+            | Self::CannotExtend { .. } => true,
+            Self::Tokens(error) => error.is_usage(),
+            _ => false,
+        }
+    }
+}

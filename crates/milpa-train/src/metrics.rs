@@ -18,7 +18,10 @@ use milpa_base::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{control::ROLL_BACK, error::TrainError};
+use crate::{
+    control::{Action, ROLL_BACK},
+    error::TrainError,
+};
 
 /// File of the metrics in the training folder.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -290,6 +293,16 @@ pub fn step_seconds(metrics: &[Metric]) -> f64 {
         }
     }
     seconds
+}
+
+/// Whether the controller of forgetting ended the training in a folder, and no step was taken since: what
+/// it does is a function of what it measured, so it would do the same again.
+pub fn was_stopped(dir: &Path) -> bool {
+    let metrics = read_metrics(dir).unwrap_or_default();
+    let last = metrics
+        .iter()
+        .rfind(|metric| matches!(metric, Metric::Step { .. } | Metric::Control { .. }));
+    matches!(last, Some(Metric::Control { action, .. }) if action == Action::Stop.name())
 }
 
 /// Draws training and validation loss over the steps.

@@ -244,6 +244,8 @@ fn a_limit_that_cannot_be_held_stops_the_run_and_names_the_checkpoint() {
     let actions: Vec<String> =
         control(&field.metrics("run")).into_iter().map(|(_, action, ..)| action).collect();
     assert_eq!(actions, ["change", "change", "stop"]);
+    assert!(milpa_train::was_stopped(&field.folder("run")));
+    assert!(!milpa_train::was_stopped(&field.folder("base")));
 }
 
 #[test]
