@@ -52,7 +52,7 @@ pub use hf::{
     write_hf_model, write_weights,
 };
 pub use local::{LocalModel, hash_weights};
-pub use lora::{LoraConfig, add_lora, merge_lora, read_lora, write_lora};
+pub use lora::{LoraConfig, LoraCost, add_lora, merge_lora, merged_weights, read_lora, write_lora};
 pub use merge::{MergeMethod, interpolate};
 pub use merge_folder::{FolderContext, MergeModels};
 

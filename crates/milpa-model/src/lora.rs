@@ -3,7 +3,8 @@
 //! LoRA, arXiv:2106.09685, with `s = α/r`; rank-stabilised, arXiv:2312.03732, with `s = α/√r`; with rows
 //! of trained length, `DoRA`, arXiv:2402.09353. Matrices of attention and of dense feed-forward layers and
 //! stacks of experts can be changed; what peft can say beyond that (ranks by pattern, trained biases) is
-//! refused by name.
+//! refused by name. Embedding and output layer can be trained whole beside the changes, as a larger
+//! vocabulary asks for: peft's `modules_to_save`.
 //!
 //! A module is a matrix as the family's files have it, or a stack as `transformers` holds it. Where these
 //! are fused of several parameters (Phi-3's projections, gate and up of experts), the parameters share A,
@@ -21,7 +22,8 @@ use milpa_tensor::{Accumulate, DType, Matrix, MatrixMut, ParameterId, ParameterS
 use serde_json::{Map, Value, json};
 
 use crate::{
-    description::DecoderDescription,
+    decoder::{ParameterSpec, parameter_specs},
+    description::{DecoderDescription, OutputHead},
     error::DecoderError,
     freeze::set_trainable,
     hf::{read_small, read_tensors, write_weights},
@@ -33,6 +35,11 @@ pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
 pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// Before the names of parameters in peft's files.
 const PREFIX: &str = "base_model.model.";
+/// The embedding, and the output layer where it is not the embedding.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OUTPUT: &str = "lm_head.weight";
+/// What peft calls them.
+const SAVED_MODULES: [&str; 2] = ["embed_tokens", "lm_head"];
 /// Keys that change no number of a forward or backward pass without dropout.
 const HARMLESS: &[&str] = &[
     "auto_mapping",
@@ -63,6 +70,29 @@ pub struct LoraConfig {
     /// Names of stacks of experts, `mlp.experts.gate_up_proj` or `mlp.experts.down_proj`: peft's
     /// `target_parameters`.
     pub expert_targets: Vec<String>,
+    /// Whether embedding and output layer are trained whole beside the changes: peft's
+    /// `modules_to_save`. Where they are one matrix, they stay one.
+    pub embeddings: bool,
+}
+
+/// What an adapter adds to a training step and takes from it, for whoever plans one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoraCost {
+    /// Parameters of all A and B, and the trained lengths of rows; not embedding and output layer.
+    pub parameters: u64,
+    /// Values per token between A and B, kept for the backward pass.
+    pub inner_values: u64,
+    /// Values per token that trained lengths of rows are put on, kept for the backward pass; 0 without
+    /// `DoRA`.
+    pub lengthened_values: u64,
+    /// Products of two numbers that the lengths of the changed rows take, once for each forward pass
+    /// whatever the number of tokens: `rank · inputs · outputs` of each matrix; 0 without `DoRA`.
+    pub length_products: u64,
+    /// Parameters of matrices, frozen ones and A, whose input gets no gradient: of the lowest changed
+    /// ones, which read what no trained parameter has touched, and of all below.
+    pub inputs_without_gradient: u64,
+    /// Layers whose attention is wholly below them.
+    pub attention_without_gradient: u64,
 }
 
 impl Default for LoraConfig {
@@ -75,6 +105,7 @@ impl Default for LoraConfig {
             dora: false,
             targets: Vec::new(),
             expert_targets: Vec::new(),
+            embeddings: false,
         }
     }
 }
@@ -154,9 +185,60 @@ impl LoraConfig {
     /// # Errors
     /// If a target names no linear layer of the model.
     pub fn parameters(&self, description: &DecoderDescription) -> Result<u64, DecoderError> {
+        let embedding = (description.vocab_size * description.hidden_size) as u64;
+        let whole = self.whole_parameters(description).len() as u64;
+        Ok(self.cost(description)?.parameters + whole * embedding)
+    }
+
+    /// What the adapter adds to a training step of a model and takes from it. Stacks of experts count by
+    /// their parameters alone.
+    ///
+    /// # Errors
+    /// If a target names no linear layer of the model.
+    pub fn cost(&self, description: &DecoderDescription) -> Result<LoraCost, DecoderError> {
         let modules = self.modules(description)?;
         let entries = modules.iter().flat_map(|module| self.entries(module));
-        Ok(entries.map(|entry| entry.shape.iter().product::<usize>() as u64).sum())
+        let parameters = entries.map(|entry| entry.shape.iter().product::<usize>() as u64).sum();
+        let mut cost = LoraCost { parameters, ..LoraCost::default() };
+        let matrices: Vec<&Module> = modules.iter().filter(|m| m.experts.is_none()).collect();
+        for module in &matrices {
+            cost.inner_values += (self.rank * module.parts.len()) as u64;
+            if self.dora {
+                cost.lengthened_values += module.outputs() as u64;
+                cost.length_products += (self.rank * module.inputs * module.outputs()) as u64;
+            }
+        }
+        let lowest = matrices.iter().map(|module| module.place()).min();
+        let Some(lowest) = lowest.filter(|_| !self.embeddings) else { return Ok(cost) };
+        let all = linear_layers(description);
+        let frozen = all.iter().filter(|module| module.place() <= lowest);
+        let of_a = matrices.iter().filter(|module| module.place() == lowest);
+        cost.inputs_without_gradient = frozen.map(|m| (m.inputs * m.outputs()) as u64).sum::<u64>()
+            + of_a.map(|module| (self.rank * module.inputs) as u64).sum::<u64>();
+        cost.attention_without_gradient = (lowest.0 + usize::from(lowest.1 > 0)) as u64;
+        Ok(cost)
+    }
+
+    /// The parameters that are trained whole beside the changes.
+    fn whole_parameters(&self, description: &DecoderDescription) -> Vec<&'static str> {
+        match (self.embeddings, description.tie_embeddings) {
+            (false, _) => Vec::new(),
+            (true, true) => vec![EMBEDDING],
+            (true, false) => vec![EMBEDDING, OUTPUT],
+        }
+    }
+
+    /// The tensors of these in an adapter's file, with their parameters. peft keeps a module for each
+    /// name, so what is one matrix lies there twice.
+    fn whole_tensors(
+        &self,
+        description: &DecoderDescription,
+    ) -> Vec<(String, Vec<usize>, &'static str)> {
+        let output = if description.tie_embeddings { EMBEDDING } else { OUTPUT };
+        let shape = || vec![description.vocab_size, description.hidden_size];
+        let all = [(EMBEDDING, EMBEDDING), (OUTPUT, output)].into_iter();
+        let all = all.filter(|_| self.embeddings);
+        all.map(|(name, own)| (format!("{PREFIX}{name}"), shape(), own)).collect()
     }
 
     /// The linear layers that are changed.
@@ -174,6 +256,10 @@ impl LoraConfig {
         if self.dora && !self.expert_targets.is_empty() {
             let message = "cannot be stacks of experts with DoRA, which is for matrices".to_owned();
             return fail("expert_targets", message);
+        }
+        if self.embeddings && matches!(description.head, OutputHead::Classifier { .. }) {
+            let message = "are trained with the output layer, which a classifier has not";
+            return fail("embeddings", message.to_owned());
         }
         let mut modules = linear_layers(description);
         modules.extend(stacks(description));
@@ -242,7 +328,7 @@ impl LoraConfig {
     /// The tensors of a module's change.
     fn entries(&self, module: &Module) -> Vec<Entry> {
         let (rank, name, inputs) = (self.rank, &module.peft, module.inputs);
-        let outputs = module.parts.iter().map(|(_, outputs)| outputs).sum();
+        let outputs = module.outputs();
         let columns = rank * module.experts.unwrap_or(1);
         let b = |(part, outputs): &(String, usize)| (b_of(part), module.b_shape(*outputs, rank));
         let magnitude = |(part, outputs): &(String, usize)| (magnitude_of(part), vec![*outputs]);
@@ -273,6 +359,23 @@ impl LoraConfig {
 }
 
 impl Module {
+    fn outputs(&self) -> usize {
+        self.parts.iter().map(|(_, outputs)| outputs).sum()
+    }
+
+    /// Where a linear layer stands in the order of computing: its layer, and 0 for queries, keys and
+    /// values, 1 for attention's output, 2 for gate and up, 3 for down.
+    fn place(&self) -> (usize, usize) {
+        let layer = self.name.split('.').nth(2).and_then(|number| number.parse().ok());
+        let within = match self.name.rsplit('.').next() {
+            Some("o_proj") => 1,
+            Some("gate_proj" | "up_proj" | "gate_up_proj") => 2,
+            Some("down_proj") => 3,
+            _ => 0,
+        };
+        (layer.unwrap_or(0), within)
+    }
+
     fn a_shape(&self, rank: usize) -> Vec<usize> {
         self.experts.into_iter().chain([rank, self.inputs]).collect()
     }
@@ -341,8 +444,9 @@ fn stem(parameter: &str) -> &str {
     parameter.strip_suffix(".weight").unwrap_or(parameter)
 }
 
-/// Adds a new adapter to the parameters of a model and freezes all others. It changes nothing yet: A is
-/// random (uniform within `±1/√inputs`, as in peft), B is zero, magnitudes are the lengths of the rows.
+/// Adds a new adapter to the parameters of a model and freezes all others, but for embedding and output
+/// layer where these are trained too. It changes nothing yet: A is random (uniform within `±1/√inputs`, as
+/// in peft), B is zero, magnitudes are the lengths of the rows.
 ///
 /// Give the same configuration to [`Decoder::with_lora`](crate::Decoder::with_lora).
 ///
@@ -355,7 +459,7 @@ pub fn add_lora(
     parameters: &mut ParameterStore,
 ) -> Result<(), DecoderError> {
     let modules = config.modules(description)?;
-    set_trainable(parameters, &["*"], false)?;
+    freeze(description, config, parameters)?;
     let seed = seed.derive("lora");
     for module in modules {
         let a = a_of(&module.name);
@@ -384,6 +488,17 @@ pub fn add_lora(
     Ok(())
 }
 
+/// Freezes what no adapter trains.
+fn freeze(
+    description: &DecoderDescription,
+    config: &LoraConfig,
+    parameters: &mut ParameterStore,
+) -> Result<(), DecoderError> {
+    set_trainable(parameters, &["*"], false)?;
+    set_trainable(parameters, &config.whole_parameters(description), true)?;
+    Ok(())
+}
+
 /// Lengths of the rows of a changed matrix.
 fn norms_of(parameters: &ParameterStore, weight: ParameterId, change: LowRank) -> Vec<f32> {
     let [weight, a, b] = [weight, change.a, change.b].map(|id| parameters.get(id));
@@ -396,6 +511,7 @@ fn norms_of(parameters: &ParameterStore, weight: ParameterId, change: LowRank) -
 }
 
 /// Reads an adapter from a folder of peft, adds it to the parameters of a model and freezes all others.
+/// An embedding and an output layer that were trained beside it take the place of the model's.
 ///
 /// # Errors
 /// If a file is malformed, says something that is not computed here, or does not fit the model.
@@ -422,16 +538,38 @@ pub fn read_lora(
         other => other,
     })?;
     let entries: Vec<Entry> = modules.iter().flat_map(|module| config.entries(module)).collect();
+    let whole = config.whole_tensors(description);
+    let changes = entries.iter().map(|e| (format!("{PREFIX}{}", e.name), e.shape.clone()));
     let wanted: Vec<(String, Vec<usize>)> =
-        entries.iter().map(|e| (format!("{PREFIX}{}", e.name), e.shape.clone())).collect();
-    let tensors = read_tensors(&dir.join(WEIGHTS_FILE), &wanted).map_err(|error| match error {
-        DecoderError::Format { path, format, message } => {
-            let message = format!("{message}; is this the adapter of another model?");
-            DecoderError::Format { path, format, message }
+        changes.chain(whole.iter().map(|(name, shape, _)| (name.clone(), shape.clone()))).collect();
+    let mut tensors =
+        read_tensors(&dir.join(WEIGHTS_FILE), &wanted).map_err(|error| match error {
+            DecoderError::Format { path, format, message } => {
+                let message = format!("{message}; is this the adapter of another model?");
+                DecoderError::Format { path, format, message }
+            }
+            other => other,
+        })?;
+    freeze(description, &config, parameters)?;
+    let whole_values = tensors.split_off(entries.len());
+    if description.tie_embeddings && whole_values.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Err(DecoderError::Format {
+            path: dir.join(WEIGHTS_FILE),
+            format: "an adapter of this model",
+            message: "its embedding and its output layer differ, but the model's are one matrix"
+                .to_owned(),
+        });
+    }
+    for ((_, _, name), values) in whole.iter().zip(whole_values) {
+        let id = find(parameters, name)?;
+        if parameters.get(id).data().dtype() != DType::F32 {
+            let name = (*name).to_owned();
+            let message = "is quantised, but the adapter brings its own; open the adapter with the \
+                           model that it was trained on";
+            return Err(DecoderError::Parameter { name, message: message.to_owned() });
         }
-        other => other,
-    })?;
-    set_trainable(parameters, &["*"], false)?;
+        parameters.write(id, &values)?;
+    }
     for (entry, values) in entries.iter().zip(tensors) {
         let zeros = |(_, shape): &(String, Vec<usize>)| vec![0.0; shape.iter().product()];
         let mut parts: Vec<Vec<f32>> = entry.parameters.iter().map(zeros).collect();
@@ -460,7 +598,10 @@ pub fn write_lora(
         entry.for_each_value(|number, at, place| values[place] = parts[number][at]);
         adapter.add(&format!("{PREFIX}{}", entry.name), &entry.shape, &values, true)?;
     }
-    let json = json!({
+    for (name, shape, own) in config.whole_tensors(description) {
+        adapter.add(&name, &shape, &parameters.read(find(parameters, own)?), true)?;
+    }
+    let mut json = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
@@ -475,7 +616,12 @@ pub fn write_lora(
         "init_lora_weights": true,
         "target_modules": config.targets,
         "target_parameters": Some(&config.expert_targets).filter(|targets| !targets.is_empty()),
+        "modules_to_save": config.embeddings.then_some(SAVED_MODULES),
     });
+    // Unknown to peft before 0.18, so only where it matters.
+    if config.embeddings && description.tie_embeddings {
+        json["ensure_weight_tying"] = Value::Bool(true);
+    }
     let path = dir.join(CONFIG_FILE);
     fs::write(&path, format!("{json:#}\n")).map_err(|source| DecoderError::Io { path, source })?;
     write_weights(&dir.join(WEIGHTS_FILE), &adapter)
@@ -492,42 +638,82 @@ pub fn merge_lora(
     config: &LoraConfig,
     parameters: &mut ParameterStore,
 ) -> Result<(), DecoderError> {
-    let changes = config.changes(description, parameters)?;
-    let mut matrices = Vec::with_capacity(changes.len());
-    for (module, change) in changes {
+    for (weight, change) in matrices(description, config, parameters)?.into_values() {
+        let zeros = vec![0.0; parameters.get(change.b).shape().elements()];
+        let merged = merged(parameters, weight, change);
+        parameters.write(weight, &merged)?;
+        if let Some(magnitude) = change.magnitude {
+            // The sign of a negative one is in the row now.
+            let magnitudes: Vec<f32> =
+                parameters.read(magnitude).into_iter().map(f32::abs).collect();
+            parameters.write(magnitude, &magnitudes)?;
+        }
+        parameters.write(change.b, &zeros)?;
+    }
+    Ok(())
+}
+
+/// A copy of a model's parameters with each change in its matrix, as [`merge_lora`] puts it there, and
+/// without the adapter. The parameters given stay as they are; beside the copy, one matrix at a time is
+/// in memory.
+///
+/// # Errors
+/// If a matrix is quantised.
+pub fn merged_weights(
+    description: &DecoderDescription,
+    config: &LoraConfig,
+    parameters: &ParameterStore,
+) -> Result<ParameterStore, DecoderError> {
+    let changed = matrices(description, config, parameters)?;
+    let mut plain = ParameterStore::new(parameters.device().clone());
+    for ParameterSpec { name, shape, .. } in parameter_specs(description) {
+        let id = find(parameters, &name)?;
+        let values = match changed.get(&name) {
+            Some(&(weight, change)) => merged(parameters, weight, change),
+            None => parameters.read(id),
+        };
+        plain.add(&name, &shape, &values, parameters.get(id).decay())?;
+    }
+    Ok(plain)
+}
+
+/// The changed matrices with their changes, by the matrix's name; all of them can be merged.
+fn matrices(
+    description: &DecoderDescription,
+    config: &LoraConfig,
+    parameters: &ParameterStore,
+) -> Result<BTreeMap<String, (ParameterId, LowRank)>, DecoderError> {
+    let mut matrices = BTreeMap::new();
+    for (module, change) in config.changes(description, parameters)? {
         let name = format!("{module}.weight");
         let weight = find(parameters, &name)?;
         if parameters.get(weight).data().dtype() != DType::F32 {
             let message = "is quantised; merge into the model that it was made of".to_owned();
             return Err(DecoderError::Parameter { name, message });
         }
-        matrices.push((weight, change));
+        matrices.insert(name, (weight, change));
     }
-    for (weight, change) in matrices {
-        let zeros = vec![0.0; parameters.get(change.b).shape().elements()];
-        let mut merged = product(parameters, change);
-        for (merged, weight) in merged.iter_mut().zip(parameters.read(weight)) {
-            *merged += weight;
-        }
-        if let Some(magnitude) = change.magnitude {
-            let mut magnitudes = parameters.read(magnitude);
-            let norms = norms_of(parameters, weight, change);
-            let rows = merged.chunks_exact_mut(parameters.get(change.a).shape().last());
-            let rows = rows.zip(magnitudes.iter_mut().zip(norms));
-            for (row, (magnitude, norm)) in rows {
-                let factor = if norm == 0.0 { 0.0 } else { *magnitude / norm };
-                for value in row {
-                    *value *= factor;
-                }
-                // The sign of a negative one is in the row now.
-                *magnitude = magnitude.abs();
+    Ok(matrices)
+}
+
+/// The values of a matrix with its change in it.
+fn merged(parameters: &ParameterStore, weight: ParameterId, change: LowRank) -> Vec<f32> {
+    let mut merged = product(parameters, change);
+    for (merged, weight) in merged.iter_mut().zip(parameters.read(weight)) {
+        *merged += weight;
+    }
+    if let Some(magnitude) = change.magnitude {
+        let rows = merged.chunks_exact_mut(parameters.get(change.a).shape().last());
+        let norms = norms_of(parameters, weight, change);
+        for (row, (magnitude, norm)) in rows.zip(parameters.read(magnitude).into_iter().zip(norms))
+        {
+            let factor = if norm == 0.0 { 0.0 } else { magnitude / norm };
+            for value in row {
+                *value *= factor;
             }
-            parameters.write(magnitude, &magnitudes)?;
         }
-        parameters.write(weight, &merged)?;
-        parameters.write(change.b, &zeros)?;
     }
-    Ok(())
+    merged
 }
 
 /// Whether no changed matrix is quantised.
@@ -599,7 +785,9 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
     };
     let known = [
         "bias",
+        "ensure_weight_tying",
         "lora_alpha",
+        "modules_to_save",
         "peft_type",
         "r",
         "target_modules",
@@ -639,6 +827,17 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
         let names = list.and_then(|list| list.iter().map(own).collect());
         names.ok_or_else(|| unsupported(key, "a list of names is expected"))
     };
+    let saved = names("modules_to_save")?;
+    let is = |name: &str, known: &str| name == known || name.ends_with(&format!(".{known}"));
+    let has = |known: &str| saved.iter().any(|name| is(name, known));
+    let tied = fields.get("ensure_weight_tying") == Some(&Value::Bool(true));
+    let known = saved.iter().all(|name| SAVED_MODULES.iter().any(|known| is(name, known)));
+    // With its weights tied, peft keeps the output layer under the embedding's name.
+    let both = has(SAVED_MODULES[0]) && (has(SAVED_MODULES[1]) || tied);
+    if !saved.is_empty() && !(known && both) {
+        let message = "embed_tokens and lm_head are trained beside an adapter, both or none";
+        return Err(unsupported("modules_to_save", message));
+    }
     Ok(LoraConfig {
         rank: rank.ok_or_else(|| unsupported("r", "a whole number is expected"))?,
         alpha: fields
@@ -649,6 +848,7 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
         dora: fields.get("use_dora") == Some(&Value::Bool(true)),
         targets: names("target_modules")?,
         expert_targets: names("target_parameters")?,
+        embeddings: !saved.is_empty(),
     })
 }
 

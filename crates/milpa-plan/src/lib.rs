@@ -52,7 +52,7 @@ pub use inference::{Format, InferenceQuestion, RemotePrice, WEIGHT_FORMATS, plan
 pub use layout::{
     AttentionKernel, Batch, ClusterRun, Layout, NumberFormats, Recompute, Schedule, ZeroStage,
 };
-pub use local::{Machine, Memory, Plan, TrainShape, memory, plan};
+pub use local::{AdapterShape, Machine, Memory, Plan, TrainShape, memory, plan};
 pub use measured::{MeasuredMemory, published_memory, published_runs, read_vtrain};
 pub use published::latamgpt;
 pub use record::{Expected, Ledger, LedgerEntry, Outcome, OwnRun, OwnRuns, PlannedRun, Quantiles};

@@ -27,11 +27,51 @@ pub struct TrainShape {
     pub states_per_other_parameter: u64,
     /// Averages of the weights kept beside them, each of every parameter.
     pub weight_averages: u64,
-    /// Parameters of an adapter that are trained beside frozen weights; `None` trains all weights.
-    pub adapter_parameters: Option<u64>,
+    /// The adapter that is trained beside frozen weights; `None` trains all weights.
+    pub adapter: Option<AdapterShape>,
     /// Bytes of a number that goes into a product: 4 in f32, 2 in mixed precision, where a rounded
     /// copy of the weights is kept as well. The residual stream is always f32.
     pub activation_bytes: u64,
+}
+
+/// Sizes of a low-rank adapter, `W + s·B·A`, and what no gradient reaches for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct AdapterShape {
+    /// Parameters of all A and B, and the trained lengths of rows.
+    pub parameters: u64,
+    /// Whether embedding and output layer are trained whole beside it.
+    pub embeddings: bool,
+    /// Values per token between A and B, kept for the backward pass.
+    pub inner_values: u64,
+    /// Values per token that trained lengths of rows are put on, kept for the backward pass (`DoRA`).
+    pub lengthened_values: u64,
+    /// Products of two numbers that the lengths of the changed rows take, once per micro-batch (`DoRA`).
+    pub length_products: u64,
+    /// Parameters of matrices, frozen ones and A, whose input gets no gradient: with a frozen embedding
+    /// those of the lowest changed matrices and of all below.
+    pub inputs_without_gradient: u64,
+    /// Layers whose attention gets none.
+    pub attention_without_gradient: u64,
+}
+
+impl TrainShape {
+    /// FLOPs to train on one token, attention at the half that the causal mask leaves.
+    ///
+    /// Of the 6 FLOPs for each parameter of a matrix, 2 are the product, 2 the gradient of its input and
+    /// 2 its own. An adapter adds 6 for each of its parameters. What is frozen has no gradient of its own;
+    /// the lowest changed matrices and all below have none of their inputs either.
+    pub fn flops_per_token(&self, model: &ModelShape) -> f64 {
+        let all = model.train_flops_per_token_causal(self.sequence_length);
+        let Some(adapter) = self.adapter else { return all };
+        let output_layer = if adapter.embeddings { 0 } else { model.embedding_parameters() };
+        let frozen = model.non_embedding_parameters() + output_layer;
+        let attention = model.heads * model.head_dim * self.sequence_length;
+        let spared = 2 * (frozen + adapter.inputs_without_gradient)
+            + 4 * adapter.attention_without_gradient * attention;
+        let tokens = (self.micro_batch_size * self.sequence_length).max(1);
+        let lengths = 2.0 * adapter.length_products as f64 / tokens as f64;
+        all + 6.0 * adapter.parameters as f64 + lengths - spared as f64
+    }
 }
 
 /// What a machine offers.
@@ -81,9 +121,9 @@ pub struct Plan {
     pub tokens: Tokens,
     /// Tokens in the training split, where known.
     pub tokens_available: Option<Tokens>,
-    /// FLOPs per token, PaLM's convention.
+    /// FLOPs per token of training all weights, PaLM's convention.
     pub flops_per_token_palm: f64,
-    /// FLOPs per token, causal attention.
+    /// FLOPs per token of this run, causal attention.
     pub flops_per_token_causal: f64,
     /// FLOPs of the run (causal).
     pub flops: f64,
@@ -105,10 +145,8 @@ pub fn plan(
     tokens_available: Option<Tokens>,
 ) -> Plan {
     let tokens = train.steps * train.batch_size * train.sequence_length;
-    let flops_per_token_causal = model.train_flops_per_token_causal(train.sequence_length);
-    // No gradient of a frozen weight is computed.
-    let frozen = train.adapter_parameters.map_or(0, |_| model.non_embedding_parameters());
-    let flops = (flops_per_token_causal - 2.0 * frozen as f64) * tokens as f64;
+    let flops_per_token_causal = train.flops_per_token(model);
+    let flops = flops_per_token_causal * tokens as f64;
     let seconds = |utilisation: f64| flops / (machine.peak_flops_per_second * utilisation);
     Plan {
         parameters: model.parameters(),
@@ -131,22 +169,25 @@ pub fn plan(
 ///
 /// Activations per token and layer: two norm outputs, q, k, v and the attention output, the
 /// normalised q and k, three feed-forward vectors, and the residual stream twice in f32; plus a chunk
-/// of logits. Mixed precision adds a rounded copy of the matrices.
+/// of logits. Mixed precision adds a rounded copy of the matrices. An adapter adds what lies between its
+/// two matrices; gradients, optimiser states and averages are those of what is trained, and a checkpoint's
+/// copy is the model with the change merged into it, and what is trained by itself.
 /// This counts what the backward pass reads, not allocator overhead.
 pub fn memory(model: &ModelShape, train: &TrainShape) -> Memory {
     let f32_bytes = 4;
     let parameters = model.parameters();
     let matrices = model.matrix_parameters();
     let others = parameters - matrices;
-    let (trained, states) = match train.adapter_parameters {
-        Some(adapter) => (adapter, adapter * train.states_per_matrix_parameter),
-        None => (
-            parameters,
-            matrices * train.states_per_matrix_parameter
-                + others * train.states_per_other_parameter,
-        ),
+    let embeddings = parameters - model.non_embedding_parameters();
+    let (in_matrices, in_others) = match train.adapter {
+        Some(adapter) => (adapter.parameters, if adapter.embeddings { embeddings } else { 0 }),
+        None => (matrices, others),
     };
-    let adapter = train.adapter_parameters.unwrap_or(0);
+    let trained = in_matrices + in_others;
+    let states = in_matrices * train.states_per_matrix_parameter
+        + in_others * train.states_per_other_parameter;
+    let adapter = train.adapter.map_or(0, |adapter| adapter.parameters);
+    let copied = parameters + train.adapter.map_or(0, |_| trained);
     let qkv = model.head_dim * (model.heads + 2 * model.kv_heads);
     let qk = if model.qk_norm { model.head_dim * (model.heads + model.kv_heads) } else { 0 };
     let factors =
@@ -157,14 +198,17 @@ pub fn memory(model: &ModelShape, train: &TrainShape) -> Memory {
     let rounded = if mixed { train.activation_bytes } else { 0 };
     let logits = tokens.min(1024) * model.vocab_size * (f32_bytes + rounded);
     let ends = 3 * model.hidden_size * f32_bytes;
-    let averages = (parameters + adapter) * train.weight_averages;
+    let averages = trained * train.weight_averages;
     let optimizer = (states + averages) * f32_bytes;
+    let of_adapter = train.adapter.map_or(0, |adapter| {
+        adapter.inner_values * train.activation_bytes + adapter.lengthened_values * f32_bytes
+    });
     Memory {
         parameters: Bytes((parameters + adapter) * (f32_bytes + rounded)),
         gradients: Bytes(trained * f32_bytes),
         optimizer: Bytes(optimizer),
-        checkpoint: Bytes((parameters + adapter) * f32_bytes + optimizer),
-        activations: Bytes(tokens * (model.layers * per_layer + ends) + logits),
+        checkpoint: Bytes(copied * f32_bytes + optimizer),
+        activations: Bytes(tokens * (model.layers * per_layer + ends + of_adapter) + logits),
     }
 }
 
@@ -274,7 +318,7 @@ mod tests {
         states_per_matrix_parameter: 2,
         states_per_other_parameter: 2,
         weight_averages: 0,
-        adapter_parameters: None,
+        adapter: None,
         activation_bytes: 4,
     };
     const MACHINE: Machine = Machine {
@@ -318,6 +362,82 @@ mod tests {
         assert_eq!(bytes(2, 2), 8 * all, "AdamW");
         assert_eq!(bytes(1, 1), 4 * all, "Lion");
         assert_eq!(bytes(1, 2), 8 * all - 4 * matrices, "Muon");
+    }
+
+    /// Two layers: q and o 4 × 4, k and v 2 × 4, feed-forward 4 × 8 three times, vocabulary 10.
+    const TINY: ModelShape = ModelShape {
+        hidden_size: 4,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 2,
+        ffn_size: 8,
+        vocab_size: 10,
+        ..NOVELAS
+    };
+    /// Rank 3 beside all matrices of `TINY`: per layer A of 4·3 for q, k, v, o, gate and up and 8·3 for
+    /// down, B of 4·3, 2·3, 2·3, 4·3, 8·3, 8·3 and 4·3.
+    const RANK_3: AdapterShape = AdapterShape {
+        parameters: 2 * (96 + 96),
+        embeddings: false,
+        inner_values: 2 * 7 * 3,
+        lengthened_values: 0,
+        length_products: 0,
+        inputs_without_gradient: (16 + 8 + 8) + 3 * 12,
+        attention_without_gradient: 0,
+    };
+
+    #[test]
+    fn the_flops_of_an_adapter_are_those_of_its_products() {
+        let flops = |adapter| {
+            let train = TrainShape { sequence_length: 5, micro_batch_size: 2, adapter, ..TRAIN };
+            train.flops_per_token(&TINY)
+        };
+        // Matrices 2 · (48 + 96), norms 5 · 4, output layer 10 · 4; attention 6 · 2 layers · 4 · 5.
+        assert_eq!(TINY.non_embedding_parameters(), 308);
+        assert_eq!(flops(None), 6.0 * 348.0 + 240.0);
+        // Each frozen one 4, each of the adapter's 6; q, k, v of the first layer only 2, their A only 4.
+        let expect = 4.0 * 348.0 - 2.0 * 32.0 + 6.0 * 384.0 - 2.0 * 36.0 + 240.0;
+        assert_eq!(flops(Some(RANK_3)), expect);
+        // With the embedding all inputs have gradients, and the output layer its own.
+        let embeddings = AdapterShape { embeddings: true, inputs_without_gradient: 0, ..RANK_3 };
+        assert_eq!(flops(Some(embeddings)), 4.0 * 308.0 + 6.0 * 40.0 + 6.0 * 384.0 + 240.0);
+        // Changed in the last layer's down alone: nothing below is differentiated.
+        let last = AdapterShape {
+            parameters: 3 * (8 + 4),
+            inputs_without_gradient: 2 * 144 + 3 * 8,
+            attention_without_gradient: 2,
+            ..RANK_3
+        };
+        let expect = 2.0 * 288.0 + 4.0 * 60.0 + 6.0 * 12.0 + 4.0 * 24.0 + 240.0 / 3.0;
+        assert_eq!(flops(Some(last)), expect);
+        // The lengths of rows: once for the ten tokens of a micro-batch.
+        let dora = AdapterShape { length_products: 900, ..RANK_3 };
+        assert_eq!(flops(Some(dora)) - flops(Some(RANK_3)), 180.0);
+        let planned = |adapter| plan(&TINY, &TrainShape { adapter, ..TRAIN }, &MACHINE, None).flops;
+        let wide = AdapterShape { parameters: 64 * RANK_3.parameters, ..RANK_3 };
+        assert!(planned(Some(wide)) > planned(None), "a high rank costs more than all weights");
+    }
+
+    #[test]
+    fn the_memory_of_an_adapter_is_that_of_what_is_trained_and_kept() {
+        let of = |adapter| {
+            let train = TrainShape { states_per_other_parameter: 1, weight_averages: 1, ..TRAIN };
+            memory(&TINY, &TrainShape { adapter, ..train })
+        };
+        let (plain, rank_3) = (of(None), of(Some(RANK_3)));
+        assert_eq!(rank_3.parameters.0, 4 * (348 + 384));
+        assert_eq!(rank_3.gradients.0, 4 * 384);
+        assert_eq!(rank_3.optimizer.0, 4 * (2 + 1) * 384);
+        // The merged model, the adapter, its states and its average.
+        assert_eq!(rank_3.checkpoint.0, 4 * (348 + 384) + 4 * 3 * 384);
+        let tokens = 8 * 256;
+        assert_eq!(rank_3.activations.0 - plain.activations.0, tokens * 42 * 4);
+        let whole = of(Some(AdapterShape { embeddings: true, lengthened_values: 9, ..RANK_3 }));
+        assert_eq!(whole.gradients.0, 4 * (384 + 40));
+        assert_eq!(whole.optimizer.0, 4 * (2 * 384 + 40 + (384 + 40)));
+        assert_eq!(whole.checkpoint.0 - whole.optimizer.0, 4 * (348 + 384 + 40));
+        assert_eq!(whole.activations.0 - rank_3.activations.0, tokens * 9 * 4);
     }
 
     #[test]

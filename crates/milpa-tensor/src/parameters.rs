@@ -239,11 +239,12 @@ impl ParameterStore {
     }
 
     /// A copy of all values as they are now, without gradients: what is written to disk while
-    /// training goes on. Quantised parameters never change and are shared.
+    /// training goes on. Frozen and quantised parameters, which no step changes, are shared: neither
+    /// store can write them while both stand.
     pub fn snapshot(&self) -> Self {
         let mut copy = Self::new(self.device.clone());
         for parameter in &self.parameters {
-            let data = if parameter.data.blocks().is_some() {
+            let data = if !parameter.trainable {
                 Arc::clone(&parameter.data)
             } else {
                 let (length, dtype) = (parameter.data.len(), parameter.data.dtype());

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use milpa_model::ParameterStore;
-use milpa_tensor::{Buffer, Device};
+use milpa_tensor::{Buffer, Device, Parameter};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -24,11 +24,16 @@ pub struct AverageConfig {
     pub decay: f64,
 }
 
-/// The averaged weights, in the store's order.
+/// The averaged weights: those that are trained, in the store's order.
 pub(crate) struct Average {
     decay: f64,
     device: Device,
     buffers: Vec<Buffer>,
+}
+
+/// What is averaged; a frozen weight is its own average.
+fn trained(parameters: &ParameterStore) -> impl Iterator<Item = &Parameter> {
+    parameters.iter().filter(|parameter| parameter.trainable())
 }
 
 impl Average {
@@ -40,13 +45,13 @@ impl Average {
             device.copy(weights, &mut buffer);
             buffer
         };
-        let buffers = parameters.iter().map(|parameter| copy(parameter.data())).collect();
+        let buffers = trained(parameters).map(|parameter| copy(parameter.data())).collect();
         Self { decay: config.decay, device, buffers }
     }
 
     /// Takes the weights of a step in.
     pub(crate) fn update(&mut self, parameters: &ParameterStore) {
-        for (parameter, average) in parameters.iter().zip(&mut self.buffers) {
+        for (parameter, average) in trained(parameters).zip(&mut self.buffers) {
             let mut part = self.device.allocate(average.len());
             self.device.copy(parameter.data(), &mut part);
             self.device.scale_grads(&mut part, (1.0 - self.decay) as f32);
@@ -58,7 +63,7 @@ impl Average {
     /// A copy of the average by the parameters' names, to be written as safetensors.
     pub(crate) fn snapshot(&self, parameters: &ParameterStore) -> TensorFile {
         let mut file = TensorFile::default();
-        for (parameter, buffer) in parameters.iter().zip(&self.buffers) {
+        for (parameter, buffer) in trained(parameters).zip(&self.buffers) {
             let name = parameter.name().to_owned();
             file.add(&self.device, name, parameter.shape().lengths(), buffer);
         }
@@ -72,7 +77,7 @@ impl Average {
         parameters: &ParameterStore,
     ) -> Result<Self, TrainError> {
         let mut average = Self::new(config, parameters);
-        let names = parameters.iter().map(|parameter| parameter.name().to_owned());
+        let names = trained(parameters).map(|parameter| parameter.name().to_owned());
         read_into(path, parameters.device(), names.zip(&mut average.buffers))?;
         Ok(average)
     }
@@ -83,7 +88,7 @@ impl Average {
         parameters: &ParameterStore,
     ) -> Result<ParameterStore, TrainError> {
         let mut averaged = parameters.snapshot();
-        for (parameter, buffer) in parameters.iter().zip(&self.buffers) {
+        for (parameter, buffer) in trained(parameters).zip(&self.buffers) {
             let id = averaged.id(parameter.name()).expect("both stores are of one model");
             let mut values = vec![0.0; buffer.len()];
             self.device.download(buffer, &mut values);

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use milpa_base::{ArtifactError, Digest, Seed, config::Location, hash_bytes};
 use milpa_model::{
-    Decoder, DecoderDescription, Device, LoraConfig, ModelConfig, OutputHead, ParameterSpec,
-    ParameterStore, add_lora, hash_weights, merge_lora, new_parameters, parameter_specs,
-    read_hf_description, read_hf_weights, read_lora, write_lora,
+    Decoder, DecoderDescription, Device, LoraConfig, LoraCost, ModelConfig, OutputHead,
+    ParameterStore, add_lora, hash_weights, merged_weights, new_parameters, read_hf_description,
+    read_hf_weights, read_lora, write_lora,
 };
+use milpa_plan::AdapterShape;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -41,6 +42,10 @@ pub struct AdapterConfig {
     /// Names of linear layers, such as `q_proj`; all of them if left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
+    /// Whether embedding and output layer are trained whole beside the changes (peft's
+    /// `modules_to_save`): without it, the rows of a larger vocabulary stay as they began.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub embeddings: bool,
 }
 
 fn sixteen() -> f64 {
@@ -53,10 +58,35 @@ fn yes() -> bool {
 impl AdapterConfig {
     /// The adapter of a model.
     pub fn of(&self, description: &DecoderDescription) -> LoraConfig {
-        let Self { rank, alpha, rank_stabilised, dora, ref targets } = *self;
+        let Self { rank, alpha, rank_stabilised, dora, ref targets, embeddings } = *self;
         let targets =
             if targets.is_empty() { LoraConfig::all_linear(description) } else { targets.clone() };
-        LoraConfig { rank, alpha, rank_stabilised, dora, targets, expert_targets: Vec::new() }
+        let expert_targets = Vec::new();
+        LoraConfig { rank, alpha, rank_stabilised, dora, targets, expert_targets, embeddings }
+    }
+
+    /// The planner's view of the adapter of a model.
+    ///
+    /// # Errors
+    /// An adapter that does not fit the model.
+    pub fn shape(&self, description: &DecoderDescription) -> Result<AdapterShape, TrainError> {
+        let LoraCost {
+            parameters,
+            inner_values,
+            lengthened_values,
+            length_products,
+            inputs_without_gradient,
+            attention_without_gradient,
+        } = self.of(description).cost(description)?;
+        Ok(AdapterShape {
+            parameters,
+            embeddings: self.embeddings,
+            inner_values,
+            lengthened_values,
+            length_products,
+            inputs_without_gradient,
+            attention_without_gradient,
+        })
     }
 }
 
@@ -142,30 +172,15 @@ impl Network {
 
     /// A copy of the weights with what an adapter changed, and without the adapter.
     pub(crate) fn plain(&self, parameters: &ParameterStore) -> Result<ParameterStore, TrainError> {
-        let mut merged = parameters.snapshot();
-        let Some(lora) = &self.lora else { return Ok(merged) };
-        merge_lora(&self.description, lora, &mut merged)?;
-        let mut plain = ParameterStore::new(merged.device().clone());
-        for ParameterSpec { name, .. } in parameter_specs(&self.description) {
-            let id = merged.id(&name).expect("the adapter stands beside all weights");
-            let (shape, decay) = (merged.get(id).shape(), merged.get(id).decay());
-            plain.add(&name, shape.lengths(), &merged.read(id), decay)?;
+        match &self.lora {
+            Some(lora) => Ok(merged_weights(&self.description, lora, parameters)?),
+            None => Ok(parameters.snapshot()),
         }
-        Ok(plain)
     }
 
     /// Whether weights are to be merged before they are used by themselves.
     pub(crate) fn has_adapter(&self) -> bool {
         self.lora.is_some()
-    }
-
-    /// FLOPs of the gradients of frozen weights, per token: they are not computed.
-    pub(crate) fn flops_spared(&self) -> f64 {
-        if !self.has_adapter() {
-            return 0.0;
-        }
-        let shape = crate::model_shape(&self.description);
-        2.0 * shape.non_embedding_parameters() as f64
     }
 }
 

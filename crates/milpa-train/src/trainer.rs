@@ -190,9 +190,9 @@ pub fn train_shape(
     config: &TrainConfig,
     model: &DecoderDescription,
 ) -> Result<TrainShape, TrainError> {
-    let adapter = config.lora.as_ref().map(|adapter| adapter.of(model).parameters(model));
+    let adapter = config.lora.as_ref().map(|adapter| adapter.shape(model));
     Ok(TrainShape {
-        adapter_parameters: adapter.transpose()?,
+        adapter: adapter.transpose()?,
         sequence_length: config.sequence_length as u64,
         batch_size: config.batch_size as u64,
         micro_batch_size: config.micro_batch_size() as u64,
@@ -553,9 +553,8 @@ impl<'scope, 'a> Run<'scope, 'a> {
             started: Instant::now(),
             last_line: None,
             validated: (step > 0).then_some(step),
-            flops_per_token: model_shape(&network.description)
-                .train_flops_per_token_causal(job.config.sequence_length as u64)
-                - network.flops_spared(),
+            flops_per_token: train_shape(job.config, &network.description)?
+                .flops_per_token(&model_shape(&network.description)),
             peak_flops_per_second: job.peak_flops_per_second,
             peak_measurements_left: 5,
             data_window: DataWindow::begin(step),

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use milpa_base::Seed;
 use milpa_model::{
-    Decoder, DecoderDescription, IGNORE, LoraConfig, LossRows, ParameterStore, TokenBatch,
-    add_lora, merge_lora, read_lora, write_lora,
+    Decoder, DecoderDescription, IGNORE, LoraConfig, LoraCost, LossRows, ParameterStore,
+    TokenBatch, add_lora, merge_lora, read_lora, write_lora,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
@@ -173,6 +173,46 @@ fn a_new_adapter_changes_nothing_until_it_is_trained() {
     let dora = LoraConfig { dora: true, ..lora };
     let missing = Decoder::with_lora(&description, &parameters, &dora);
     check_error(missing, &["q_proj.lora_magnitude_vector", "is missing"]);
+}
+
+#[test]
+fn what_an_adapter_costs_is_counted_by_hand() {
+    // Two layers: q 64 → 96, k and v 64 → 48, o 96 → 64, gate and up 64 → 96, down 96 → 64.
+    let layer = 4 * 64 * 96 + 2 * 64 * 48 + 96 * 64;
+    let description = DecoderDescription::from(&crate::config(true));
+    let targets = LoraConfig::all_linear(&description);
+    let all = LoraConfig { rank: 2, targets, ..LoraConfig::default() };
+    let cost = LoraCost {
+        parameters: 2 * 2 * ((5 * 64 + 2 * 96) + (3 * 96 + 2 * 48 + 2 * 64)),
+        inner_values: 2 * 7 * 2,
+        // q, k and v of the first layer read the frozen embedding.
+        inputs_without_gradient: 64 * (96 + 48 + 48) + 3 * 2 * 64,
+        ..LoraCost::default()
+    };
+    assert_eq!(all.cost(&description).unwrap(), cost);
+    let dora = LoraConfig { dora: true, ..all.clone() };
+    let with_lengths = LoraCost {
+        parameters: cost.parameters + 2 * 512,
+        lengthened_values: 2 * 512,
+        length_products: 2 * 2 * layer,
+        ..cost
+    };
+    assert_eq!(dora.cost(&description).unwrap(), with_lengths);
+    let whole = LoraConfig { embeddings: true, ..all.clone() };
+    let inputs = LoraCost { inputs_without_gradient: 0, ..cost };
+    assert_eq!(whole.cost(&description).unwrap(), inputs);
+    assert_eq!(whole.parameters(&description).unwrap(), cost.parameters + 310 * 64);
+    let untied = DecoderDescription { tie_embeddings: false, ..description.clone() };
+    assert_eq!(whole.parameters(&untied).unwrap(), cost.parameters + 2 * 310 * 64);
+    let below = |target: &str| {
+        let lora = LoraConfig { targets: vec![target.to_owned()], ..all.clone() };
+        let cost = lora.cost(&description).unwrap();
+        (cost.inputs_without_gradient, cost.attention_without_gradient)
+    };
+    assert_eq!(below("o_proj"), (64 * (96 + 48 + 48) + 96 * 64 + 2 * 96, 1));
+    assert_eq!(below("up_proj"), (layer - 96 * 64 + 2 * 64, 1));
+    assert_eq!(below("layers.1.self_attn.v_proj"), (layer + 64 * (96 + 48 + 48) + 2 * 64, 1));
+    assert_eq!(below("layers.1.mlp.down_proj"), (2 * layer + 2 * 96, 2));
 }
 
 #[test]
