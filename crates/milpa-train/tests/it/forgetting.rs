@@ -128,7 +128,6 @@ fn what_was_chosen_is_chosen_again_where_it_is_lost() {
         (of("checkpoint"), of("checkpoint-chosen"), report(&field.folder("run")))
     };
     let (expect, measured) = (read(), forgetting(&field.metrics("run")));
-    assert_ne!(expect.0["model.safetensors"], expect.1["model.safetensors"]);
     let chosen = field.folder("run/checkpoint-chosen");
     std::fs::remove_file(chosen.join("model.safetensors")).unwrap();
     assert_eq!(train().digest, summary.digest);
