@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::harness::Field;
 
+/// Goes on from `base/train/checkpoint` with `other.jsonl`.
 pub(crate) const CONTINUED: &str = r#"
 name = "continuada"
 seed = 5
@@ -64,6 +65,7 @@ licence = "CC0-1.0"
 measure = { max_bytes = "1 KiB" }
 "#;
 
+/// Lines of JSON with simple Portuguese texts.
 pub(crate) fn portuguese(count: usize) -> String {
     let text = |n: usize| {
         let sentence = |m: usize| {

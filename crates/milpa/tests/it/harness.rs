@@ -66,6 +66,13 @@ impl Field {
         Outcome::of(&self.command(arguments).output().unwrap())
     }
 
+    /// The same with variables that recipes name.
+    pub(crate) fn milpa_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Outcome {
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied());
+        Outcome::of(&command.output().unwrap())
+    }
+
     /// Runs a command that has to succeed; returns its stdout.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let outcome = self.milpa(arguments);

@@ -7,6 +7,7 @@ mod bases;
 mod continued;
 mod endpoint;
 mod eval;
+mod extension;
 mod harness;
 mod plan;
 mod plan_cluster;
