@@ -261,6 +261,8 @@ impl Table {
             "general",
             "own"
         );
+        // In %, what is forgotten without replay would leave no room for the others.
+        let bits = |percent: f64| (1.0 + percent / 100.0).log2();
         let mut points = vec![PlanePoint {
             name: "base".to_owned(),
             at: (0.0, 0.0),
@@ -284,8 +286,6 @@ impl Table {
                 if seed != seeds[0] || label.contains(',') {
                     continue;
                 }
-                // In %, what is forgotten without replay would leave no room for the others.
-                let bits = |percent: f64| (1.0 + percent / 100.0).log2();
                 points.push(PlanePoint {
                     name: label.clone(),
                     at: (-bits(-adaptation.0), bits(forgetting.0)),
@@ -324,6 +324,8 @@ impl Table {
             x_label: "adaptation, bits per token of regional text (95 % interval)".to_owned(),
             y_label: "forgetting, bits per token of general text".to_owned(),
             points,
+            limit: Some((bits(limit), format!("limit {limit} %"))),
+            chosen: None,
         };
         Ok(Self { text, plot })
     }

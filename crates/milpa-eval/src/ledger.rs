@@ -420,6 +420,7 @@ impl Ledger {
             x_label: "adaptation, % of perplexity on regional text (95 % interval)".to_owned(),
             y_label: "forgetting, % of perplexity on general text".to_owned(),
             points: std::iter::once(origin).chain(points).collect(),
+            ..PlanePlot::default()
         }
     }
 }

@@ -517,6 +517,8 @@ pub(crate) fn write_report(
         x_label: "adaptation, % of perplexity on regional text (95 % interval)".to_owned(),
         y_label: "forgetting, % of perplexity on general text".to_owned(),
         points,
+        limit: report.limit.map(|limit| (limit, format!("limit {limit} %"))),
+        chosen: Some(report.chosen.clone()),
     };
     write_file_atomic(&out.join(PLOT_FILE), plot.to_svg().as_bytes())?;
     Ok(())
