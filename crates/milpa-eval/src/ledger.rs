@@ -9,7 +9,8 @@
 //! with PPL = exp(−Σ ln p / tokens). They are exponential in the loss, mean nothing across
 //! tokenizers (then they are left out), and are blind to lost in-context learning
 //! (arXiv 2506.00288); so bits per byte by domain, accuracy by task and the divergence stand beside
-//! them, each with a paired interval.
+//! them, each with a paired interval. Pieces of one document resemble each other, so intervals over texts
+//! draw documents within each source, and pieces within a document.
 
 use std::{
     collections::BTreeMap,
@@ -31,13 +32,14 @@ use crate::{
     perplexity::TextResult,
     report::{interval_text, read_item_results, read_report, read_text_results, table},
     statistics::{
-        Interval, LEVEL, Method, benjamini_hochberg, bootstrap, holm, percentile_interval,
+        Interval, LEVEL, Method, benjamini_hochberg, bootstrap_in_clusters, holm,
+        percentile_interval,
     },
     task::{Metric, PromptStyle},
 };
 
 /// One report as the ledger reads it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Entry {
     /// What it is called in the ledger.
     pub name: String,
@@ -87,7 +89,8 @@ pub struct Domains {
 pub struct Change {
     /// The change.
     pub value: f64,
-    /// Paired bootstrap interval over texts; `None` with one text.
+    /// Paired bootstrap interval over documents and their texts, within each source; `None` with one text.
+    /// Of a source with one document it tells of that document alone.
     pub interval: Option<Interval>,
 }
 
@@ -104,6 +107,9 @@ pub struct TextChange {
     pub change: Change,
     /// Texts that both predicted.
     pub texts: u64,
+    /// Documents that they are of: with one, the interval lies within it and tells of no other.
+    #[serde(default)]
+    pub documents: u64,
     /// Texts that only one of them predicted.
     pub unpaired: u64,
 }
@@ -354,6 +360,7 @@ impl<'a> Pairs<'a> {
             checkpoint,
             change: Change { value: checkpoint - base, interval },
             texts: self.0.len() as u64,
+            documents: self.documents().iter().map(|documents| documents.len() as u64).sum(),
             unpaired: self.1,
         }
     }
@@ -382,6 +389,17 @@ impl<'a> Pairs<'a> {
         Ok(Change { value, interval })
     }
 
+    /// The texts of each document of each domain; a text whose document is not known is one by itself.
+    fn documents(&self) -> Vec<Vec<Vec<usize>>> {
+        let mut found: BTreeMap<String, BTreeMap<(Option<u64>, usize), Vec<usize>>> =
+            BTreeMap::new();
+        for (place, (text, _)) in self.0.iter().enumerate() {
+            let document = (text.document, text.document.map_or(place, |_| 0));
+            found.entry(domain(text)).or_default().entry(document).or_default().push(place);
+        }
+        found.into_values().map(|documents| documents.into_values().collect()).collect()
+    }
+
     fn interval(
         &self,
         resampling: Resampling,
@@ -390,8 +408,12 @@ impl<'a> Pairs<'a> {
         if self.0.len() < 2 {
             return None;
         }
-        let draws = bootstrap(self.0.len(), resampling.replicates, resampling.seed, statistic);
-        percentile_interval(draws, LEVEL, Method::Bootstrap)
+        let documents = self.documents();
+        let is_alone = documents.iter().flatten().all(|texts| texts.len() == 1);
+        let method = if is_alone { Method::Bootstrap } else { Method::ClusterBootstrap };
+        let (replicates, seed) = (resampling.replicates, resampling.seed);
+        let draws = bootstrap_in_clusters(&documents, replicates, seed, statistic);
+        percentile_interval(draws, LEVEL, method)
     }
 }
 
@@ -460,7 +482,7 @@ impl fmt::Display for Ledger {
         }
         writeln!(
             f,
-            "\nintervals {:.0} %, paired on the same texts and prompts, {} replicates, seed {}; p \
+            "\nintervals {:.0} %, paired on the same texts and prompts, texts by document, {} replicates, seed {}; p \
              corrected over all tests",
             100.0 * LEVEL,
             self.replicates,
@@ -487,6 +509,13 @@ impl Column {
             let head =
                 ["bits per byte", "base", "now", "change", "95 % interval", "texts", "unpaired"];
             text += &table(&head, &self.texts.iter().map(row).collect::<Vec<_>>(), 1);
+            for change in self.texts.iter().filter(|c| c.documents == 1 && c.texts > 1) {
+                let _ = writeln!(
+                    text,
+                    "  {}: one document only, so its interval lies within it",
+                    change.domain
+                );
+            }
         }
         if !self.tasks.is_empty() {
             let row = |change: &TaskChange| {

@@ -52,7 +52,7 @@ pub use perplexity::{
     PerplexityReport, SourcePerplexity, TextResult, perplexity, perplexity_by_text,
 };
 pub use report::{EvalReport, Evaluation, read_item_results, read_report, read_text_results};
-pub use run::{RunInfo, Watch, run};
+pub use run::{RunInfo, Watch, load_task, run};
 pub use samples::Sample;
 pub use task::{Metric, PromptStyle, TaskSpec, builtin_tasks};
 pub use texts::{JsonlTexts, read_jsonl_texts};

@@ -144,6 +144,10 @@ pub struct TextResult {
     pub task: String,
     /// Name of the source.
     pub source: String,
+    /// Number of its document in the stream of its source, documents without text left out: blocks of one
+    /// document resemble each other. Absent in reports of before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<u64>,
     /// BLAKE3 of the text (a document, as far as it was measured, or a block of one).
     pub hash: Digest,
     /// Σ ln p over its tokens, in nats.
@@ -362,12 +366,12 @@ impl Selection {
         self.pieces.values().map(|piece| piece.text.len() as u64).sum()
     }
 
-    /// The texts in the order of the stream.
-    fn texts(&self) -> Vec<&str> {
+    /// The texts in the order of the stream, each with its place there.
+    fn texts(&self) -> Vec<(u64, &str)> {
         let mut texts: Vec<(u64, &str)> =
             self.pieces.iter().map(|((_, place), piece)| (*place, piece.text.as_str())).collect();
         texts.sort_unstable_by_key(|(place, _)| *place);
-        texts.into_iter().map(|(_, text)| text).collect()
+        texts
     }
 }
 
@@ -386,28 +390,35 @@ struct MeasuredSource {
     texts: Vec<TextResult>,
 }
 
-fn measure_source(
+fn measure_source<'a>(
     model: &dyn TextModel,
     name: &str,
-    selection: &Selection,
+    selection: &'a Selection,
     resampling: Resampling,
     watch: Watch<'_>,
     done_before: u64,
 ) -> Result<MeasuredSource, EvalError> {
-    let texts = selection.texts();
+    let documents = selection.texts();
+    let texts: Vec<&str> = documents.iter().map(|(_, text)| *text).collect();
     let (resampled, units) = if texts.len() < FEW_DOCUMENTS {
-        (ResampledUnit::Blocks, texts.iter().flat_map(|text| blocks(text)).collect())
+        let of_document = |&(place, text): &(u64, &'a str)| {
+            blocks(text).into_iter().map(move |block| (place, block))
+        };
+        (ResampledUnit::Blocks, documents.iter().flat_map(of_document).collect())
     } else {
-        (ResampledUnit::Documents, texts.clone())
+        (ResampledUnit::Documents, documents)
     };
+    let (places, units): (Vec<u64>, Vec<&str>) = units.into_iter().unzip();
     let scored = score_units(model, name, &units, watch, done_before)?;
     let mut refused: BTreeMap<String, u64> = BTreeMap::new();
     let (mut scores, mut kept): (Vec<(f64, u64)>, Vec<&str>) = (Vec::new(), Vec::new());
-    for (unit, score) in units.iter().zip(scored) {
+    let mut of_documents = Vec::new();
+    for ((unit, place), score) in units.iter().zip(places).zip(scored) {
         match score {
             Ok(score) => {
                 scores.push(score);
                 kept.push(unit);
+                of_documents.push(place);
             }
             Err(reason) => *refused.entry(reason).or_default() += 1,
         }
@@ -449,9 +460,10 @@ fn measure_source(
         (units.len() > 1).then(|| percentile_interval(ratios, LEVEL, Method::Bootstrap)).flatten();
     let finite = |value: f64| value.is_finite().then_some(value);
     let per_byte = |length: u64| 8.0 * length as f64 / bytes as f64;
-    let text_of = |(unit, score): (&&str, &(f64, u64))| TextResult {
+    let text_of = |((unit, score), document): ((&&str, &(f64, u64)), u64)| TextResult {
         task: String::new(),
         source: name.to_owned(),
+        document: Some(document),
         hash: hash_bytes(unit.as_bytes()),
         log_likelihood: score.0,
         tokens: score.1,
@@ -459,7 +471,7 @@ fn measure_source(
     };
     Ok(MeasuredSource {
         replicates,
-        texts: units.iter().zip(&scores).map(text_of).collect(),
+        texts: units.iter().zip(&scores).zip(of_documents).map(text_of).collect(),
         report: SourcePerplexity {
             source: name.to_owned(),
             bits_per_byte: -log_likelihood / bytes as f64 / std::f64::consts::LN_2,

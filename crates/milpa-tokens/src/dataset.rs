@@ -402,6 +402,16 @@ impl WindowSet<'_> {
         &self.dataset.sources(self.split)[self.windows[window].0].name
     }
 
+    /// Number of the document, within its source and split, in which a window begins.
+    ///
+    /// # Panics
+    /// If there is no such window.
+    pub fn first_document(&self, window: usize) -> u64 {
+        let (source, window) = self.windows[window];
+        let source = &self.dataset.sources(self.split)[source];
+        source.document_at(window * self.sequence_length as u64)
+    }
+
     /// The windows of `range` as a batch; windows beyond the last one are left out.
     pub fn batch(&self, range: Range<usize>) -> Result<Batch, TokensError> {
         let range = range.start.min(self.len())..range.end.min(self.len());

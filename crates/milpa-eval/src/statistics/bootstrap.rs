@@ -27,6 +27,46 @@ pub fn bootstrap(
         .collect()
 }
 
+/// Draws `replicates` bootstrap samples of units in clusters in strata, and returns the statistic of each.
+///
+/// Within each stratum as many clusters are drawn with replacement as it has, and of each drawn cluster as
+/// many of its units as it has; `statistic` receives the units drawn. Clusters of one unit are drawn as by
+/// [`bootstrap`]; a stratum of one cluster has its units drawn, so what comes of it speaks of that cluster
+/// alone. Drawing in both stages errs to the wide side, and a few clusters that are alike by chance still
+/// have the spread of their units.
+///
+/// Book: A. C. Davison, D. V. Hinkley, Bootstrap Methods and their Application (1997), section 3.8,
+/// strategy 2.
+pub fn bootstrap_in_clusters(
+    strata: &[Vec<Vec<usize>>],
+    replicates: usize,
+    seed: Seed,
+    mut statistic: impl FnMut(&[usize]) -> f64,
+) -> Vec<f64> {
+    let mut drawn = Vec::new();
+    (0..replicates)
+        .map(|replicate| {
+            let stream = seed.nth(replicate as u64);
+            let mut position = 0;
+            let mut draw = |count: usize| {
+                let wide = u128::from(stream.u64_at(position)) * count as u128;
+                position += 1;
+                (wide >> 64) as usize
+            };
+            drawn.clear();
+            for clusters in strata {
+                for _ in clusters {
+                    let cluster = &clusters[draw(clusters.len())];
+                    for _ in cluster {
+                        drawn.push(cluster[draw(cluster.len())]);
+                    }
+                }
+            }
+            statistic(&drawn)
+        })
+        .collect()
+}
+
 /// Percentile interval of bootstrap replicates; `None` for none.
 pub fn percentile_interval(
     mut replicates: Vec<f64>,
@@ -114,6 +154,34 @@ mod tests {
         let whole = width(bootstrap_mean(&values, Some(&clusters), 2000, Seed(1), 0.95));
         let items = width(bootstrap_mean(&values, None, 2000, Seed(1), 0.95));
         near(whole / items, 10f64.sqrt(), 0.3);
+    }
+
+    #[test]
+    fn units_of_a_cluster_are_drawn_with_it() {
+        let values: Vec<f64> = (0..400).map(|i| Seed(5).normal_at(i)).collect();
+        let width = |strata: &[Vec<Vec<usize>>], value: &dyn Fn(usize) -> f64| {
+            let mean = |drawn: &[usize]| {
+                drawn.iter().map(|&unit| value(unit)).sum::<f64>() / drawn.len() as f64
+            };
+            let draws = bootstrap_in_clusters(strata, 2000, Seed(1), mean);
+            percentile_interval(draws, 0.95, Method::ClusterBootstrap)
+                .map(|i| i.high - i.low)
+                .unwrap()
+        };
+        let of = |range: std::ops::Range<usize>, size: usize| -> Vec<Vec<usize>> {
+            range.step_by(size).map(|first| (first..first + size).collect()).collect()
+        };
+        // Alone, or all of one cluster: units are as good as independent.
+        let items = width(&[of(0..400, 1)], &|unit| values[unit]);
+        near(items, 2.0 * 1.96 * standard_error(&values).unwrap(), 0.01);
+        near(width(&[of(0..400, 400)], &|unit| values[unit]) / items, 1.0, 0.06);
+        // Equal values in a cluster count once.
+        let copies = |unit: usize| values[unit / 10];
+        let wider = width(&[of(0..400, 10)], &copies) / width(&[of(0..400, 1)], &copies);
+        near(wider, 10f64.sqrt(), 0.3);
+        // Each stratum keeps its number of clusters: what differs between them adds nothing.
+        let strata = [of(0..200, 1), of(200..400, 1)];
+        near(width(&strata, &|unit| if unit < 200 { 1.0 } else { 7.0 }), 0.0, 1e-12);
     }
 
     #[test]

@@ -16,7 +16,9 @@ mod variance;
 
 use serde::{Deserialize, Serialize};
 
-pub use bootstrap::{bootstrap, bootstrap_mean, percentile_interval, quantile};
+pub use bootstrap::{
+    bootstrap, bootstrap_in_clusters, bootstrap_mean, percentile_interval, quantile,
+};
 pub use distributions::{normal_cdf, normal_quantile, student_t_quantile, student_t_two_sided};
 pub use intervals::{
     clustered_mean_interval, clustered_standard_error, group_by_cluster, mean, mean_interval,

@@ -18,6 +18,7 @@ fn entry(name: &str, general: f64, regional: f64, right: impl Fn(u64) -> bool) -
     let text = |source: &str, number: u64, nats: f64| TextResult {
         task: String::new(),
         source: source.to_owned(),
+        document: None,
         hash: hash_bytes(format!("{source}{number}").as_bytes()),
         // Texts differ, and in the same way for every model.
         log_likelihood: -100.0 * (nats + 0.2 * Seed(8).derive(source).normal_at(number)),
@@ -96,6 +97,43 @@ fn forgetting_and_adaptation_are_the_slides() {
     );
     let svg = found.plot().to_svg();
     assert_eq!(svg.matches("<circle").count(), 3, "{svg}");
+}
+
+#[test]
+fn pieces_of_one_document_are_no_independent_texts() {
+    // One of five novels is forgotten, and all of its ten pieces with it.
+    let of_novels = |novels: u64| {
+        let mut base = entry("base", 2.0, 3.0, |_| true);
+        for (number, text) in base.texts.iter_mut().enumerate() {
+            text.document = Some(number as u64 / 2 % novels);
+        }
+        let mut continued = base.clone();
+        continued.name = "continued".to_owned();
+        for text in continued.texts.iter_mut().filter(|text| text.document == Some(0)) {
+            text.log_likelihood -= 10.0;
+        }
+        (base, continued)
+    };
+    let (base, continued) = of_novels(5);
+    let found = compared(&base, std::slice::from_ref(&continued));
+    let clustered = found.columns[0].forgetting.clone().unwrap();
+    let general = &found.columns[0].texts[0];
+    assert_eq!((general.texts, general.documents), (50, 5));
+    // None of five, or three and more: more than the pieces by themselves would say.
+    let alone = |mut entry: Entry| {
+        entry.texts.iter_mut().for_each(|text| text.document = None);
+        entry
+    };
+    let items = compared(&alone(base), &[alone(continued)]);
+    let items = items.columns[0].forgetting.clone().unwrap();
+    assert_eq!(items.value, clustered.value);
+    let (items, clustered) = (items.interval.unwrap(), clustered.interval.unwrap());
+    let wider = (clustered.high - clustered.low) / (items.high - items.low);
+    assert!(wider > 2.0 && clustered.low.abs() < 1e-9, "{wider}: {clustered:?}, {items:?}");
+    // Of one novel the interval tells of that novel, and it is said.
+    let (base, continued) = of_novels(1);
+    let text = compared(&base, &[continued]).to_string();
+    assert!(text.contains("general: one document only, so its interval lies within it"), "{text}");
 }
 
 #[test]
