@@ -8,8 +8,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use milpa_base::{
-    Bytes, Progress, Seed, Steps, StopFlag, TextRecord,
+    Bytes, Digest, Progress, Seed, Steps, StopFlag, TextRecord,
     config::Location,
+    hash_file,
     plot::{PlanePlot, PlanePoint},
     write_file_atomic,
 };
@@ -17,8 +18,10 @@ use milpa_eval::{
     EvalConfig, PerplexityConfig, PromptStyle, RunInfo, TaskEntry, Watch,
     divergence::{BaseDistributions, Divergence},
     ledger::{Change, Column, Domains, Entry, TaskChange, TextChange, ledger},
+    load_task,
     multiple_choice::Resampling,
     probe::in_context_items,
+    statistics::Interval,
 };
 use milpa_model::{DecoderDescription, LocalModel, ParameterStore};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
@@ -74,6 +77,28 @@ pub struct ForgettingConfig {
 
 fn twenty_four() -> usize {
     24
+}
+
+impl ForgettingConfig {
+    /// Hashes of the files of the tasks, which are part of what a run is a function of: with other
+    /// questions its controller would decide otherwise.
+    ///
+    /// # Errors
+    /// A task or a file that is not there.
+    pub fn task_hashes(&self) -> Result<BTreeMap<String, Digest>, TrainError> {
+        let mut hashes = BTreeMap::new();
+        for (number, entry) in self.tasks.iter().enumerate() {
+            let task = entry.is_file().then(|| ("task", entry.task.path.clone()));
+            let data = ("data", entry.data_file(&load_task(entry)?)?);
+            for (what, path) in task.into_iter().chain([data]) {
+                let hashed = hash_file(&path);
+                let (digest, _) = hashed.map_err(|source| TrainError::Io { path, source })?;
+                let name = &entry.task.written;
+                hashes.insert(format!("forgetting task {} {name}: {what}", number + 1), digest);
+            }
+        }
+        Ok(hashes)
+    }
 }
 
 impl TrainConfig {
@@ -159,25 +184,38 @@ impl Standing {
 
     /// The line of the metrics.
     pub(crate) fn metric(&self, step: u64, seconds: f64) -> Metric {
-        let ends = |change: &Change| change.interval.map(|interval| (interval.low, interval.high));
-        let texts = self.texts.iter();
-        let tasks = self.tasks.iter();
+        let ends = |interval: &Interval| (interval.low, interval.high);
+        let tasks = || self.tasks.iter().map(|task| (&task.paired.task, &task.paired));
+        let texts = || self.texts.iter().map(|text| (&text.domain, text));
+        let (divergence, divergence_interval) = match &self.divergence {
+            Divergence::Measured { nats, interval, .. } => {
+                (Some(*nats), interval.as_ref().map(ends))
+            }
+            Divergence::Unavailable { .. } => (None, None),
+        };
         Metric::Forgetting {
             step,
             forgetting: self.forgetting.value,
-            forgetting_interval: ends(&self.forgetting),
+            forgetting_interval: self.forgetting.interval.as_ref().map(ends),
             adaptation: self.adaptation.value,
-            adaptation_interval: ends(&self.adaptation),
-            bits_per_byte: texts
-                .map(|text| (text.domain.clone(), (text.base, text.checkpoint)))
+            adaptation_interval: self.adaptation.interval.as_ref().map(ends),
+            bits_per_byte: texts()
+                .map(|(domain, text)| (domain.clone(), (text.base, text.checkpoint)))
                 .collect(),
-            accuracy: tasks
-                .map(|task| (task.paired.task.clone(), (task.paired.a, task.paired.b)))
+            bits_per_byte_change: texts()
+                .filter_map(|(domain, text)| {
+                    Some((domain.clone(), ends(text.change.interval.as_ref()?)))
+                })
                 .collect(),
-            divergence: match self.divergence {
-                Divergence::Measured { nats, .. } => Some(nats),
-                Divergence::Unavailable { .. } => None,
-            },
+            accuracy: tasks().map(|(task, paired)| (task.clone(), (paired.a, paired.b))).collect(),
+            accuracy_change: tasks()
+                .filter_map(|(task, paired)| {
+                    Some((task.clone(), ends(paired.paired.interval.as_ref()?)))
+                })
+                .collect(),
+            divergence,
+            divergence_interval,
+            refused: self.refused.clone(),
             seconds,
         }
     }
@@ -204,6 +242,10 @@ pub(crate) struct Measure<'a> {
     suite: EvalConfig,
     texts: Vec<TextRecord>,
     domains: Domains,
+    /// Documents of the pieces of each source, in the order of its pieces.
+    documents: BTreeMap<String, Vec<u64>>,
+    /// Sources whose held-out text is too short, with what they would need.
+    not_measured: Vec<String>,
     base: Entry,
     distributions: BaseDistributions,
     resampling: Resampling,
@@ -218,6 +260,7 @@ impl<'a> Measure<'a> {
     pub(crate) fn open(
         job: &'a Job<'a>,
         out: &Path,
+        progress: &dyn Progress,
         stop: &StopFlag,
     ) -> Result<Option<Self>, TrainError> {
         let Some(config) = &job.config.forgetting else { return Ok(None) };
@@ -230,9 +273,13 @@ impl<'a> Measure<'a> {
         let own = job.config.replay.iter().filter(|replay| replay.tokens.is_none());
         let replayed: Vec<&str> = own.map(|replay| replay.name.as_str()).collect();
         let length = job.config.sequence_length;
-        let mut texts = pieces(general, job.tokenizer, length, config.pieces, GENERAL)?;
-        let regional = pieces(job.dataset, job.tokenizer, length, config.pieces, "")?;
-        texts.extend(regional.into_iter().filter(|text| !replayed.contains(&text.source.as_str())));
+        let mut pieces = Pieces::default();
+        pieces.add(general, job.tokenizer, length, config.pieces, GENERAL, &[])?;
+        pieces.add(job.dataset, job.tokenizer, length, config.pieces, "", &replayed)?;
+        let Pieces { texts, documents, not_measured } = pieces;
+        for left_out in &not_measured {
+            progress.line(&format!("forgetting: not measured: {left_out}"));
+        }
         let (general, regional) = sources(&texts);
         if general.is_empty() || regional.is_empty() {
             let which = if general.is_empty() { "general" } else { "run's own" };
@@ -277,8 +324,25 @@ impl<'a> Measure<'a> {
         let watch = Watch { progress: &beating, stop };
         let distributions = BaseDistributions::of(&model, &compared, watch)?;
         let resampling = Resampling { replicates: REPLICATES, seed };
-        let base = entry("base", &model, &suite, &texts, seed, watch)?;
-        Ok(Some(Self { job, suite, texts, domains, base, distributions, resampling, seed }))
+        let mut measure = Self {
+            job,
+            suite,
+            texts,
+            domains,
+            documents,
+            not_measured,
+            base: Entry::default(),
+            distributions,
+            resampling,
+            seed,
+        };
+        measure.base = measure.entry("base", &model, watch)?;
+        Ok(Some(measure))
+    }
+
+    /// Sources that are not measured since their held-out text is too short.
+    pub(crate) fn not_measured(&self) -> &[String] {
+        &self.not_measured
     }
 
     /// Holds weights against the base.
@@ -293,33 +357,31 @@ impl<'a> Measure<'a> {
         let model = LocalModel::from_parts(name, None, description, weights, tokenizer)?;
         let beating = Beating(self.job.pulse);
         let watch = Watch { progress: &beating, stop };
-        let entry = entry(name, &model, &self.suite, &self.texts, self.seed, watch)?;
+        let entry = self.entry(name, &model, watch)?;
         let divergence = self.distributions.divergence(&model, self.resampling, watch)?;
         let (base, domains) = (&self.base, &self.domains);
         let mut ledger = ledger(base, &[entry], vec![divergence], domains, self.resampling)?;
         Standing::new(ledger.columns.remove(0))
     }
-}
 
-/// One side of a ledger: what the model scores on texts and tasks.
-fn entry(
-    name: &str,
-    model: &LocalModel,
-    suite: &EvalConfig,
-    texts: &[TextRecord],
-    seed: Seed,
-    watch: Watch<'_>,
-) -> Result<Entry, TrainError> {
-    let info = RunInfo { command_line: String::new(), seed };
-    let mut records = texts.iter().cloned().map(Ok);
-    let done = milpa_eval::run(model, suite, Some(&mut records), &info, watch)?;
-    Ok(Entry {
-        name: name.to_owned(),
-        model: name.to_owned(),
-        model_hash: done.report.model.hash,
-        items: done.items,
-        texts: done.texts,
-    })
+    /// One side of a ledger: what the model scores on texts and tasks.
+    fn entry(&self, name: &str, model: &LocalModel, watch: Watch<'_>) -> Result<Entry, TrainError> {
+        let info = RunInfo { command_line: String::new(), seed: self.seed };
+        let mut records = self.texts.iter().cloned().map(Ok);
+        let mut done = milpa_eval::run(model, &self.suite, Some(&mut records), &info, watch)?;
+        // What the evaluation takes for a document is a piece of one.
+        for text in done.texts.iter_mut().filter(|text| text.task.is_empty()) {
+            let documents = self.documents.get(&text.source);
+            text.document = text.document.and_then(|piece| documents?.get(piece as usize).copied());
+        }
+        Ok(Entry {
+            name: name.to_owned(),
+            model: name.to_owned(),
+            model_hash: done.report.model.hash,
+            items: done.items,
+            texts: done.texts,
+        })
+    }
 }
 
 /// Tells the watchdog that a measurement goes on, and nobody else.
@@ -350,40 +412,65 @@ fn spread<'a, T>(all: &[&'a T], count: usize) -> Vec<&'a T> {
     (0..count).map(|n| all[n * all.len() / count]).collect()
 }
 
-/// Up to `count` stretches of the held-out text of each source, evenly spread, none across the end of a
-/// document.
-fn pieces(
-    dataset: &TokenDataset,
-    tokenizer: &Tokenizer,
-    length: usize,
-    count: usize,
-    prefix: &str,
-) -> Result<Vec<TextRecord>, TrainError> {
-    let counts = dataset.counts(Split::Validation);
-    if counts.values().all(|source| source.tokens <= length as u64) {
-        return Ok(Vec::new());
-    }
-    let windows = dataset.windows(Split::Validation, length, usize::MAX)?;
-    let mut of_source: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for window in 0..windows.len() {
-        of_source.entry(windows.source(window)).or_default().push(window);
-    }
-    let mut texts = Vec::new();
-    for (source, all) in of_source {
-        for &window in spread(&all.iter().collect::<Vec<_>>(), count) {
-            let batch = windows.batch(window..window + 1)?;
-            let documents = batch.tokens_bt.split(|id| *id == dataset.eos_id());
-            let longest = documents.max_by_key(|ids| ids.len()).unwrap_or_default();
-            let text = tokenizer.decode(longest);
-            // A cut may fall into a character.
-            let text = text.trim_matches(char::REPLACEMENT_CHARACTER).to_owned();
-            if !text.trim().is_empty() {
-                let id = format!("{source} {window}");
-                texts.push(TextRecord { id, source: format!("{prefix}{source}"), text });
+/// What is measured of the held-out text.
+#[derive(Default)]
+struct Pieces {
+    texts: Vec<TextRecord>,
+    /// Documents of the pieces of each source, in order.
+    documents: BTreeMap<String, Vec<u64>>,
+    /// Sources that are too short.
+    not_measured: Vec<String>,
+}
+
+impl Pieces {
+    /// Adds up to `count` stretches of the held-out text of each source but `without`, evenly spread, none
+    /// across the end of a document.
+    fn add(
+        &mut self,
+        dataset: &TokenDataset,
+        tokenizer: &Tokenizer,
+        length: usize,
+        count: usize,
+        prefix: &str,
+        without: &[&str],
+    ) -> Result<(), TrainError> {
+        let mut counts = dataset.counts(Split::Validation);
+        counts.retain(|source, _| !without.contains(&source.as_str()));
+        for (source, counts) in counts.iter().filter(|(_, counts)| counts.tokens <= length as u64) {
+            self.not_measured.push(format!(
+                "{prefix}{source}: its held-out text has {} tokens, and a piece takes \
+                 train.sequence_length and one more, {}",
+                counts.tokens,
+                length + 1
+            ));
+        }
+        if counts.values().all(|source| source.tokens <= length as u64) {
+            return Ok(());
+        }
+        let windows = dataset.windows(Split::Validation, length, usize::MAX)?;
+        let mut of_source: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for window in (0..windows.len()).filter(|&w| counts.contains_key(windows.source(w))) {
+            of_source.entry(windows.source(window)).or_default().push(window);
+        }
+        for (source, all) in of_source {
+            for &window in spread(&all.iter().collect::<Vec<_>>(), count) {
+                let batch = windows.batch(window..window + 1)?;
+                let stretches = batch.tokens_bt.split(|id| *id == dataset.eos_id()).enumerate();
+                let longest = stretches.max_by_key(|(_, ids)| ids.len());
+                let Some((number, ids)) = longest else { continue };
+                let text = tokenizer.decode(ids);
+                // A cut may fall into a character.
+                let text = text.trim_matches(char::REPLACEMENT_CHARACTER).to_owned();
+                if !text.trim().is_empty() {
+                    let (id, source) = (format!("{source} {window}"), format!("{prefix}{source}"));
+                    let document = windows.first_document(window) + number as u64;
+                    self.documents.entry(source.clone()).or_default().push(document);
+                    self.texts.push(TextRecord { id, source, text });
+                }
             }
         }
+        Ok(())
     }
-    Ok(texts)
 }
 
 /// What a run could end with, and what was chosen: `forgetting.json`.
@@ -397,6 +484,9 @@ pub struct ForgettingReport {
     /// The candidates at the end: the final weights, their average, blends with the base, and under a
     /// limit the checkpoint below it that adapted most.
     pub candidates: Vec<Standing>,
+    /// Sources of which nothing is measured, since their held-out text is too short.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_measured: Vec<String>,
     /// Name of the candidate that stands in `checkpoint-chosen`.
     pub chosen: String,
     /// Why.
@@ -406,11 +496,15 @@ pub struct ForgettingReport {
 impl ForgettingReport {
     /// Chooses among the candidates: without a limit the first, which is the final one; with one, that of
     /// most adaptation among those whose interval lies below the limit, or else the one that forgot least.
-    pub(crate) fn new(candidates: Vec<Standing>, limit: Option<f64>) -> Self {
+    pub(crate) fn new(
+        candidates: Vec<Standing>,
+        limit: Option<f64>,
+        not_measured: Vec<String>,
+    ) -> Self {
         let (index, reason) = choose(&candidates, limit);
         let chosen = candidates[index].name.clone();
         let within_limit = limit.map(|limit| candidates[index].reading().high <= limit);
-        Self { limit, within_limit, candidates, chosen, reason }
+        Self { limit, within_limit, candidates, not_measured, chosen, reason }
     }
 
     /// What says that a complete run in `out` ended above its limit, if it did.
@@ -571,7 +665,7 @@ mod tests {
             ]
         };
         let check = |limit, chosen: &str, within, above: Option<&str>| {
-            let report = ForgettingReport::new(all(), limit);
+            let report = ForgettingReport::new(all(), limit, Vec::new());
             assert_eq!((report.chosen.as_str(), report.within_limit), (chosen, within));
             let error = report.above_limit(Path::new("train")).map(|error| error.to_string());
             match (above, &error) {

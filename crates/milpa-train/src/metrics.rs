@@ -113,11 +113,23 @@ pub enum Metric {
         adaptation_interval: Option<(f64, f64)>,
         /// Bits per byte of the base and now, by domain; general ones begin with `general/`.
         bits_per_byte: BTreeMap<String, (f64, f64)>,
+        /// 95 % intervals of their change since the base, paired with it.
+        #[serde(default)]
+        bits_per_byte_change: BTreeMap<String, (f64, f64)>,
         /// Accuracy of the base and now, by task.
         accuracy: BTreeMap<String, (f64, f64)>,
+        /// 95 % intervals of its change since the base, paired with it.
+        #[serde(default)]
+        accuracy_change: BTreeMap<String, (f64, f64)>,
         /// Mean KL from the base on general text, in nats, where it can be measured.
         #[serde(default)]
         divergence: Option<f64>,
+        /// Its 95 % interval.
+        #[serde(default)]
+        divergence_interval: Option<(f64, f64)>,
+        /// What could not be compared, with the reason.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<String>,
         /// Seconds that the measurement took.
         seconds: f64,
     },

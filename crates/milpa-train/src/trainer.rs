@@ -262,7 +262,7 @@ pub fn train(
         progress.line("training is complete already");
         return summary(job, &data, out, digest)?.within_limit(out);
     }
-    let measure = Measure::open(job, out, stop)?;
+    let measure = Measure::open(job, out, progress, stop)?;
     let (digest, data) = thread::scope(|scope| {
         let threads = Threads {
             feed: Feed::new(scope, Arc::clone(&data)),
@@ -320,6 +320,9 @@ fn record(job: &Job<'_>) -> Result<Record, TrainError> {
     }
     for set in &job.replay {
         inputs.insert(format!("replay {}", set.name), set.dataset.digest());
+    }
+    if let Some(forgetting) = &job.config.forgetting {
+        inputs.extend(forgetting.task_hashes()?);
     }
     let resolved = Resolved { model: job.start.table()?, train: job.config };
     let mut record = Record::new("train", &resolved, inputs)?;

@@ -302,6 +302,7 @@ impl Runner<'_> {
             let general = &forgetting.general.path;
             let (_, digest) = open_artifact(general, Kind::Tokens, Verify::Lengths)?;
             training_inputs.insert("general text".to_owned(), digest);
+            training_inputs.extend(forgetting.task_hashes()?);
         }
         let mut training =
             toml::Table::from_iter([("train".to_owned(), toml::Value::try_from(&recipe.train)?)]);

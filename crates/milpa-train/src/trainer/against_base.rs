@@ -281,7 +281,7 @@ impl<'a> Run<'_, 'a> {
             progress.line(&format!("{name}: {}", standing.line()));
             candidates.push(standing);
         }
-        let report = ForgettingReport::new(candidates, limit);
+        let report = ForgettingReport::new(candidates, limit, measure.not_measured().to_vec());
         progress.line(&format!("chosen: {}; {}", report.chosen, report.reason));
         let weights = weights(self, &report.chosen)?;
         let snapshot = self.snapshot()?;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use milpa_base::{Silent, StopFlag};
+use milpa_base::{Silent, StopFlag, TextRecord};
 use milpa_train::{
     Activity, ForgettingReport, Metric, Noted, Pulse, State, TrainConfig, TrainError, Watchdog,
     read_forgetting,
@@ -313,6 +313,87 @@ fn where_the_replay_does_not_last_the_rate_is_cut() {
     field.go_on_from("base", "cut", &config, &watch, &stop).unwrap_err();
     run("cut");
     assert_eq!(control(&field.metrics("cut")), acted);
+}
+
+#[test]
+fn every_number_of_the_metrics_has_its_interval_and_what_is_too_short_is_said() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let config = continued(0.0, "");
+    let report_of = |name: &str, config: &TrainConfig| {
+        let done = field.go_on_from("base", name, config, &Silent, &StopFlag::default());
+        done.unwrap().forgetting.unwrap()
+    };
+    let report = report_of("run", &config);
+    let texts = &report.candidates[0].texts;
+    // Every sentence and every number is a document of its own, and pieces are of several of them.
+    assert!(
+        texts.iter().all(|text| text.documents > 1 && text.documents <= text.texts),
+        "{texts:?}"
+    );
+    assert!(report.not_measured.is_empty());
+    for metric in field.metrics("run") {
+        let Metric::Forgetting {
+            bits_per_byte,
+            bits_per_byte_change,
+            accuracy,
+            accuracy_change,
+            divergence,
+            divergence_interval,
+            refused,
+            ..
+        } = metric
+        else {
+            continue;
+        };
+        assert!(bits_per_byte.keys().eq(bits_per_byte_change.keys()) && bits_per_byte.len() == 2);
+        assert!(accuracy.keys().eq(accuracy_change.keys()) && accuracy.len() == 1);
+        for (domain, (low, high)) in bits_per_byte_change {
+            let (base, now) = bits_per_byte[&domain];
+            assert!(low <= now - base && now - base <= high, "{domain}: {low} to {high}");
+        }
+        let (low, high) = divergence_interval.unwrap();
+        assert!(low <= divergence.unwrap() && divergence.unwrap() <= high && refused.is_empty());
+    }
+}
+
+#[test]
+fn a_source_that_is_too_short_is_named_and_left_out() {
+    let note =
+        TextRecord { id: "note".to_owned(), source: "notes".to_owned(), text: "Sara.".to_owned() };
+    let field = Field::with_held_out(vec![note]);
+    field.train("base", &recipe("")).unwrap();
+    let config = continued(0.0, "");
+    let stop = StopFlag::default();
+    let line = "forgetting: not measured: notes: its held-out text has ".to_owned();
+    let watch = StopAfter { line, stop: stop.clone() };
+    field.go_on_from("base", "run", &config, &watch, &stop).unwrap_err();
+    field.go_on_from("base", "run", &config, &Silent, &StopFlag::default()).unwrap();
+    let report = report(&field.folder("run"));
+    let [left_out] = &report.not_measured[..] else { panic!("{:?}", report.not_measured) };
+    assert!(left_out.starts_with("notes: ") && left_out.ends_with("one more, 17"), "{left_out}");
+    let domains: Vec<&str> =
+        report.candidates[0].texts.iter().map(|text| text.domain.as_str()).collect();
+    assert_eq!(domains, ["general/sentences", "numbers"]);
+}
+
+#[test]
+fn the_questions_of_a_run_are_part_of_what_it_is() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let questions = field.folder("questions.jsonl");
+    let mut config = continued(0.0, "");
+    config.forgetting.as_mut().unwrap().tasks.push(
+        toml::from_str(&format!("task = 'mul/in_context'\ndata = '{}'", questions.display()))
+            .unwrap(),
+    );
+    let hashes = || config.forgetting.as_ref().unwrap().task_hashes();
+    assert!(hashes().unwrap_err().to_string().contains("questions.jsonl"));
+    std::fs::write(&questions, "one").unwrap();
+    let one = hashes().unwrap();
+    assert_eq!(one.len(), 1);
+    std::fs::write(&questions, "other").unwrap();
+    assert_ne!(hashes().unwrap(), one);
 }
 
 #[test]

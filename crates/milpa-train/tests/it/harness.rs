@@ -52,6 +52,11 @@ pub(crate) struct Field {
 
 impl Field {
     pub(crate) fn new() -> Self {
+        Self::with_held_out(Vec::new())
+    }
+
+    /// The same with more held-out text beside the numbers.
+    pub(crate) fn with_held_out(more: Vec<TextRecord>) -> Self {
         let root = tempfile::tempdir().unwrap();
         let texts = |count: usize| -> Vec<TextRecord> {
             let text = |n: usize| TextRecord {
@@ -91,7 +96,8 @@ impl Field {
             TokenDataset::open(&dir, &tokenizer).unwrap()
         };
         let dataset = encode("tokens", texts(64), texts(4));
-        let general = encode("general", numbers(40), numbers(12));
+        let held_out = numbers(12).into_iter().chain(more).collect();
+        let general = encode("general", numbers(40), held_out);
         Self { root, tokenizer, dataset, general }
     }
 

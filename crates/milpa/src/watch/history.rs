@@ -488,6 +488,10 @@ pub mod tests {
             adaptation_interval: None,
             bits_per_byte: BTreeMap::from(bits),
             accuracy: BTreeMap::from([("mul/in_context".to_owned(), (0.25, 0.2))]),
+            bits_per_byte_change: BTreeMap::new(),
+            accuracy_change: BTreeMap::new(),
+            divergence_interval: None,
+            refused: Vec::new(),
             divergence: Some(0.02),
             seconds: 1.0,
         }
