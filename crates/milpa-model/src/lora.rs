@@ -834,7 +834,7 @@ fn parse_config(bytes: &[u8], path: &Path) -> Result<LoraConfig, DecoderError> {
     let known = saved.iter().all(|name| SAVED_MODULES.iter().any(|known| is(name, known)));
     // With its weights tied, peft keeps the output layer under the embedding's name.
     let both = has(SAVED_MODULES[0]) && (has(SAVED_MODULES[1]) || tied);
-    if !saved.is_empty() && !(known && both) {
+    if !(saved.is_empty() || known && both) {
         let message = "embed_tokens and lm_head are trained beside an adapter, both or none";
         return Err(unsupported("modules_to_save", message));
     }

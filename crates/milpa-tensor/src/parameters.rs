@@ -244,13 +244,13 @@ impl ParameterStore {
     pub fn snapshot(&self) -> Self {
         let mut copy = Self::new(self.device.clone());
         for parameter in &self.parameters {
-            let data = if !parameter.trainable {
-                Arc::clone(&parameter.data)
-            } else {
+            let data = if parameter.trainable {
                 let (length, dtype) = (parameter.data.len(), parameter.data.dtype());
                 let mut data = self.device.allocate_as(length, dtype);
                 self.device.copy(&parameter.data, &mut data);
                 Arc::new(data)
+            } else {
+                Arc::clone(&parameter.data)
             };
             copy.names.insert(parameter.name.clone(), ParameterId(copy.parameters.len()));
             copy.parameters.push(Parameter {

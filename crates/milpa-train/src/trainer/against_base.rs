@@ -149,8 +149,8 @@ impl<'a> Run<'_, 'a> {
             if let Action::RollBack(_) = action {
                 // What is known stays known; where the run stands is the checkpoint's.
                 let then = state.control.clone().unwrap_or_else(|| known.clone());
-                let ControlState { below, last, changes, .. } = then;
-                control = ControlState { below, last, changes, ..control };
+                let ControlState { last, below, changes, .. } = then;
+                control = ControlState { last, below, changes, ..control };
             }
             let data = match self.data_with(&mut control, now, state)? {
                 Ok(data) => data,

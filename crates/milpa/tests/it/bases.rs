@@ -44,7 +44,7 @@ fn write_base(dir: &Path, tokenizer: &Path, mut config: Value) {
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     for spec in parameter_specs(&description) {
         let mut values = parameters.read(parameters.id(&spec.name).unwrap());
-        if spec.name.ends_with(".bias") {
+        if spec.name.rsplit('.').next() == Some("bias") {
             for (at, value) in values.iter_mut().enumerate() {
                 *value = (at % 7) as f32 * 0.05 - 0.15;
             }
