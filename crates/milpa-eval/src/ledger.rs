@@ -391,8 +391,8 @@ impl<'a> Pairs<'a> {
 
     /// The texts of each document of each domain; a text whose document is not known is one by itself.
     fn documents(&self) -> Vec<Vec<Vec<usize>>> {
-        let mut found: BTreeMap<String, BTreeMap<(Option<u64>, usize), Vec<usize>>> =
-            BTreeMap::new();
+        type OfDocuments = BTreeMap<(Option<u64>, usize), Vec<usize>>;
+        let mut found: BTreeMap<String, OfDocuments> = BTreeMap::new();
         for (place, (text, _)) in self.0.iter().enumerate() {
             let document = (text.document, text.document.map_or(place, |_| 0));
             found.entry(domain(text)).or_default().entry(document).or_default().push(place);

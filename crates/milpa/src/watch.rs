@@ -80,7 +80,7 @@ impl fmt::Display for EndedByAlarm {
 /// A line of the metrics on its way to the thread that watches.
 enum Told {
     Kept(Vec<Metric>),
-    Added(Metric),
+    Added(Box<Metric>),
 }
 
 /// What waits to be taken in.
@@ -206,7 +206,7 @@ impl Watch {
     pub fn take(&self, noted: Noted<'_>) {
         let told = match noted {
             Noted::Kept(metrics) => Told::Kept(metrics.to_vec()),
-            Noted::Added(metric) => Told::Added(metric.clone()),
+            Noted::Added(metric) => Told::Added(Box::new(metric.clone())),
         };
         {
             let mut seen = lock(&self.shared.seen);
