@@ -212,7 +212,8 @@ impl TrainError {
             | Self::Mup(_)
             | Self::Stages(_)
             | Self::OtherPlan { .. }
-            | Self::CannotExtend { .. } => true,
+            | Self::CannotExtend { .. }
+            | Self::Occupied { .. } => true,
             Self::Tokens(error) => error.is_usage(),
             _ => false,
         }

@@ -33,6 +33,19 @@ const EXIT_USAGE: u8 = 2;
 /// Interrupted; the same command resumes (EX_TEMPFAIL of sysexits.h).
 const EXIT_INTERRUPTED: u8 = 75;
 
+/// A command, a recipe or what they name that cannot be right: to try it again is in vain, so it ends with
+/// [`EXIT_USAGE`].
+#[derive(Debug)]
+pub struct Refused(pub String);
+
+impl std::error::Error for Refused {}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         progress::freeze();
@@ -53,6 +66,7 @@ fn main() -> ExitCode {
             is_ended: &|| {
                 let report = milpa_train::read_forgetting(&train).ok().flatten();
                 train.join(watch::ALARM_FILE).exists()
+                    || milpa_train::was_stopped(&train)
                     || report.is_some_and(|report| report.within_limit == Some(false))
             },
         };
@@ -275,11 +289,17 @@ fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {text}");
     let configuration = error.chain().any(|cause| {
         let task = cause.downcast_ref::<milpa_eval::EvalError>();
+        let training = cause.downcast_ref::<milpa_train::TrainError>();
+        let data = cause.downcast_ref::<milpa_tokens::TokensError>();
         cause.is::<milpa_base::ConfigError>()
             || cause.is::<milpa_plan::PlanError>()
             || task.is_some_and(milpa_eval::EvalError::is_usage)
+            || training.is_some_and(milpa_train::TrainError::is_usage)
+            || data.is_some_and(milpa_tokens::TokensError::is_usage)
     });
-    ExitCode::from(if configuration { EXIT_USAGE } else { EXIT_FAILURE })
+    // Other than the chain, this finds what was added as context.
+    let refused = configuration || error.downcast_ref::<Refused>().is_some();
+    ExitCode::from(if refused { EXIT_USAGE } else { EXIT_FAILURE })
 }
 
 const DISK_FULL: &str = "the disk is full";

@@ -11,11 +11,11 @@ use milpa_corpus::CorpusConfig;
 use milpa_eval::{EvalConfig, TaskEntry};
 use milpa_model::{DecoderDescription, ModelConfig};
 use milpa_package::PackageConfig;
-use milpa_tokens::{TokenizerConfig, TokensConfig};
+use milpa_tokens::{SampleOrder, TokenizerConfig, TokensConfig};
 use milpa_train::{BaseConfig, BaseModel, TrainConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::watch::WatchConfig;
+use crate::{Refused, watch::WatchConfig};
 
 /// The file inside a recipe folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -262,7 +262,7 @@ pub fn load(
     if let (Some(mup), Some(model)) = (&recipe.train.mup, &recipe.model) {
         mup.validate(model).map_err(|message| bad("train.mup", &message))?;
     }
-    recipe.watch.validate().map_err(table("watch"))?;
+    recipe.watch.validate(&recipe.train).map_err(table("watch"))?;
     recipe.eval.validate().map_err(table("eval"))?;
     recipe.package.validate().map_err(table("package"))?;
     if let Some(model) = &recipe.model
@@ -290,6 +290,9 @@ pub fn load(
             |near| format!("did you mean `{near}`?"),
         );
         anyhow::bail!(bad(key, &format!("no source is called `{unknown}`{place}; {near}")));
+    }
+    if paths == Paths::Needed {
+        recipe.check_orders().map_err(|message| bad("train.stage", &message))?;
     }
     let base = path.parent().unwrap_or(Path::new(""));
     for location in recipe.locations() {
@@ -320,6 +323,32 @@ impl Recipe {
 }
 
 impl Recipe {
+    /// Refuses an order by values that the recipe's corpus and tokens do not get.
+    fn check_orders(&self) -> Result<(), String> {
+        for (stage, order) in self.train.ordered_stages() {
+            let (value, is_there, remedy) = match order {
+                SampleOrder::Shuffled | SampleOrder::Length(_) => continue,
+                SampleOrder::Perplexity(_) => (
+                    "perplexity",
+                    !self.corpus.perplexity.is_empty(),
+                    "give the corpus a [[corpus.perplexity]] model",
+                ),
+                SampleOrder::Quality(_) => (
+                    "quality",
+                    self.tokens.quality.is_some(),
+                    "name a classifier in [tokens] quality",
+                ),
+            };
+            if !is_there {
+                return Err(format!(
+                    "stage {stage:?} is ordered by {value}, which this recipe gives no document; {remedy}, \
+                     or order by length"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// What the model begins as.
     pub fn origin(&self) -> Origin<'_> {
         match (&self.base, &self.tokenizer, &self.model) {
@@ -340,13 +369,21 @@ impl Recipe {
             }
             Origin::Base(base) => base,
         };
-        let description = BaseModel::describe(&base.model.path)?;
+        let path = &base.model.path;
+        let description = BaseModel::describe(path).map_err(|error| {
+            let says_all = error.is_usage();
+            let error = anyhow::Error::from(error);
+            let unreadable = || Refused(format!("the base {} cannot be read", path.display()));
+            if says_all { error } else { error.context(unreadable()) }
+        })?;
         anyhow::ensure!(
             self.train.sequence_length <= description.context_length,
-            "train.sequence_length is {}, but the context of the base {} has {} tokens",
-            self.train.sequence_length,
-            base.model.path.display(),
-            description.context_length
+            Refused(format!(
+                "train.sequence_length is {}, but the context of the base {} has {} tokens",
+                self.train.sequence_length,
+                path.display(),
+                description.context_length
+            ))
         );
         Ok(description)
     }

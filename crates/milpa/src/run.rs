@@ -20,6 +20,7 @@ use milpa_train::BaseModel;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    Refused,
     commands::{
         corpus, eval,
         model::OpenedModel,
@@ -177,13 +178,13 @@ pub fn run(
 ) -> Result<Folders> {
     let missing = recipe.missing_files();
     if let Some((written, path)) = missing.first() {
-        anyhow::bail!(
+        anyhow::bail!(Refused(format!(
             "{} of the paths in {} do not exist, the first is {written} ({}); \
              check the path, or the variable in it",
             missing.len(),
             recipe.path.display(),
             path.display()
-        );
+        )));
     }
     watch::check(&conditions.watching)?;
     let _lock = RunLock::acquire(out)?;

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use milpa_train::{StageConfig, TrainConfig};
 
 use crate::{
+    Refused,
     cli::RecipeArgument,
     commands::{package, tokens, train},
     context::Context,
@@ -18,10 +19,14 @@ pub fn check(context: &Context, recipe: &RecipeArgument) -> Result<()> {
             .iter()
             .map(|(written, path)| format!("  {written} ({})", path.display()))
             .collect();
-        bail!("paths in {} that do not exist:\n{}", recipe.path.display(), list.join("\n"));
+        let file = recipe.path.display();
+        bail!(Refused(format!("paths in {file} that do not exist:\n{}", list.join("\n"))));
     }
     train::check_base(&recipe.recipe)?;
     package::check(&recipe.recipe)?;
+    if let Some(note) = train::rows_that_stay(&recipe.recipe) {
+        context.progress.say(&note);
+    }
     tokens::quality_model(&recipe.recipe.tokens)?;
     let plan = train::check_plan(context, &recipe, None)?;
     context.show(&plan, || {

@@ -78,7 +78,7 @@ pub struct Supervised<'a> {
     pub folder: &'a Path,
     /// The run's newest checkpoint.
     pub newest_step: &'a dyn Fn() -> Option<u64>,
-    /// Whether the run was ended on purpose, as by an alarm.
+    /// Whether the run was ended on purpose, by an alarm or by the controller of forgetting.
     pub is_ended: &'a dyn Fn() -> bool,
 }
 

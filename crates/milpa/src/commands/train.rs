@@ -4,7 +4,7 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use milpa_base::{
-    Bytes, ConfigError, Kind, Tokens,
+    Bytes, ConfigError, Kind, Manifest, Tokens,
     manifest::Verify,
     open_artifact,
     units::{duration, si},
@@ -20,7 +20,7 @@ use milpa_train::{
 use serde::Serialize;
 
 use crate::{
-    EXIT_INTERRUPTED,
+    EXIT_INTERRUPTED, Refused,
     cli::{Endurance, Onward, Watching},
     commands::doctor,
     context::{Context, quote},
@@ -158,33 +158,50 @@ pub struct Folders<'a> {
 /// Opens the base, which must be of the run's tokenizer.
 fn open_base(path: &Path, tokenizer: &Tokenizer) -> Result<BaseModel> {
     let own = Tokenizer::open(path).with_context(|| {
-        format!("the base {} has no tokenizer that can be read", path.display())
+        Refused(format!("the base {} has no tokenizer that can be read", path.display()))
     })?;
     anyhow::ensure!(
         own.hash() == tokenizer.hash(),
-        "the tokenizer of the base {} is not the run's ({} and {}): the base would read other words \
+        Refused(format!(
+            "the tokenizer of the base {} is not the run's ({} and {}): the base would read other words \
          than were written; encode the corpus with --tokenizer {}",
-        path.display(),
-        own.hash().short(),
-        tokenizer.hash().short(),
-        quote(&path.to_string_lossy())
+            path.display(),
+            own.hash().short(),
+            tokenizer.hash().short(),
+            quote(&path.to_string_lossy())
+        ))
     );
     Ok(BaseModel::open(path)?)
 }
 
-/// Holds everything that a recipe goes on from against its base, before any work.
+/// Opens everything that a recipe goes on from, and holds it against its base where it has one, before any
+/// work.
 ///
 /// # Errors
-/// A base that cannot be gone on from, a replay set that is missing or of another tokenizer.
+/// A base that cannot be gone on from; a replay set that is missing, damaged, no token shards, or of another
+/// tokenizer than the base's. What the tokenizer of a new model will be is not known yet.
 pub fn check_base(recipe: &Recipe) -> Result<()> {
-    let Origin::Base(base) = recipe.origin() else { return Ok(()) };
+    let Origin::Base(base) = recipe.origin() else { return verify_replay(&recipe.train) };
     let path = &base.model.path;
     recipe.description()?;
     let tokenizer = Tokenizer::open(path).with_context(|| {
-        format!("the base {} has no tokenizer that can be read", path.display())
+        Refused(format!("the base {} has no tokenizer that can be read", path.display()))
     })?;
     open_replay(&recipe.train, &tokenizer)?;
     open_general(&recipe.train, &tokenizer).map(drop)
+}
+
+/// What to know of a base with new tokens whose rows an adapter would leave as they began.
+pub fn rows_that_stay(recipe: &Recipe) -> Option<String> {
+    let Origin::Base(base) = recipe.origin() else { return None };
+    recipe.train.lora.as_ref().filter(|lora| !lora.embeddings)?;
+    let path = &base.model.path;
+    let new = Manifest::read(path).ok()?.counts.get("new_tokens").copied()?;
+    Some(format!(
+        "the base {} has rows for {new} new tokens, and [train.lora] leaves them as they began: add \
+         embeddings = true to it",
+        path.display()
+    ))
 }
 
 /// Opens the token shards of general text that forgetting is measured on.
@@ -192,34 +209,49 @@ fn open_general(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Option<To
     let Some(forgetting) = &config.forgetting else { return Ok(None) };
     let path = &forgetting.general.path;
     let describe = || {
-        format!(
+        Refused(format!(
             "train.forgetting.general cannot be read from {}: encode a general set with the base's \
              tokenizer (milpa tokens encode), or have the base write one with `milpa tokens generate-replay`",
             path.display()
-        )
+        ))
     };
     open_artifact(path, Kind::Tokens, Verify::Contents).with_context(describe)?;
     TokenDataset::open(path, tokenizer).with_context(describe).map(Some)
 }
 
+/// The folders of token shards that the recipe's replay names.
+fn replay_folders(config: &TrainConfig) -> impl Iterator<Item = (&str, &Path)> {
+    config.replay.iter().filter_map(|replay| {
+        let location = replay.tokens.as_ref()?;
+        Some((replay.name.as_str(), location.path.as_path()))
+    })
+}
+
+fn no_replay(name: &str, path: &Path) -> Refused {
+    Refused(format!(
+        "the replay {name:?} cannot be read from {}: encode a general set with the run's tokenizer, or \
+         have the base write one with `milpa tokens generate-replay`",
+        path.display()
+    ))
+}
+
+/// Reads the token shards that the recipe's replay names, and holds them against their manifests.
+fn verify_replay(config: &TrainConfig) -> Result<()> {
+    for (name, path) in replay_folders(config) {
+        open_artifact(path, Kind::Tokens, Verify::Contents)
+            .with_context(|| no_replay(name, path))?;
+    }
+    Ok(())
+}
+
 /// Opens the token shards that the recipe's replay names.
 fn open_replay(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Vec<(String, TokenDataset)>> {
-    let mut opened = Vec::new();
-    for replay in &config.replay {
-        let Some(location) = &replay.tokens else { continue };
-        let describe = || {
-            format!(
-                "the replay {:?} cannot be read from {}: encode a general set with the run's tokenizer, or \
-                 have the base write one with `milpa tokens generate-replay`",
-                replay.name,
-                location.path.display()
-            )
-        };
-        open_artifact(&location.path, Kind::Tokens, Verify::Contents).with_context(describe)?;
-        let dataset = TokenDataset::open(&location.path, tokenizer).with_context(describe)?;
-        opened.push((replay.name.clone(), dataset));
-    }
-    Ok(opened)
+    verify_replay(config)?;
+    let open = |(name, path): (&str, &Path)| -> Result<(String, TokenDataset)> {
+        let dataset = TokenDataset::open(path, tokenizer).with_context(|| no_replay(name, path))?;
+        Ok((name.to_owned(), dataset))
+    };
+    replay_folders(config).map(open).collect()
 }
 
 fn replay_sets(opened: &[(String, TokenDataset)]) -> Vec<ReplaySet<'_>> {
@@ -297,6 +329,9 @@ pub fn train(
     let start = match recipe.recipe.origin() {
         Origin::Base(config) => {
             base = open_base(&config.model.path, &tokenizer)?;
+            if let Some(note) = rows_that_stay(&recipe.recipe) {
+                context.progress.say(&note);
+            }
             Start::Base(&base)
         }
         Origin::New { model: config, .. } => {

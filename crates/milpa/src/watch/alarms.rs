@@ -9,7 +9,7 @@ use milpa_base::{
     Bytes, Steps,
     units::{binary_bytes, si},
 };
-use milpa_train::Metric;
+use milpa_train::{Metric, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::watch::{
@@ -114,8 +114,9 @@ impl WatchConfig {
         }
     }
 
-    /// Finds what makes no sense: the key and what is wrong with it.
-    pub fn validate(&self) -> Result<(), (String, String)> {
+    /// Finds what makes no sense, and alarms that can never be raised in this training: the key and what
+    /// is wrong with it.
+    pub fn validate(&self, train: &TrainConfig) -> Result<(), (String, String)> {
         let bad = |key: &str, message: String| Err((key.to_owned(), message));
         for (key, value) in
             [("loss_above", self.loss_above), ("forgetting_above", self.forgetting_above)]
@@ -130,6 +131,19 @@ impl WatchConfig {
         if let Some(alarm) = self.stop_on.iter().find(|alarm| !self.is_set(**alarm)) {
             let name = alarm.name();
             return bad("stop_on", format!("{name} is no alarm of this recipe; set watch.{name}"));
+        }
+        if self.forgetting_above.is_some() && train.forgetting.is_none() {
+            let message = "this run measures no forgetting, so it would never be raised: add \
+                           [train.forgetting], or take it out";
+            return bad("forgetting_above", message.to_owned());
+        }
+        let limit = train.forgetting.as_ref().and_then(|forgetting| forgetting.limit.as_ref());
+        let goes_back = train.stability.is_some_and(|stability| stability.max_rollbacks > 0)
+            || limit.is_some_and(|limit| limit.max_rollbacks > 0);
+        if self.rollback && !goes_back {
+            let message = "this run never goes back, so it would never be raised: add [train.stability] or \
+                           [train.forgetting.limit] with max_rollbacks of 1 or more, or take it out";
+            return bad("rollback", message.to_owned());
         }
         Ok(())
     }
@@ -289,6 +303,15 @@ mod tests {
     use super::*;
     use crate::watch::history::tests::step as falling;
 
+    fn training(more: &str) -> TrainConfig {
+        let text = format!(
+            "steps = 100\nsequence_length = 8\nbatch_size = 1\ncheckpoint_every = 10\n\
+             validate_every = 10\nschedule = {{ kind = 'constant' }}\n\
+             optimizer = {{ kind = 'adam_w', learning_rate = 1e-3 }}\n{more}"
+        );
+        toml::from_str(&text).unwrap()
+    }
+
     /// A step with this loss.
     fn step(at: u64, loss: f64) -> Metric {
         let Metric::Step { .. } = falling(at, at as f64) else { unreachable!() };
@@ -302,7 +325,7 @@ mod tests {
     /// Names and steps of what is raised by these losses.
     fn check(config: &str, losses: impl Iterator<Item = f64>, expect: &[(&str, u64)]) {
         let config: WatchConfig = toml::from_str(config).unwrap();
-        config.validate().unwrap();
+        config.validate(&training("")).unwrap();
         let (mut alarms, mut state) = (Alarms::new(config), State::default());
         let mut raised = Vec::new();
         for (index, loss) in losses.enumerate() {
@@ -369,7 +392,7 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let check = |text: &str, key: &str, part: &str| {
             let config: WatchConfig = toml::from_str(text).unwrap();
-            let (found, message) = config.validate().unwrap_err();
+            let (found, message) = config.validate(&training("")).unwrap_err();
             assert!(found == key && message.contains(part), "{found}: {message}");
         };
         check("stop_on = ['loss_above']", "stop_on", "set watch.loss_above");
@@ -377,8 +400,32 @@ mod tests {
         check("no_progress = 0", "no_progress", "0 steps");
         let error = toml::from_str::<WatchConfig>("los_above = 3").unwrap_err().to_string();
         assert!(error.contains("loss_above"), "{error}");
+        let forgetting = "forgetting_above = 5\nstop_on = ['forgetting_above']";
+        check(forgetting, "forgetting_above", "add [train.forgetting], or take it out");
+        check("rollback = true", "rollback", "this run never goes back");
         for alarm in ALARMS {
             assert_eq!(serde_json::to_value(alarm).unwrap(), alarm.name());
         }
+    }
+
+    #[test]
+    fn alarms_of_what_the_run_does_are_taken() {
+        let check = |watch: &str, train: &str| {
+            let config: WatchConfig = toml::from_str(watch).unwrap();
+            config.validate(&training(train)).map_err(|(key, _)| key)
+        };
+        let stability = |rollbacks| format!("stability = {{ max_rollbacks = {rollbacks} }}");
+        assert_eq!(check("rollback = true", &stability(1)), Ok(()));
+        assert_eq!(check("rollback = true", &stability(0)), Err("rollback".to_owned()));
+        let forgetting =
+            |limit: &str| format!("forgetting = {{ general = 'tokens', every = 10{limit} }}");
+        let limit = |rollbacks| {
+            let text = format!("percent = 5, replay = 'a', max_rollbacks = {rollbacks}");
+            forgetting(&format!(", limit = {{ {text} }}"))
+        };
+        assert_eq!(check("forgetting_above = 5", &forgetting("")), Ok(()));
+        assert_eq!(check("rollback = true", &forgetting("")), Err("rollback".to_owned()));
+        assert_eq!(check("rollback = true", &limit(2)), Ok(()));
+        assert_eq!(check("rollback = true", &limit(0)), Err("rollback".to_owned()));
     }
 }

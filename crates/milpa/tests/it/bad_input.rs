@@ -39,6 +39,46 @@ fn values_that_cannot_be_right_are_refused() {
 }
 
 #[test]
+fn what_would_never_end_or_never_happen_is_refused() {
+    check_recipe(
+        "\"12 steps\"",
+        "\"9000000000000000000 steps\"\nkeep_plateau = true",
+        &["`train.steps` cannot be right", "recipe.toml:29", "can be counted"],
+    );
+    check_recipe(
+        "batch_size = 4",
+        "batch_size = 4611686018427387904",
+        &["`train.batch_size` cannot be right", "recipe.toml:31", "at most 33554432"],
+    );
+    check_recipe(
+        "learning_rate = 0.02,",
+        "learning_rate = 0.02, beta2 = 7,",
+        &["`train.optimizer.beta2` cannot be right: it is 7", "recipe.toml:36"],
+    );
+    let ordered = |value: &str| {
+        format!(
+            "\n[[train.stage]]\nname = \"hard last\"\norder = {{ by = \"{value}\" }}\n\n[eval]\n"
+        )
+    };
+    check_recipe(
+        "\n[eval]\n",
+        &ordered("perplexity"),
+        &["stage \"hard last\" is ordered by perplexity", "[[corpus.perplexity]]"],
+    );
+    check_recipe("\n[eval]\n", &ordered("quality"), &["name a classifier in [tokens] quality"]);
+    check_recipe(
+        "\n[eval]\n",
+        "\n[watch]\nforgetting_above = 5\nstop_on = [\"forgetting_above\"]\n\n[eval]\n",
+        &["`watch.forgetting_above` cannot be right", "add [train.forgetting]"],
+    );
+    check_recipe(
+        "\n[eval]\n",
+        "\n[watch]\nrollback = true\n\n[eval]\n",
+        &["`watch.rollback` cannot be right", "add [train.stability]"],
+    );
+}
+
+#[test]
 fn an_impossible_plan_is_refused_before_any_work() {
     check_recipe(
         "hidden_size = 32\nlayers = 2\nheads = 4\nkv_heads = 2\nffn_size = 64",
@@ -51,7 +91,7 @@ fn an_impossible_plan_is_refused_before_any_work() {
 fn a_missing_file_and_a_missing_variable_say_what_to_do() {
     let field = Field::new();
     field.edit_recipe("texts.jsonl", "nothing.jsonl");
-    field.milpa(&["run", ".", "--out", "run"]).expect(1, &["nothing.jsonl", "check the path"]);
+    field.milpa(&["run", ".", "--out", "run"]).expect(2, &["nothing.jsonl", "check the path"]);
     let field = Field::new();
     field.edit_recipe("texts.jsonl", "${MILPA_DATA}/texts.jsonl");
     field.milpa(&["run", ".", "--out", "run"]).expect(2, &["export MILPA_DATA="]);
@@ -91,7 +131,7 @@ fn a_tokenizer_of_another_run_is_refused() {
         "--out",
         "x",
     ]);
-    outcome.expect(1, &["tokenizer"]);
+    outcome.expect(2, &["tokenizer"]);
     let outcome = field.milpa(&[
         "package",
         ".",

@@ -93,7 +93,7 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
         field.milpa(&["run", "bad.toml", "--out", "bad"]).expect(code, parts);
         assert!(!field.path("bad/corpus").exists(), "refused before any work");
     };
-    check(CONTINUED, 1, &["do not exist", "base/train/checkpoint"]);
+    check(CONTINUED, 2, &["do not exist", "base/train/checkpoint"]);
     field.ok(&["run", ".", "--out", "base"]);
     field.milpa(&["check", "continued.toml"]).expect(0, &[]);
 
@@ -114,12 +114,12 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
         2,
         &["`train.forgetting` cannot be right: it needs a [base]"],
     );
-    check(&CONTINUED.replace("base/train/checkpoint", "base/corpus"), 1, &["base/corpus"]);
+    check(&CONTINUED.replace("base/train/checkpoint", "base/corpus"), 2, &["base/corpus"]);
     let long = CONTINUED.replace("sequence_length = 32", "sequence_length = 640");
-    check(&long, 1, &["the context of the base", "has 64 tokens"]);
+    check(&long, 2, &["the context of the base", "has 64 tokens"]);
     check(
         &CONTINUED.replace("\"base/tokens\"\nshare", "\"base/corpus\"\nshare"),
-        1,
+        2,
         &["the replay"],
     );
     check(
@@ -130,7 +130,7 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
     field.edit_recipe("vocab_size = 320", "vocab_size = 330");
     field.ok(&["run", ".", "--out", "other"]);
     let other = CONTINUED.replace("general = \"base/tokens\"", "general = \"other/tokens\"");
-    check(&other, 1, &["train.forgetting.general cannot be read from", "tokenizer"]);
+    check(&other, 2, &["train.forgetting.general cannot be read from", "tokenizer"]);
 
     field.ok(&["run", "continued.toml", "--out", "run"]);
     let log = field.read("run/train/metrics.jsonl");
@@ -171,4 +171,24 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
     assert_ne!(weights("seed/train/checkpoint"), weights("run/train/checkpoint"));
     let resolved = field.read("seed/recipe.resolved.toml");
     assert!(resolved.contains("seed = 6") && !resolved.contains("[tokenizer]"), "{resolved}");
+}
+
+#[test]
+fn a_supervisor_leaves_a_run_ended_that_the_controller_stopped() {
+    let field = Field::new();
+    field.write("other.jsonl", portuguese(20).as_bytes());
+    field.ok(&["run", ".", "--out", "base"]);
+    // Any forgetting is too much, and neither replay nor rate can be moved.
+    let limit =
+        "percent = 1e-6\nlargest_replay = 0.1\nleast_learning_rate = 1.0\nmax_rollbacks = 0";
+    let wild = "learning_rate = 1.0, embedding_learning_rate = 1.0";
+    let recipe = CONTINUED.replace("percent = 500", limit);
+    let recipe = recipe.replace("learning_rate = 0.02, embedding_learning_rate = 0.01", wild);
+    field.write("continued.toml", recipe.as_bytes());
+    let outcome = field.milpa(&["run", "continued.toml", "--out", "run", "--supervise"]);
+    outcome.expect(1, &["stopped after step", "nothing is left to be changed"]);
+    assert!(!outcome.stderr.contains("it goes on from"), "{}", outcome.stderr);
+    let restarts = field.read("run/restarts.jsonl");
+    assert_eq!(restarts.matches("\"started_again\":false").count(), 1, "{restarts}");
+    assert_eq!(restarts.lines().count(), 1, "{restarts}");
 }

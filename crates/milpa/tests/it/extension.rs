@@ -69,6 +69,37 @@ fn a_base_gets_more_tokens_and_goes_on_with_them() {
 }
 
 #[test]
+fn an_adapter_trains_the_rows_of_new_tokens_if_it_is_told_to() {
+    let field = Field::new();
+    field.write("other.jsonl", portuguese(20).as_bytes());
+    field.ok(&["run", ".", "--out", "base"]);
+    let extend = ["tokens", "extend", "--model", "base/train/checkpoint", "--data", "other.jsonl"];
+    field.ok(&[&extend[..], &["--add", "24", "--out", "extended"]].concat());
+    let (run, _) = CONTINUED.split_once("[[train.replay]]").unwrap();
+    let (_, eval) = CONTINUED.split_once("[eval]").unwrap();
+    let run = run.replace("base/train/checkpoint", "extended");
+    let adapter = |more: &str| format!("{run}[train.lora]\nrank = 4\n{more}\n[eval]{eval}");
+    field.write("continued.toml", adapter("").as_bytes());
+    let said = ["rows for 24 new tokens", "add embeddings = true"];
+    field.milpa(&["check", "continued.toml"]).expect(0, &said);
+    field.write("continued.toml", adapter("embeddings = true").as_bytes());
+    let checked = field.milpa(&["check", "continued.toml"]);
+    checked.expect(0, &[]);
+    assert!(!checked.stderr.contains("new tokens"), "{}", checked.stderr);
+    field.ok(&["run", "continued.toml", "--out", "run"]);
+    let embedding = "model.embed_tokens.weight";
+    let trained = tensor(&field, "run/train/checkpoint", embedding);
+    let new = tensor(&field, "extended", embedding);
+    let moved = |row: usize| trained[row * 32..][..32] != new[row * 32..][..32];
+    assert!((320..344).any(moved), "no row of a new token was trained");
+    let adapter = "run/train/checkpoint/adapter";
+    let saved = json(&field, &format!("{adapter}/adapter_config.json"));
+    assert_eq!(saved["modules_to_save"], serde_json::json!(["embed_tokens", "lm_head"]));
+    let prompt = ["--prompt", "O milho", "--max-tokens", "8"];
+    field.ok(&[&["chat", "extended", "--adapter", adapter], &prompt[..]].concat());
+}
+
+#[test]
 fn a_base_of_another_tokenizer_is_not_trained() {
     let field = Field::new();
     field.write("other.jsonl", portuguese(20).as_bytes());

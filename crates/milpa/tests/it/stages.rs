@@ -49,12 +49,23 @@ fn a_base_writes_its_own_replay_and_is_trained_on_in_stages() {
     let field = Field::new();
     field.ok(&["run", ".", "--out", "base"]);
     field.edit_recipe("\n[eval]\n", STAGES);
-    field.milpa(&["check", "."]).expect(1, &["replay", "do not exist"]);
+    field.milpa(&["check", "."]).expect(2, &["replay", "do not exist"]);
     let missing = field.milpa(&train("train", &[]));
-    missing.expect(1, &["the replay \"own\" cannot be read from", "milpa tokens generate-replay"]);
+    missing.expect(2, &["the replay \"own\" cannot be read from", "milpa tokens generate-replay"]);
     assert!(!field.path("train").exists(), "refused before anything was written");
+    // Without a base too, what the replay names is opened before any work.
+    fs::create_dir(field.path("empty")).unwrap();
+    for bad in ["empty", "texts.jsonl", "base/corpus"] {
+        field.edit_recipe("tokens = \"replay\"", &format!("tokens = \"{bad}\""));
+        for command in [&["check", "."][..], &["run", ".", "--out", "bad"]] {
+            field.milpa(command).expect(2, &["the replay \"own\" cannot be read from", bad]);
+            assert!(!field.path("bad/corpus").exists(), "work began before {bad} was refused");
+        }
+        field.edit_recipe(&format!("tokens = \"{bad}\""), "tokens = \"replay\"");
+    }
 
     field.ok(&replay("replay"));
+    field.milpa(&["check", "."]).expect(0, &[]);
     let mut child = field.start(&replay("again"));
     let documents = field.path("again.documents.jsonl");
     let lines = || fs::read_to_string(&documents).unwrap_or_default().lines().count();
@@ -94,7 +105,11 @@ fn a_base_writes_its_own_replay_and_is_trained_on_in_stages() {
 
     field.edit_recipe("steps = \"12 steps\"", "steps = \"15 steps\"");
     let refused = field.milpa(&train("train", &[]));
-    refused.expect(1, &["train.steps was 12 and is 15", "--extend keeps what is trained"]);
+    refused.expect(2, &["train.steps was 12 and is 15", "--extend keeps what is trained"]);
+    // To start it again would be in vain, so the supervisor does not.
+    let supervised = field.milpa(&train("train", &["--supervise"]));
+    supervised.expect(2, &["train.steps was 12 and is 15"]);
+    assert!(!supervised.stderr.contains("it goes on from"), "{}", supervised.stderr);
     let table = field.ok(&train("train", &["--extend", "--dry-run"]));
     assert!(table.contains("steps 7 to 15"), "{table}");
     let from = "train/checkpoints/step-00000008";
@@ -102,11 +117,11 @@ fn a_base_writes_its_own_replay_and_is_trained_on_in_stages() {
     assert!(field.read("forked/checkpoint/state.json").contains("\"step\": 15"));
     field
         .milpa(&train("forked", &["--fork", "train/checkpoint"]))
-        .expect(1, &["did not begin at train/checkpoint", "another --out"]);
+        .expect(2, &["did not begin at train/checkpoint", "another --out"]);
     field.ok(&train("train", &["--extend"]));
     assert!(field.read("train/checkpoint/state.json").contains("\"step\": 15"));
     field.edit_recipe("epochs = 9", "epochs = 0.1");
-    field.milpa(&train("other", &[])).expect(1, &["stage \"rest\": \"textos\" runs out of epochs"]);
+    field.milpa(&train("other", &[])).expect(2, &["stage \"rest\": \"textos\" runs out of epochs"]);
     field.edit_recipe("steps = 6", "steps = 60");
     field
         .milpa(&["check", "."])
