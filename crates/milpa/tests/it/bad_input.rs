@@ -42,7 +42,7 @@ fn values_that_cannot_be_right_are_refused() {
 fn what_would_never_end_or_never_happen_is_refused() {
     check_recipe(
         "\"12 steps\"",
-        "\"9000000000000000000 steps\"\nkeep_plateau = true",
+        "\"9000000000000000 steps\"\nkeep_plateau = true",
         &["`train.steps` cannot be right", "recipe.toml:29", "can be counted"],
     );
     check_recipe(

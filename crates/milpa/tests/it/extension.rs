@@ -56,7 +56,7 @@ fn a_base_gets_more_tokens_and_goes_on_with_them() {
     // What the base itself was encoded with is another tokenizer now.
     let continued = CONTINUED.replace("base/train/checkpoint", "extended");
     field.write("continued.toml", continued.as_bytes());
-    field.milpa(&["check", "continued.toml"]).expect(1, &["the replay \"general\"", "tokenizer"]);
+    field.milpa(&["check", "continued.toml"]).expect(2, &["the replay \"general\"", "tokenizer"]);
     let encode = ["tokens", "encode", "continued.toml", "--corpus", "base/corpus"];
     field.ok(&[&encode[..], &["--tokenizer", "extended", "--out", "general"]].concat());
     field.write("continued.toml", continued.replace("base/tokens", "general").as_bytes());
@@ -111,7 +111,7 @@ fn a_base_of_another_tokenizer_is_not_trained() {
     field.write("continued.toml", format!("{replay}[eval]{eval}").as_bytes());
     let train = ["train", "continued.toml", "--tokenizer", "other/tokenizer", "--tokens"];
     field.milpa(&[&train[..], &["other/tokens", "--out", "run"]].concat()).expect(
-        1,
+        2,
         &["the tokenizer of the base", "is not the run's", "--tokenizer", "base/train/checkpoint"],
     );
     assert!(!field.path("run").exists(), "refused before any work");

@@ -213,7 +213,7 @@ fn an_interruption_is_told_and_a_webhook_that_is_gone_holds_nothing_up() {
     field.edit_recipe("steps = \"100000 steps\"", "steps = \"30 steps\"");
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{gone}/secret");
-    let outcome = field.milpa(&train(&["--webhook", &url]));
+    let outcome = field.milpa(&train(&["--webhook", &url, "--anew"]));
     outcome.expect(
         0,
         &["warning: the webhook: ", "took no message in 4 attempts", "training goes on"],
