@@ -5,7 +5,7 @@
 //! frozen multiple-choice tasks, in-context learning without language, and KL to the base, each with a
 //! paired interval. What is measured is drawn from the seed once, so a resumed run measures the same.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
 use milpa_base::{
     Bytes, Digest, Progress, Seed, Steps, StopFlag, TextRecord,
@@ -628,6 +628,15 @@ pub fn read_forgetting(out: &Path) -> Result<Option<ForgettingReport>, TrainErro
     let report = serde_json::from_slice(&bytes)
         .map_err(|error| TrainError::Checkpoint { path, message: error.to_string() })?;
     Ok(Some(report))
+}
+
+/// Takes away what an earlier plan of a run came to, which says nothing of the run that goes on.
+pub(crate) fn remove_report(out: &Path) -> Result<(), TrainError> {
+    let path = out.join(FORGETTING_FILE);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(TrainError::Io { path, source }),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -282,6 +282,7 @@ pub fn train(
             // The checkpoint under the new key comes first: whoever is cut between the two extends
             // once more.
             run.begins_here();
+            forgetting::remove_report(out)?;
             run.save()?;
             run.saver.wait()?;
             if let ChangedPlan::Fork(from) = job.changed_plan {

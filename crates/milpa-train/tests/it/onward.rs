@@ -8,7 +8,7 @@ use milpa_tensor::ParameterStore;
 use milpa_tokens::TokensError;
 use milpa_train::{ChangedPlan, Metric, Optimizer, Summary, TrainConfig, TrainError};
 
-use crate::harness::{Beside, Field, files, recipe};
+use crate::harness::{Beside, Field, StopAfter, files, recipe};
 
 const GOES_BACK: &str = "keep_checkpoints = 3
     stability = { sigmas = 1000.0, window = 4, rollback_after = 2 }";
@@ -223,6 +223,13 @@ fn a_limit_that_is_set_later_holds_from_there_on() {
     };
     train(&config(8, ""), ChangedPlan::Refuse).unwrap();
     let limit = ", limit = { percent = 0.5, replay = 'sentences' }";
+    assert!(field.folder("run/forgetting.json").exists());
+    let stop = StopFlag::default();
+    let watch = StopAfter { line: "after step 12:".to_owned(), stop: stop.clone() };
+    let beside = Beside { changed_plan: ChangedPlan::Extend, ..Beside::default() };
+    let cut = field.go_on_beside("base", "run", &config(24, limit), &beside, &watch, &stop);
+    assert!(matches!(cut, Err(TrainError::Interrupted { step: 12, .. })), "{cut:?}");
+    assert!(!field.folder("run/forgetting.json").exists(), "the plan before came to that");
     // It may end within its limit or not; what counts is that the controller acts.
     let _ = train(&config(24, limit), ChangedPlan::Extend);
     let acted: Vec<u64> = field
