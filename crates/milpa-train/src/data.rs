@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use milpa_base::{Kind, Manifest, Seed, artifact::Record, manifest::Verify, open_artifact};
+use milpa_base::{Digest, Kind, Manifest, Seed, artifact::Record, manifest::Verify, open_artifact};
 use milpa_tokens::{
     Batch, Loader, LoaderConfig, Order, SourceSet, StagedConfig, StagedLoader, StagedState,
     TokenDataset, TokensError,
@@ -297,9 +297,17 @@ pub(crate) fn differences(
 ) -> Vec<String> {
     let mut lines = Vec::new();
     compare(&manifest.config, &record.config, "", &mut lines);
-    for (name, now) in record.inputs.iter().filter(|(name, _)| *name != "seed") {
-        if let Some(old) = manifest.inputs.get(name).filter(|old| *old != now) {
-            lines.push(format!("{name}: {} before, {} now", old.short(), now.short()));
+    let mut names: Vec<&String> = manifest.inputs.keys().chain(record.inputs.keys()).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let show = |hash: Option<&Digest>| hash.map_or("not there".to_owned(), Digest::short);
+        match (manifest.inputs.get(name), record.inputs.get(name)) {
+            (old, now) if old == now => {}
+            (Some(_), Some(_)) if name == "seed" => {
+                lines.push("the seed is another one".to_owned());
+            }
+            (old, now) => lines.push(format!("{name}: {} before, {} now", show(old), show(now))),
         }
     }
     let now = Data::open(job, None, false).and_then(|data| {
@@ -363,6 +371,11 @@ pub(crate) fn cannot_extend(
         _ => {}
     }
     let mut lines = Vec::new();
+    // What is done of each stage the loader holds against the plan.
+    if state.stages.is_none() && state.step > config.steps.0 {
+        let (done, wanted) = (state.step, config.steps.0);
+        lines.push(format!("{done} steps are done, and train.steps is {wanted}"));
+    }
     let (old, new) = (&manifest.config, &record.config);
     for key in FIXED {
         compare_values(at(old, key), at(new, key), key, &mut lines);

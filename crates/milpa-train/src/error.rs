@@ -215,6 +215,7 @@ impl TrainError {
             | Self::CannotExtend { .. }
             | Self::Occupied { .. } => true,
             Self::Tokens(error) => error.is_usage(),
+            Self::Eval(error) => error.is_usage(),
             _ => false,
         }
     }

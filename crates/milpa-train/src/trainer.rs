@@ -246,8 +246,9 @@ pub fn train(
     };
     let complete = whole(&final_dir);
     // What was chosen may be lost by itself; then the choice is made again from the final state.
-    let is_chosen =
-        job.config.forgetting.is_none() || whole(&out.join(CHOSEN_CHECKPOINT)).is_some();
+    let is_chosen = job.config.forgetting.is_none()
+        || whole(&out.join(CHOSEN_CHECKPOINT)).is_some()
+            && forgetting::read_forgetting(out)?.is_some();
     let resumed = match (complete, &extended) {
         (Some(_), _) => Some(final_dir),
         (None, Some(dir)) => Some(dir.clone()),
@@ -388,7 +389,7 @@ fn checkpoint_of_another_plan(
         if !from.join(checkpoint::STATE_FILE).exists() {
             let message = "it holds weights alone (an average or a blend); name it as the [base] of a \
                            recipe to begin with its weights";
-            return Err(TrainError::Checkpoint { path, message: message.to_owned() });
+            return Err(TrainError::CannotExtend { path, message: message.to_owned() });
         }
         if key.is_empty() {
             return match cannot_extend(&manifest, &checkpoint::read_state(from)?) {
@@ -578,6 +579,10 @@ impl<'scope, 'a> Run<'scope, 'a> {
     fn begins_here(&mut self) {
         self.origin = self.step;
         self.retention.begins_at(self.origin);
+        if let Some(control) = &mut self.control {
+            // The new plan may have more to replay.
+            control.most_replay = None;
+        }
     }
 
     /// Trains to the end, or to a stop; the identity of the final checkpoint.
@@ -997,7 +1002,11 @@ impl<'scope, 'a> Run<'scope, 'a> {
             tokens: self.tokens(),
             loader: None,
             stages: None,
-            stability: self.job.config.stability.is_some().then(|| self.stability.clone()),
+            // An extension may have dropped the table; what it left behind still counts.
+            stability: (self.job.config.stability.is_some()
+                || self.stability.updates != self.step
+                || self.stability.batches_passed_over > 0)
+                .then(|| self.stability.clone()),
             control: self.control.clone(),
             origin: self.origin,
         };

@@ -287,6 +287,11 @@ fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
         text += "\nhint: the disk is full; free some space and run the same command again";
     }
     eprintln!("error: {text}");
+    ExitCode::from(if is_refused(error) { EXIT_USAGE } else { EXIT_FAILURE })
+}
+
+/// Whether a command or recipe cannot be right, so that to begin again is in vain.
+fn is_refused(error: &anyhow::Error) -> bool {
     let configuration = error.chain().any(|cause| {
         let task = cause.downcast_ref::<milpa_eval::EvalError>();
         let training = cause.downcast_ref::<milpa_train::TrainError>();
@@ -298,8 +303,7 @@ fn fail(context: &Context, error: &anyhow::Error) -> ExitCode {
             || data.is_some_and(milpa_tokens::TokensError::is_usage)
     });
     // Other than the chain, this finds what was added as context.
-    let refused = configuration || error.downcast_ref::<Refused>().is_some();
-    ExitCode::from(if refused { EXIT_USAGE } else { EXIT_FAILURE })
+    configuration || error.downcast_ref::<Refused>().is_some()
 }
 
 const DISK_FULL: &str = "the disk is full";

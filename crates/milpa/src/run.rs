@@ -324,10 +324,15 @@ impl Runner<'_> {
             Kind::Checkpoint,
             &folders.checkpoint(),
             format!(
-                "milpa train {given} --tokenizer {} --tokens {} --out {}",
+                "milpa train {given} --tokenizer {} --tokens {} --out {}{}",
                 shown(&tokenizer_dir),
                 shown(&tokens_dir),
-                shown(&train_dir)
+                shown(&train_dir),
+                conditions
+                    .onward
+                    .fork
+                    .as_ref()
+                    .map_or_else(String::new, |from| format!(" --fork {}", shown(from)))
             ),
             &training,
             training_inputs,
@@ -443,7 +448,10 @@ impl Runner<'_> {
         let started = Instant::now();
         let meter = Meter::start(name);
         let made = make(self.context, self.recipe).with_context(|| format!("stage {name}"));
-        meter.stop(self.context, &self.folders.root, made.is_ok(), &self.conditions.price)?;
+        // What was refused cost nothing.
+        if !made.as_ref().is_err_and(crate::is_refused) {
+            meter.stop(self.context, &self.folders.root, made.is_ok(), &self.conditions.price)?;
+        }
         made?;
         let (manifest, artifact) = open_artifact(dir, kind, Verify::Lengths)?;
         let seconds = started.elapsed().as_secs_f64();

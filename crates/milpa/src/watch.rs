@@ -576,12 +576,14 @@ fn reason(error: &TrainError, train: &Path) -> String {
         }
         cause = error.source();
     }
+    // As the errors write it, without a slash at its end.
+    let train: PathBuf = train.components().collect();
     let text = text.replace(&format!("{}/", train.display()), "");
     let line = text.lines().next().unwrap_or_default();
-    let word = |word: &str| {
-        let is_absolute = word.trim_start_matches(['"', '\'', '`', '(']).starts_with('/');
-        let name = word.rsplit_once('/').filter(|_| is_absolute).map(|(_, name)| name);
-        name.unwrap_or(word).to_owned()
+    let is_number = |text: &str| text.parse::<f64>().is_ok();
+    let word = |word: &str| match word.rsplit_once('/') {
+        Some((before, name)) if !is_number(before) => name.to_owned(),
+        _ => word.to_owned(),
     };
     line.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
@@ -626,7 +628,9 @@ mod tests {
     #[test]
     fn the_reason_of_an_end_names_no_path() {
         let check = |error: TrainError, expect: &str| {
-            assert_eq!(reason(&error, Path::new("my runs/a/train")), expect);
+            for train in ["my runs/a/train", "my runs/a/train/"] {
+                assert_eq!(reason(&error, Path::new(train)), expect);
+            }
         };
         let disk = std::io::Error::other("No space left on device");
         let path = PathBuf::from("my runs/a/train/metrics.jsonl");

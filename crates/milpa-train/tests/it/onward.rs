@@ -191,6 +191,10 @@ fn what_is_trained_already_cannot_become_other() {
     );
     refused("mup = { base_width = 8 }", "train.mup was not there and is");
     refused("sequence_length = 8", "train.sequence_length was 16 and is 8");
+    let mut shorter = first.clone();
+    shorter.steps.0 = 16;
+    let error = field.extend("run", &shorter).unwrap_err().to_string();
+    assert!(error.contains("24 steps are done, and train.steps is 16"), "{error}");
     assert!(files(&field.folder("run")) == before);
     // An average begins with the weights that are there.
     let mut averaged = recipe("schedule = { kind = 'constant' }\naverage = { decay = 0.5 }");

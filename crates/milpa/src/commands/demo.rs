@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use milpa_base::write_file_atomic;
 
 use crate::{
-    cli::SamplingArgs,
+    cli::{Onward, SamplingArgs},
     commands::{
         chat::{self, ModelPaths},
         eval,
@@ -41,7 +41,10 @@ pub fn demo(context: &Context, out: &Path) -> Result<()> {
         out.display()
     ));
     let recipe = context.recipe(&out.into())?;
-    let folders = run::run(context, &recipe, &out.join("run"), &Conditions::default())?;
+    // A sample of another version is trained on anew: there is nothing to lose.
+    let onward = Onward { anew: true, ..Onward::default() };
+    let conditions = Conditions { onward, ..Conditions::default() };
+    let folders = run::run(context, &recipe, &out.join("run"), &conditions)?;
     let bundle = folders.bundle();
     if !context.json {
         for prompt in PROMPTS {

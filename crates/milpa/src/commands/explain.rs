@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt, path::Path};
 use anyhow::{Context as _, Result, bail};
 use milpa_base::{Manifest, manifest::MANIFEST_FILE, units::duration};
 use milpa_plan::sheet::Sheet;
+use milpa_train::{FINAL_CHECKPOINT, STATE_FILE, State};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -20,6 +21,8 @@ struct Explained {
     folder: String,
     recipe: Option<String>,
     stages: Vec<Stage>,
+    /// The step after which the training went on with another plan; 0 where it did not.
+    extended_after: u64,
     /// The plan beside what came of it, and the ledger's sums.
     planned_and_measured: Sheet,
 }
@@ -116,6 +119,13 @@ impl fmt::Display for Evaluated {
     }
 }
 
+/// The step after which a complete training went on with another plan.
+fn origin(training: &TrainingFolder) -> u64 {
+    let path = training.path.join(FINAL_CHECKPOINT).join(STATE_FILE);
+    let state = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    state.map_or(0, |state: State| state.origin)
+}
+
 /// Explains a run folder, an evaluation or one artifact.
 pub fn explain(context: &Context, dir: &Path) -> Result<()> {
     if dir.join(MANIFEST_FILE).exists() {
@@ -151,10 +161,13 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
         .collect();
     let order = ["corpus", "tokenizer", "tokens", "train", "eval", "package"];
     stages.sort_by_key(|stage| order.iter().position(|name| *name == stage.name));
+    let is_fork = stages.iter().any(|stage| stage.command.contains(" --fork "));
+    let extended_after = training.as_ref().ok().filter(|_| !is_fork).map_or(0, origin);
     let explained = Explained {
         folder: dir.display().to_string(),
         recipe: resolved.exists().then(|| resolved.display().to_string()),
         stages,
+        extended_after,
         planned_and_measured: costs,
     };
     context.show(&explained, || {
@@ -167,6 +180,12 @@ pub fn explain(context: &Context, dir: &Path) -> Result<()> {
             text += " (for … give what the variable held, which was not noted)";
         }
         text += ":\n";
+        if explained.extended_after > 0 {
+            text += &format!(
+                "(but the training went on with another plan after step {}, so its command alone does not)\n",
+                explained.extended_after
+            );
+        }
         for stage in &explained.stages {
             text += &format!(
                 "\n{:<9} {} ({})\n          $ {}\n",

@@ -12,6 +12,7 @@ use milpa_tokens::Tokenizer;
 use milpa_train::{BaseModel, CHOSEN_CHECKPOINT, ForgettingReport, read_forgetting};
 
 use crate::{
+    Refused,
     commands::eval,
     context::Context,
     origins,
@@ -77,7 +78,8 @@ pub fn check(recipe: &Recipe) -> Result<()> {
     let Origin::Base(base) = recipe.origin() else { return Ok(()) };
     let path = &base.model.path;
     let (description, tokenizer) = (BaseModel::describe(path)?, Tokenizer::open(path)?);
-    Ok(milpa_package::check_formats(&recipe.package, path, &description, &tokenizer)?)
+    milpa_package::check_formats(&recipe.package, path, &description, &tokenizer)
+        .map_err(|error| Refused(error.to_string()).into())
 }
 
 /// Leading parts of the validation documents, the same share of each, up to `max_bytes` in all.
@@ -110,7 +112,15 @@ pub fn measurements_hash(
 /// The recipe's base, and what was measured against it where the checkpoint is what was chosen then.
 fn base(recipe: &Recipe, checkpoint: &Path) -> Result<Option<Base>> {
     let Origin::Base(base) = recipe.origin() else { return Ok(None) };
-    let name = origins::model_name(&base.model.path);
+    let path = &base.model.path;
+    anyhow::ensure!(
+        path.exists(),
+        Refused(format!(
+            "the base {} does not exist, and the card names it; set the variable in its path, or check it",
+            path.display()
+        ))
+    );
+    let name = origins::model_name(path);
     let is_chosen = checkpoint.file_name().is_some_and(|name| name == CHOSEN_CHECKPOINT);
     let training = checkpoint.parent().filter(|_| is_chosen);
     let report = training.map(read_forgetting).transpose()?.flatten();

@@ -18,6 +18,7 @@ use milpa_tokens::{
 use milpa_train::BaseConfig;
 
 use crate::{
+    Refused,
     context::Context,
     recipe::{Loaded, Origin},
     run::hash_path,
@@ -88,17 +89,17 @@ pub fn quality_model(config: &TokensConfig) -> Result<Option<QualityModel>> {
     let Some(config) = &config.quality else { return Ok(None) };
     let path = &config.model.path;
     let bytes = std::fs::read(path).with_context(|| {
-        format!("cannot read the classifier {} of [tokens] quality", path.display())
+        Refused(format!("cannot read the classifier {} of [tokens] quality", path.display()))
     })?;
     let classifier = Classifier::from_bytes(&bytes)
-        .with_context(|| format!("{} is no classifier", path.display()))?;
+        .with_context(|| Refused(format!("{} is no classifier", path.display())))?;
     let label = classifier.label(&config.label).with_context(|| {
-        format!(
+        Refused(format!(
             "the classifier {} has no label {:?}; it has {}",
             path.display(),
             config.label,
             classifier.labels().join(", ")
-        )
+        ))
     })?;
     Ok(Some((classifier, label)))
 }

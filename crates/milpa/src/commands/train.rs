@@ -15,7 +15,7 @@ use milpa_plan::{Machine, Plan, PlannedRun, plan, sheet::Sheet};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
 use milpa_train::{
     BaseModel, ChangedPlan, Job, Noted, Precision, Pulse, ReplaySet, StageTable, Start, Summary,
-    TrainConfig, Watchdog, model_shape, newest_of_any_plan, stage_table, train_shape,
+    TrainConfig, TrainError, Watchdog, model_shape, newest_of_any_plan, stage_table, train_shape,
 };
 use serde::Serialize;
 
@@ -178,7 +178,7 @@ fn open_base(path: &Path, tokenizer: &Tokenizer) -> Result<BaseModel> {
 /// work.
 ///
 /// # Errors
-/// A base that cannot be gone on from; a replay set that is missing, damaged, no token shards, or of another
+/// A base that cannot be gone on from; tasks that cannot be read; a replay set that is missing, damaged, no token shards, or of another
 /// tokenizer than the base's. What the tokenizer of a new model will be is not known yet.
 pub fn check_base(recipe: &Recipe) -> Result<()> {
     let Origin::Base(base) = recipe.origin() else { return verify_replay(&recipe.train) };
@@ -188,7 +188,9 @@ pub fn check_base(recipe: &Recipe) -> Result<()> {
         Refused(format!("the base {} has no tokenizer that can be read", path.display()))
     })?;
     open_replay(&recipe.train, &tokenizer)?;
-    open_general(&recipe.train, &tokenizer).map(drop)
+    open_general(&recipe.train, &tokenizer)?;
+    let forgetting = recipe.train.forgetting.as_ref();
+    forgetting.map_or(Ok(()), |forgetting| Ok(forgetting.task_hashes().map(drop)?))
 }
 
 /// What to know of a base with new tokens whose rows an adapter would leave as they began.
@@ -305,6 +307,10 @@ pub fn train(
     conditions: &Conditions,
 ) -> Result<Summary> {
     let Folders { tokenizer, tokens, out } = folders;
+    let given = [Some(tokenizer), Some(tokens), conditions.onward.fork.as_deref()];
+    if let Some(path) = given.into_iter().flatten().find(|path| !path.exists()) {
+        anyhow::bail!(Refused(format!("{} does not exist; check the path", path.display())));
+    }
     super::tokens::verify_tokenizer(tokenizer)?;
     let (manifest, _) = open_artifact(tokens, Kind::Tokens, Verify::Contents)?;
     let tokenizer = Tokenizer::open(tokenizer)?;
@@ -365,6 +371,11 @@ pub fn train(
     let trained = milpa_train::train(&job, out, &context.progress, &context.stop);
     drop(watchdog);
     let ended = watching.end(&trained);
+    // A refused plan is not that of the run in the folder.
+    if trained.as_ref().is_err_and(TrainError::is_usage) {
+        ended?;
+        return Ok(trained?);
+    }
     // Only now: training sets a folder of another configuration aside before it begins.
     let precision = recipe.recipe.train.precision.name();
     let own_loss = ledger::read_own_runs(Path::new(ledger::OWN_RUNS_FILE))?

@@ -175,9 +175,10 @@ pub fn raised(config: &WatchConfig, metrics: &[Metric]) -> Section {
             continue;
         }
         let of_it: Vec<&Raised> = all.iter().filter(|raised| raised.alarm == alarm).collect();
-        let source = of_it
-            .last()
-            .map_or_else(|| "its condition never held".to_owned(), |last| format!("last: {last}"));
+        let source = of_it.last().map_or_else(
+            || "its condition holds in no line that stays".to_owned(),
+            |last| format!("last: {last}"),
+        );
         let name = format!("{} raised", alarm.name());
         section.fact(Fact::new(name, of_it.len() as f64, Unit::Count, source));
     }

@@ -173,7 +173,7 @@ fn a_run_goes_on_from_any_family_to_a_bundle() {
             field.write("continued.toml", recipe.as_bytes());
             for command in ["check", "run"] {
                 field.milpa(&[command, "continued.toml"]).expect(
-                    1,
+                    2,
                     &["package.quantisations names Q8_0", "sliding window", "quantisations = []"],
                 );
             }

@@ -153,6 +153,8 @@ fn a_run_that_is_up_to_date_does_nothing_and_a_change_rebuilds_what_depends_on_i
         .milpa(&["run", ".", "--out", "run", "--extend"])
         .expect(0, &["tokens: up to date", "going on with the new plan after step 13"]);
     assert!(field.read("run/train/checkpoint/state.json").contains("\"step\": 16"));
+    let explained = field.ok(&["explain", "run"]);
+    assert!(explained.contains("went on with another plan after step 13"), "{explained}");
 }
 
 #[test]

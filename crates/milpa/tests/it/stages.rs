@@ -153,10 +153,10 @@ fn samples_are_ordered_by_what_a_classifier_makes_of_them() {
     field.edit_recipe("\n[eval]\n", &[by_quality, tokens].concat());
 
     field.write("quality.model", b"no classifier");
-    field.milpa(&["check", "."]).expect(1, &["quality.model is no classifier"]);
+    field.milpa(&["check", "."]).expect(2, &["quality.model is no classifier"]);
     field.ok(&["corpus", "classifier", "labelled.jsonl", "--out", "quality.model"]);
     for command in [&["check", "."][..], &["run", ".", "--out", "run"]] {
-        field.milpa(command).expect(1, &["has no label \"god\"; it has bad, good"]);
+        field.milpa(command).expect(2, &["has no label \"god\"; it has bad, good"]);
     }
     assert!(!field.path("run/corpus").exists(), "refused before anything was built");
     field.edit_recipe("\"god\"", "\"good\"");

@@ -78,8 +78,9 @@ fn measure(run: &Path, folder: &TrainingFolder) -> Result<OwnRun> {
             folder.path.display()
         )
     })?;
-    let Measured { utilisations, step_seconds, tokens, memory_bytes, loss, .. } =
-        folder.measured()?;
+    let Measured {
+        utilisations, step_seconds, measuring_seconds, tokens, memory_bytes, loss, ..
+    } = folder.measured()?;
     if utilisations.len() < FEWEST_STEPS {
         bail!(
             "{} has {} timed steps; {FEWEST_STEPS} would be enough",
@@ -89,7 +90,9 @@ fn measure(run: &Path, folder: &TrainingFolder) -> Result<OwnRun> {
     }
     let steps = utilisations.len();
     let utilisation = Quantiles::of(utilisations).context("the steps have no utilisation")?;
-    let spent = folder.ledger.seconds("train").unwrap_or(step_seconds);
+    // What measuring against a base takes is planned by itself.
+    let spent =
+        folder.ledger.seconds("train").map_or(step_seconds, |spent| spent - measuring_seconds);
     let name = run.canonicalize().unwrap_or_else(|_| run.to_owned());
     Ok(OwnRun {
         run: name.file_name().unwrap_or_default().to_string_lossy().into_owned(),
