@@ -110,11 +110,8 @@ impl<'a> StagedLoader<'a> {
         Ok(loader)
     }
 
-    /// Checks that a state is one of this loader's.
-    ///
-    /// # Errors
-    /// [`TokensError::OtherPlan`] with what is other.
-    pub fn check(&self, state: &StagedState) -> Result<(), TokensError> {
+    /// Checks that a state is one of this loader's; else [`TokensError::OtherPlan`] says what is other.
+    fn check(&self, state: &StagedState) -> Result<(), TokensError> {
         let now = self.state(state.batch)?;
         if now == *state {
             return Ok(());

@@ -55,18 +55,20 @@ impl<'a> Data<'a> {
     ) -> Result<Self, TrainError> {
         let seed = job.seed.derive("data");
         let state = checkpoint.map(checkpoint::read_state).transpose()?;
-        let (changes, passed_over) = state.as_ref().map_or((&[][..], &[][..]), State::changes);
-        let Some(config) = staged(job.config, changes, passed_over, seed)? else {
-            let data = Self::Plain(plain(job, seed)?);
-            state.map_or(Ok(()), |state| data.check(&state))?;
-            return Ok(data);
-        };
-        let sets = source_sets(job.config, job.dataset, &job.replay)?;
-        Ok(Self::Staged(match state.and_then(|state| state.stages) {
-            None => StagedLoader::new(&sets, &config)?,
-            Some(state) if extend => StagedLoader::extend(&sets, &config, &state)?,
-            Some(state) => StagedLoader::resume(&sets, &config, &state)?,
-        }))
+        let sets = || source_sets(job.config, job.dataset, &job.replay);
+        if let Some(loader) = lay(job.config, sets, seed, state.as_ref(), extend)? {
+            return Ok(Self::Staged(loader));
+        }
+        let loader = plain(job, seed)?;
+        match state {
+            None => {}
+            Some(State { loader: Some(position), .. }) => drop(loader.resume(&position)?),
+            Some(_) => {
+                let message = "the checkpoint is of a run in stages, and the recipe has none";
+                return Err(TokensError::OtherPlan(message.to_owned()).into());
+            }
+        }
+        Ok(Self::Plain(loader))
     }
 
     /// The data of a run whose replay was changed, or which passed over batches, at `state`.
@@ -98,17 +100,6 @@ impl<'a> Data<'a> {
             Self::Staged(loader) => state.stages = Some(loader.state(number)?),
         }
         Ok(())
-    }
-
-    /// Checks that a checkpoint's position is one of this data.
-    pub(crate) fn check(&self, state: &State) -> Result<(), TokensError> {
-        match (self, &state.loader, &state.stages) {
-            (Self::Plain(loader), Some(position), None) => loader.resume(position).map(drop),
-            (Self::Staged(loader), None, Some(position)) => loader.check(position),
-            _ => Err(TokensError::OtherPlan(
-                "one is a run in stages, and the other is not".to_owned(),
-            )),
-        }
     }
 
     /// Passes over each source before batch `number`.
@@ -144,6 +135,25 @@ impl<'a> Data<'a> {
         let curve = config.curve().map_err(TrainError::Schedule)?;
         Ok(Some(StageTable::new(loader.plan(), &curve)))
     }
+}
+
+/// The loader of a run in stages, from the beginning, as a checkpoint has it, or anew from there on; `None`
+/// without stages.
+fn lay<'a>(
+    config: &TrainConfig,
+    sets: impl FnOnce() -> Result<Vec<SourceSet<'a>>, TrainError>,
+    seed: Seed,
+    state: Option<&State>,
+    extend: bool,
+) -> Result<Option<StagedLoader<'a>>, TrainError> {
+    let (changes, passed_over) = state.map_or((&[][..], &[][..]), State::changes);
+    let Some(config) = staged(config, changes, passed_over, seed)? else { return Ok(None) };
+    let sets = sets()?;
+    Ok(Some(match state.and_then(|state| state.stages.as_ref()) {
+        None => StagedLoader::new(&sets, &config)?,
+        Some(state) if extend => StagedLoader::extend(&sets, &config, state)?,
+        Some(state) => StagedLoader::resume(&sets, &config, state)?,
+    }))
 }
 
 /// What the loader draws, with what was changed on the way.
@@ -200,16 +210,9 @@ pub fn stage_table(
     checkpoint: Option<&Path>,
 ) -> Result<Option<StageTable>, TrainError> {
     let state = checkpoint.map(checkpoint::read_state).transpose()?;
-    let (changes, passed_over) = state.as_ref().map_or((&[][..], &[][..]), State::changes);
-    let Some(staged) = staged(config, changes, passed_over, seed.derive("data"))? else {
-        return Ok(None);
-    };
-    let sets = source_sets(config, dataset, replay)?;
-    let loader = match state.and_then(|state| state.stages) {
-        None => StagedLoader::new(&sets, &staged)?,
-        Some(state) => StagedLoader::extend(&sets, &staged, &state)?,
-    };
-    Data::Staged(loader).table(config)
+    let sets = || source_sets(config, dataset, replay);
+    let loader = lay(config, sets, seed.derive("data"), state.as_ref(), true)?;
+    loader.map_or(Ok(None), |loader| Data::Staged(loader).table(config))
 }
 
 /// Gathers what a line of the metrics says of a window of steps. Windows are some steps long, and end

@@ -10,7 +10,7 @@ use milpa_eval::EvalError;
 use milpa_model::{ParameterStore, interpolate};
 use milpa_tokens::TokensError;
 
-use super::{CHOSEN_CHECKPOINT, Learned, Run};
+use super::{CHOSEN_CHECKPOINT, Learned, Run, control_of};
 use crate::{
     checkpoint::{self, State},
     config::TrainConfig,
@@ -185,9 +185,7 @@ impl<'a> Run<'_, 'a> {
             self.saver.wait()?;
             return checkpoint::read_state(&checkpoint::folder(self.out, target));
         }
-        let config = self.job.config;
-        let control = limit(config).map(|limit| ControlState::new(recipe_replay(config, limit)));
-        let stability = None;
+        let (control, stability) = (control_of(self.job.config, None), None);
         let mut state = State { step: 0, tokens: 0, control, stability, ..self.state()? };
         Data::open(self.job, None, false)?.store(0, &mut state)?;
         Ok(state)
