@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -30,6 +30,7 @@ use crate::{
     replan::PassedOver,
     stability::StabilityState,
     tensor_file::TensorFile,
+    trainer::FINAL_CHECKPOINT,
 };
 
 /// File with the step and the position in the data.
@@ -68,6 +69,12 @@ pub struct State {
     /// 0 for a run that keeps the plan it began with.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub origin: u64,
+    /// The last step that was held against the base: a stop within a measurement leaves the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<u64>,
+    /// Identity of the checkpoint of another run at which this one was forked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<Digest>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -240,6 +247,16 @@ pub(crate) fn newest(
     Ok(None)
 }
 
+/// The state of a whole checkpoint of the run with this key in a folder or its mirror.
+pub(crate) fn state_of(out: &Path, mirror: Option<&Path>, key: Digest) -> Option<State> {
+    let mut dirs = vec![out.join(FINAL_CHECKPOINT)];
+    dirs.extend([Some(out), mirror].into_iter().flatten().flat_map(list).map(|(_, dir)| dir));
+    dirs.into_iter().find_map(|dir| {
+        let (manifest, _) = open_artifact(&dir, Kind::Checkpoint, Verify::Contents).ok()?;
+        (manifest.key == key).then(|| read_state(&dir).ok()).flatten()
+    })
+}
+
 /// Removes the checkpoints at steps that are not kept. Which ones stay depends on what was trained
 /// alone, so that a resumed run ends with the same folders.
 pub(crate) fn prune(out: &Path, keep: &BTreeSet<u64>) -> Result<(), TrainError> {
@@ -247,6 +264,16 @@ pub(crate) fn prune(out: &Path, keep: &BTreeSet<u64>) -> Result<(), TrainError> 
         fs::remove_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
     }
     Ok(())
+}
+
+/// Removes a checkpoint, if it is there.
+pub(crate) fn remove(dir: &Path) -> Result<(), TrainError> {
+    match fs::remove_dir_all(dir) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(TrainError::Io { path: dir.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes the checkpoints after `step`.

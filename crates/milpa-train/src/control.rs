@@ -171,11 +171,13 @@ impl Action {
     }
 }
 
-/// Takes a measurement after `step` in; says what to do, and why.
+/// Takes a measurement after `step` in; says what to do, and why. `back_to` is the step to which the run
+/// can go back, if there is one before this.
 pub(crate) fn decide(
     limit: &LimitConfig,
     state: &mut ControlState,
     step: u64,
+    back_to: Option<u64>,
     reading: Reading,
 ) -> (Action, String) {
     let Reading { value, low, high } = reading;
@@ -207,9 +209,8 @@ pub(crate) fn decide(
         };
         state.least_replay = (2.0 * replay).max(FIRST_REPLAY).min(more);
         (state.replay, state.learning_rate) = (more, slower);
-        if state.rollbacks < limit.max_rollbacks && state.below < step {
+        if let Some(to) = back_to.filter(|_| state.rollbacks < limit.max_rollbacks) {
             state.rollbacks += 1;
-            let to = state.below;
             return (Action::RollBack(to), format!("{surely}: back to step {to}, with {change}"));
         }
         return (Action::Change, format!("{surely}: {change}"));
@@ -272,7 +273,8 @@ mod tests {
         replay: f64,
         rate: f64,
     ) {
-        let (action, reason) = decide(&limit(), state, step, reading(value));
+        let back_to = Some(state.below).filter(|below| *below < step);
+        let (action, reason) = decide(&limit(), state, step, back_to, reading(value));
         assert_eq!((action, state.replay, state.learning_rate), (expect, replay, rate), "{reason}");
     }
 
@@ -352,6 +354,13 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_cannot_go_back_replays_from_where_it_stands() {
+        let mut state = ControlState::new(0.05);
+        let (action, reason) = decide(&limit(), &mut state, 20, None, reading(12.0));
+        assert_eq!((action, state.rollbacks), (Action::Change, 0), "{reason}");
+    }
+
+    #[test]
     fn a_state_of_before_has_no_such_share() {
         let state = ControlState::new(0.05);
         let text = serde_json::to_string(&state).unwrap();
@@ -362,7 +371,7 @@ mod tests {
     #[test]
     fn no_replay_is_raised_to_a_first_share() {
         let mut state = ControlState::new(0.0);
-        let (action, _) = decide(&limit(), &mut state, 10, reading(9.5));
+        let (action, _) = decide(&limit(), &mut state, 10, Some(0), reading(9.5));
         assert_eq!((action, state.replay), (Action::Change, FIRST_REPLAY));
     }
 }

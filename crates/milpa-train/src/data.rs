@@ -323,7 +323,23 @@ pub(crate) fn differences(
         (Err(error), _) => lines.push(error.to_string()),
         _ => {}
     }
+    if lines.is_empty() {
+        // They draw the same, and are trained on otherwise.
+        compare_stages(&manifest.config, &record.config, &mut lines);
+    }
     lines
+}
+
+/// What is said of each stage, one after the other.
+fn compare_stages(old: &toml::Table, new: &toml::Table, lines: &mut Vec<String>) {
+    let stages = |table| at(table, "train.stage").and_then(toml::Value::as_array);
+    let (old, new) = (stages(old), stages(new));
+    let count = old.map_or(0, Vec::len).max(new.map_or(0, Vec::len));
+    for number in 0..count {
+        let stage = |of: Option<&Vec<toml::Value>>| of.and_then(|of| of.get(number)).cloned();
+        let name = format!("train.stage {}", number + 1);
+        compare_values(stage(old).as_ref(), stage(new).as_ref(), &name, lines);
+    }
 }
 
 /// Keys of two tables whose values differ; stages are compared as what they draw.
@@ -398,6 +414,16 @@ pub(crate) fn cannot_extend(
              its percent"
                 .to_owned(),
         );
+    } else if let (Some(control), Some(limit)) = (&state.control, limit)
+        && !control.changes.is_empty()
+        && replay_share(old, &limit.replay) != replay_share(new, &limit.replay)
+    {
+        lines.push(format!(
+            "its limit on forgetting has moved the share of replay of {:?} to {:.1} % since, so another one in \
+             [[train.replay]] would say nothing: leave it as it was",
+            limit.replay,
+            control.replay * 100.0
+        ));
     }
     (!lines.is_empty()).then(|| lines.join("; "))
 }
@@ -411,6 +437,13 @@ const FIXED: [&str; 6] = [
     "train.lora",
     "train.sequence_length",
 ];
+
+/// The share of a `[[train.replay]]` in a run's resolved table.
+fn replay_share(table: &toml::Table, name: &str) -> Option<f64> {
+    let sets = at(table, "train.replay")?.as_array()?;
+    let set = sets.iter().find(|set| set.get("name").and_then(toml::Value::as_str) == Some(name));
+    set?.get("share")?.as_float()
+}
 
 /// The value at a dotted key.
 fn at<'a>(table: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {

@@ -184,6 +184,15 @@ impl Metric {
         }
     }
 
+    /// Whether it tells of a measurement against the base, or of what followed from it.
+    fn is_measurement(&self) -> bool {
+        match self {
+            Self::Forgetting { .. } => true,
+            Self::Control { .. } => !self.is_of_going_back(),
+            _ => false,
+        }
+    }
+
     /// The step it belongs to.
     pub fn step(&self) -> u64 {
         match self {
@@ -207,10 +216,12 @@ pub(crate) struct MetricsWriter<'a> {
 
 impl<'a> MetricsWriter<'a> {
     /// Opens the file and keeps the lines up to `step`, which are returned as well; `observer` is told of
-    /// them and of all to come.
+    /// them and of all to come. What was measured against the base after `step` stays if `is_measured`; else
+    /// it is measured again.
     pub(crate) fn open(
         dir: &Path,
         step: u64,
+        is_measured: bool,
         observer: Option<OnMetric<'a>>,
     ) -> Result<(Self, Vec<Metric>), TrainError> {
         let path = dir.join(METRICS_FILE);
@@ -218,7 +229,10 @@ impl<'a> MetricsWriter<'a> {
         let kept: Vec<Metric> = read_metrics(dir)
             .map_err(error)?
             .into_iter()
-            .filter(|metric| metric.step() <= step)
+            .filter(|metric| {
+                metric.step() < step
+                    || metric.step() == step && (is_measured || !metric.is_measurement())
+            })
             .collect();
         Ok((Self::with(dir, &kept, observer)?, kept))
     }
@@ -404,7 +418,7 @@ mod tests {
     fn a_death_while_lines_are_cut_off_loses_none() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path();
-        let (mut writer, _) = MetricsWriter::open(dir, 0, None).unwrap();
+        let (mut writer, _) = MetricsWriter::open(dir, 0, true, None).unwrap();
         for step in 1..=4 {
             writer.write(&validation(step)).unwrap();
         }
@@ -413,7 +427,7 @@ mod tests {
         let path = dir.join(METRICS_FILE);
         let (old, whole) = (dir.join("old"), fs::read(&path).unwrap());
         fs::hard_link(&path, &old).unwrap();
-        let (mut writer, kept) = MetricsWriter::open(dir, 3, None).unwrap();
+        let (mut writer, kept) = MetricsWriter::open(dir, 3, true, None).unwrap();
         assert_eq!(kept.len(), 3);
         writer.write(&validation(7)).unwrap();
         writer.rewind(dir, 2).unwrap();
@@ -425,7 +439,7 @@ mod tests {
         // The file beside it cannot be written: what stands there stays.
         fs::create_dir(dir.join(format!(".{METRICS_FILE}.partial"))).unwrap();
         let before = fs::read(&path).unwrap();
-        assert!(MetricsWriter::open(dir, 1, None).is_err());
+        assert!(MetricsWriter::open(dir, 1, true, None).is_err());
         assert!(writer.rewind(dir, 1).is_err());
         assert_eq!(fs::read(&path).unwrap(), before);
     }

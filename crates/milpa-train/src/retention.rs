@@ -20,8 +20,8 @@ pub(crate) struct Retention {
     best: bool,
     /// The last one of each plateau.
     plateaus: Vec<u64>,
-    /// The last step below the limit on forgetting, to which the run may go back.
-    below: Option<u64>,
+    /// Steps below the limit on forgetting, to which the run may go back.
+    below: BTreeSet<u64>,
     /// The step before which the run never goes back, if it is not the beginning.
     origin: Option<u64>,
     /// Mean bits per byte of the validation split at steps where there was one.
@@ -38,20 +38,23 @@ impl Retention {
             permanent: config.keep_every.map(|steps| steps.0),
             best: config.keep_best,
             plateaus: plateaus.unwrap_or_default(),
-            below: None,
+            below: BTreeSet::new(),
             origin: None,
             validation: BTreeMap::new(),
         }
     }
 
-    /// Keeps the checkpoint of the last step below the limit on forgetting.
+    /// Takes in a step below the limit on forgetting. One before the plan began is of no use.
     pub(crate) fn below_limit(&mut self, step: u64) {
-        self.below = (step > 0).then_some(step);
+        if step > self.origin.unwrap_or(0) {
+            self.below.insert(step);
+        }
     }
 
     /// Keeps the checkpoint of the step before which the run never goes back.
     pub(crate) fn begins_at(&mut self, step: u64) {
         self.origin = (step > 0).then_some(step);
+        self.below.retain(|at| *at > step);
     }
 
     /// Takes in a validation after `step`.
@@ -65,6 +68,7 @@ impl Retention {
     /// Forgets what was measured after `step`: the run went back to it.
     pub(crate) fn rewind(&mut self, step: u64) {
         self.validation.retain(|at, _| *at <= step);
+        self.below.retain(|at| *at <= step);
     }
 
     /// The steps whose checkpoints stay once that of `step` is written.
@@ -79,7 +83,10 @@ impl Retention {
             keep.extend((1..=step / permanent).map(|number| number * permanent));
         }
         keep.extend(self.origin.filter(|&origin| origin <= step));
-        keep.extend(self.below.filter(|&below| below <= step));
+        // Whoever begins again at the oldest of the last ones may have to go back further from there.
+        let oldest = ((newest - last + 1) * self.every).min(step);
+        keep.extend(self.below.range(..=oldest).next_back());
+        keep.extend(self.below.range(oldest..=step));
         keep.extend(self.plateaus.iter().filter(|&&plateau| plateau <= step));
         if self.best {
             let saved = self.validation.range(1..=step);
@@ -145,6 +152,30 @@ mod tests {
         keeps("keep_plateau = true", &[], 40, &[30, 40]);
         let seen = [(10, 2.0), (20, 1.5), (30, 1.9), (35, 1.0), (50, 1.6), (80, 0.1)];
         keeps("keep_best = true", &seen, 70, &[20, 60, 70]);
+    }
+
+    #[test]
+    fn the_last_step_below_the_limit_stays_for_every_checkpoint_that_may_be_gone_back_to() {
+        let config = config(STABLE, "");
+        let curve = config.schedule.over(config.steps).unwrap();
+        let mut retention = Retention::new(&config, &curve);
+        for step in [20, 40, 60] {
+            retention.below_limit(step);
+        }
+        let keeps = |retention: &Retention, step: u64, expect: &[u64]| {
+            assert_eq!(retention.keep(step).into_iter().collect::<Vec<_>>(), expect);
+        };
+        // From the checkpoint after 50 the run may have to go back to 40.
+        keeps(&retention, 60, &[40, 50, 60]);
+        keeps(&retention, 70, &[60, 70]);
+        keeps(&retention, 90, &[60, 80, 90]);
+        let mut back = retention.clone();
+        back.rewind(50);
+        keeps(&back, 90, &[40, 80, 90]);
+        retention.begins_at(50);
+        keeps(&retention, 60, &[50, 60]);
+        retention.below_limit(40);
+        keeps(&retention, 90, &[50, 60, 80, 90]);
     }
 
     #[test]

@@ -64,8 +64,6 @@ pub const AVERAGED_CHECKPOINT: &str = "checkpoint-average";
 pub const CHOSEN_CHECKPOINT: &str = "checkpoint-chosen";
 /// File that says which run a training folder belongs to.
 const KEY_FILE: &str = "key";
-/// File with the identity of the checkpoint at which a forked run began.
-const FORKED_FILE: &str = "forked-from";
 /// A step that reaches more than this share of the measured peak casts doubt on the measurement.
 const CREDIBLE_UTILISATION: f64 = 0.85;
 /// How often a step is shown to people; every step is in the metrics.
@@ -284,12 +282,12 @@ pub fn train(
             // once more.
             run.begins_here();
             forgetting::remove_report(out)?;
-            run.save()?;
-            run.saver.wait()?;
             if let ChangedPlan::Fork(from) = job.changed_plan {
                 let (_, digest) = open_artifact(from, Kind::Checkpoint, Verify::Lengths)?;
-                write_file_atomic(&out.join(FORKED_FILE), digest.to_string().as_bytes())?;
+                run.forked_from = Some(digest);
             }
+            run.save()?;
+            run.saver.wait()?;
             write_key(out, key)?;
             progress.line(&format!("going on with the new plan after step {}", run.step));
         }
@@ -384,22 +382,13 @@ fn checkpoint_of_another_plan(
         data::cannot_extend(manifest, record, state, job.config)
     };
     if let ChangedPlan::Fork(from) = job.changed_plan {
-        let (manifest, digest) = open_artifact(from, Kind::Checkpoint, Verify::Contents)?;
-        let path = from.to_owned();
-        if !from.join(checkpoint::STATE_FILE).exists() {
-            let message = "it holds weights alone (an average or a blend); name it as the [base] of a \
-                           recipe to begin with its weights";
-            return Err(TrainError::CannotExtend { path, message: message.to_owned() });
+        if is_own || key.is_empty() {
+            return fork(job, out, from, record);
         }
-        if key.is_empty() {
-            return match cannot_extend(&manifest, &checkpoint::read_state(from)?) {
-                Some(message) => Err(TrainError::CannotExtend { path, message }),
-                None => Ok(Some(path)),
-            };
-        }
-        let forked = fs::read_to_string(out.join(FORKED_FILE)).unwrap_or_default();
-        if forked != digest.to_string() {
-            return Err(TrainError::Occupied { path: out.to_owned(), from: path });
+        let state = data::newest_of_any_plan(out).map(|(state, ..)| state);
+        let (_, digest) = open_artifact(from, Kind::Checkpoint, Verify::Lengths)?;
+        if state.and_then(|state| state.forked_from) != Some(digest) {
+            return Err(TrainError::Occupied { path: out.to_owned(), from: from.to_owned() });
         }
     }
     if key.is_empty() || is_own || job.changed_plan == ChangedPlan::Anew {
@@ -417,6 +406,40 @@ fn checkpoint_of_another_plan(
     }
 }
 
+/// The checkpoint of another run at which a fork begins in a folder that holds no other run; `None` where
+/// it is under way, in its folder or its mirror.
+///
+/// # Errors
+/// A run that began elsewhere, or a checkpoint that cannot be gone on with.
+fn fork(
+    job: &Job<'_>,
+    out: &Path,
+    from: &Path,
+    record: &Record,
+) -> Result<Option<PathBuf>, TrainError> {
+    let path = from.to_owned();
+    let opened = |verify| open_artifact(from, Kind::Checkpoint, verify);
+    if let Some(state) = record.key.and_then(|key| checkpoint::state_of(out, job.mirror, key)) {
+        // The run that was forked may be gone by now.
+        return match opened(Verify::Lengths) {
+            Ok((_, digest)) if state.forked_from != Some(digest) => {
+                Err(TrainError::Occupied { path: out.to_owned(), from: path })
+            }
+            _ => Ok(None),
+        };
+    }
+    let (manifest, _) = opened(Verify::Contents)?;
+    if !from.join(checkpoint::STATE_FILE).exists() {
+        let message = "it holds weights alone (an average or a blend); name it as the [base] of a recipe to \
+                       begin with its weights";
+        return Err(TrainError::CannotExtend { path, message: message.to_owned() });
+    }
+    match data::cannot_extend(&manifest, record, &checkpoint::read_state(from)?, job.config) {
+        Some(message) => Err(TrainError::CannotExtend { path, message }),
+        None => Ok(Some(path)),
+    }
+}
+
 /// What a run has learned: what a checkpoint holds, or its beginning.
 struct Learned {
     parameters: ParameterStore,
@@ -428,6 +451,10 @@ struct Learned {
     control: Option<ControlState>,
     /// The step before which it never goes back.
     origin: u64,
+    /// The last step that was held against the base.
+    measured: Option<u64>,
+    /// The checkpoint at which it was forked.
+    forked_from: Option<Digest>,
 }
 
 impl Learned {
@@ -448,6 +475,8 @@ impl Learned {
                 stability,
                 control,
                 origin: 0,
+                measured: None,
+                forked_from: None,
             });
         };
         let (parameters, optimizer, average, state) =
@@ -455,9 +484,19 @@ impl Learned {
         let beginning = StabilityState { updates: state.step, ..StabilityState::default() };
         let stability = state.stability.unwrap_or(beginning);
         let optimizer = optimizer.at_width(width);
-        let (step, origin) = (state.step, state.origin);
+        let State { step, origin, measured, forked_from, .. } = state;
         let control = control_of(job.config, state.control);
-        Ok(Self { parameters, optimizer, average, step, stability, control, origin })
+        Ok(Self {
+            parameters,
+            optimizer,
+            average,
+            step,
+            stability,
+            control,
+            origin,
+            measured,
+            forked_from,
+        })
     }
 }
 
@@ -485,6 +524,7 @@ struct Run<'scope, 'a> {
     control: Option<ControlState>,
     /// The step at which the plan began, or the run was extended or forked.
     origin: u64,
+    forked_from: Option<Digest>,
     out: &'a Path,
     decoder: Decoder,
     parameters: ParameterStore,
@@ -519,29 +559,41 @@ impl<'scope, 'a> Run<'scope, 'a> {
         resumed: Option<&Path>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let Learned { parameters, optimizer, average, step, stability, control, origin } =
-            Learned::load(job, network, resumed)?;
+        let Learned {
+            parameters,
+            optimizer,
+            average,
+            step,
+            stability,
+            control,
+            origin,
+            measured,
+            forked_from,
+        } = Learned::load(job, network, resumed)?;
         if let Some(dir) = resumed {
             progress.line(&format!("resuming after step {step} from {}", dir.display()));
         }
         let Threads { feed, saver } = threads;
         let curve = job.config.curve().map_err(TrainError::Schedule)?;
-        let (metrics, before) = MetricsWriter::open(out, step, job.on_metric)?;
+        let (metrics, before) =
+            MetricsWriter::open(out, step, measured == Some(step), job.on_metric)?;
         let mut retention = Retention::new(job.config, &curve);
-        let mut measured = None;
+        retention.begins_at(origin);
+        let percent = limit(job.config).map(|limit| limit.percent);
         for metric in before {
             match metric {
                 Metric::Validation { step, bits_per_byte, .. } => {
                     retention.validated(step, &bits_per_byte);
                 }
-                Metric::Forgetting { step, .. } => measured = Some(step),
+                Metric::Forgetting { step, forgetting, forgetting_interval, .. } => {
+                    let high = forgetting_interval.map_or(forgetting, |(_, high)| high);
+                    if percent.is_some_and(|percent| high <= percent) {
+                        retention.below_limit(step);
+                    }
+                }
                 _ => {}
             }
         }
-        if let Some(control) = &control {
-            retention.below_limit(control.below);
-        }
-        retention.begins_at(origin);
         Ok(Self {
             decoder: network.decoder(&parameters)?.autocast(job.config.precision.dtype()),
             curve,
@@ -571,6 +623,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             measured,
             control,
             origin,
+            forked_from,
             out,
         })
     }
@@ -579,9 +632,13 @@ impl<'scope, 'a> Run<'scope, 'a> {
     fn begins_here(&mut self) {
         self.origin = self.step;
         self.retention.begins_at(self.origin);
-        if let Some(control) = &mut self.control {
+        if let (Some(control), Some(limit)) = (&mut self.control, limit(self.job.config)) {
             // The new plan may have more to replay.
             control.most_replay = None;
+            if control.changes.is_empty() {
+                let replay = recipe_replay(self.job.config, limit);
+                (control.replay, control.least_replay) = (replay, replay);
+            }
         }
     }
 
@@ -595,7 +652,13 @@ impl<'scope, 'a> Run<'scope, 'a> {
         let (job, out) = (self.job, self.out);
         let (steps, every) = (job.config.steps.0, job.config.checkpoint_every.0);
         self.validate_if_due(progress)?;
+        let resumed = (self.step, self.measured);
         self.measure_if_due(progress, stop)?;
+        let (step, is_measured) = (self.step, self.measured != resumed.1);
+        if is_measured && step == resumed.0 && step.is_multiple_of(every) && step < steps {
+            // The stop was within the measurement: the checkpoint does not know what followed from it.
+            self.save()?;
+        }
         while self.step < steps {
             if stop.is_set() {
                 return Err(self.interrupted()?);
@@ -620,12 +683,21 @@ impl<'scope, 'a> Run<'scope, 'a> {
         self.end_data_window()?;
         self.choose(record, progress, stop)?;
         let snapshot = self.snapshot()?;
+        let is_chosen = self.measure.is_some() && job.start.base().is_some();
         if let Some(average) = &self.average {
             let averaged = self.network.plain(&average.parameters(&self.parameters)?)?;
             let dir = out.join(AVERAGED_CHECKPOINT);
             checkpoint::write_averaged(&dir, &averaged, &snapshot, record)?;
         }
         let final_dir = out.join(FINAL_CHECKPOINT);
+        // What an earlier plan came to is not this one's.
+        let earlier =
+            [(CHOSEN_CHECKPOINT, is_chosen), (AVERAGED_CHECKPOINT, self.average.is_some())];
+        for (name, _) in earlier.into_iter().filter(|(_, is_own)| !is_own) {
+            for folder in [Some(out), job.mirror].into_iter().flatten() {
+                checkpoint::remove(&folder.join(name))?;
+            }
+        }
         let digest = checkpoint::write(&final_dir, &snapshot, record)?;
         if let Some(mirror) = job.mirror {
             // The final one is last: it says that the run is complete.
@@ -778,6 +850,19 @@ impl<'scope, 'a> Run<'scope, 'a> {
         Ok(Verdict::Take)
     }
 
+    /// The step of the last whole checkpoint on schedule up to `step`, or where the plan began.
+    fn whole_checkpoint(&mut self, step: u64) -> Result<u64, TrainError> {
+        // It may still be being written.
+        self.saver.wait()?;
+        let every = self.job.config.checkpoint_every.0;
+        let found = checkpoint::list(self.out).into_iter().find(|(at, dir)| {
+            (self.origin..=step).contains(at)
+                && at.is_multiple_of(every)
+                && open_artifact(dir, Kind::Checkpoint, Verify::Contents).is_ok()
+        });
+        Ok(found.map_or(self.origin, |(at, _)| at))
+    }
+
     /// Goes back to the last checkpoint on schedule before the skipped steps, or to where the plan began,
     /// and passes over all data read since; in a run in stages it is planned once more, so that each stage
     /// keeps its tokens. Where it goes depends on steps alone, so a run that is cut before its next
@@ -786,7 +871,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         let from_step = self.step;
         let every = self.job.config.checkpoint_every.0;
         let target = (from_step - self.stability.skipped_in_a_row) / every * every;
-        let target = target.max(self.origin);
+        let target = self.whole_checkpoint(target.max(self.origin))?;
         let (before, controlled) = (self.stability.clone(), self.control.clone());
         let (position, data) = (self.state()?.stages, Arc::clone(&self.data));
         let learned = self.go_back(target)?;
@@ -796,6 +881,13 @@ impl<'scope, 'a> Run<'scope, 'a> {
             passed_over: before.passed_over,
             ..learned
         };
+        if let (Some(known), Some(then)) = (&controlled, &mut self.control)
+            && known.rollbacks > then.rollbacks
+        {
+            // What led the controller back since then stays known.
+            let ControlState { last, below, .. } = *then;
+            *then = ControlState { last, below, ..known.clone() };
+        }
         self.plan_again(position, data, controlled, from_step - target, progress)?;
         progress.line(&format!(
             "{} steps in a row were skipped: back to step {target}, passing over the data since",
@@ -825,7 +917,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         let (replay_before, mut changes) = before.unwrap_or_default();
         let kept = changes.clone();
         if let Some(control) = &self.control
-            && control.replay != replay_before
+            && control.changes != changes
         {
             changes.retain(|change| change.batch != batch);
             changes.push(ReplayChange { batch, replay: control.replay });
@@ -882,7 +974,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         self.first_step = self.first_step.min(target);
         self.data_window = DataWindow::begin(target);
         self.validated = Some(target);
-        self.measured = Some(target);
+        self.measured = learned.measured;
         self.metrics.rewind(self.out, target)?;
         self.retention.rewind(target);
         Ok(learned.stability)
@@ -1009,6 +1101,8 @@ impl<'scope, 'a> Run<'scope, 'a> {
                 .then(|| self.stability.clone()),
             control: self.control.clone(),
             origin: self.origin,
+            measured: self.measured,
+            forked_from: self.forked_from,
         };
         self.data.store(self.next_batch(), &mut state)?;
         Ok(state)
@@ -1039,7 +1133,9 @@ impl<'scope, 'a> Run<'scope, 'a> {
         self.job.pulse.beat(self.step, Activity::Checkpoint);
         // The one before must be whole before there is a third copy of the state.
         self.saver.wait()?;
-        let keep = self.retention.keep(self.step);
+        // What stays at the end must not depend on a stop at the last step.
+        let mut keep = self.retention.keep(self.step.min(self.job.config.steps.0 - 1));
+        keep.insert(self.step);
         let snapshot = self.snapshot()?;
         self.copied_bytes = self.copied_bytes.max(snapshot.host_bytes());
         let dir = self.saver.begin(snapshot, keep)?;

@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use milpa_base::{Kind, Progress, StopFlag, artifact::Record, manifest::Verify, open_artifact};
+use milpa_base::{
+    Kind, ManifestError, Progress, StopFlag, artifact::Record, manifest::Verify, open_artifact,
+};
 use milpa_eval::EvalError;
 use milpa_model::{ParameterStore, interpolate};
 use milpa_tokens::TokensError;
@@ -123,26 +125,37 @@ impl<'a> Run<'_, 'a> {
         })?;
         if action == Action::Stop {
             self.saver.wait()?;
-            let below = (control.below > 0).then(|| checkpoint::folder(self.out, control.below));
-            return Err(TrainError::ForgetsTooMuch { step: self.step, reason, checkpoint: below });
+            let below = checkpoint::folder(self.out, control.below);
+            // One of before the plan may be gone.
+            let checkpoint = Some(below).filter(|dir| dir.exists());
+            return Err(TrainError::ForgetsTooMuch { step: self.step, reason, checkpoint });
         }
         Ok(())
     }
 
     /// What the limit asks for, as far as it can be done: a share of replay that the loader refuses, since
-    /// its data do not last, is remembered, and it is decided again. Nothing is changed here.
+    /// its data do not last, is remembered, and it is decided again, as where the checkpoint to go back to
+    /// is damaged. Nothing is changed here.
     fn decide(
         &mut self,
         limit: &LimitConfig,
         mut known: ControlState,
         reading: Reading,
     ) -> Result<Decision<'a>, TrainError> {
-        let mut note = String::new();
+        let (mut damaged, mut note) = (String::new(), String::new());
+        let mut back_to = Some(known.below.max(self.origin)).filter(|target| *target < self.step);
         loop {
             let mut control = known.clone();
-            let (action, mut reason) = decide(limit, &mut control, self.step, reading);
+            let (action, mut reason) = decide(limit, &mut control, self.step, back_to, reading);
             let state = match action {
-                Action::RollBack(target) => self.state_at(target)?,
+                Action::RollBack(target) => match self.state_at(target)? {
+                    Ok(state) => state,
+                    Err(problem) => {
+                        damaged = format!("; it cannot go back ({problem})");
+                        back_to = None;
+                        continue;
+                    }
+                },
                 Action::Hold | Action::Change | Action::Stop => self.state()?,
             };
             let now = state.control.as_ref().unwrap_or(&known).replay;
@@ -171,24 +184,27 @@ impl<'a> Run<'_, 'a> {
                     continue;
                 }
             };
-            reason += &note;
+            reason += &(damaged + &note);
             return Ok(Decision { action, reason, control, data });
         }
     }
 
-    /// The state after `target` steps: that of the checkpoint to which the run may go back, or of its
-    /// beginning.
-    fn state_at(&mut self, target: u64) -> Result<State, TrainError> {
-        let target = target.max(self.origin);
+    /// The state after `target` steps: that of the checkpoint to which the run may go back, or what is wrong
+    /// with it, or that of its beginning.
+    fn state_at(&mut self, target: u64) -> Result<Result<State, ManifestError>, TrainError> {
         if target > 0 {
             // It may still be being written.
             self.saver.wait()?;
-            return checkpoint::read_state(&checkpoint::folder(self.out, target));
+            let dir = checkpoint::folder(self.out, target);
+            return match open_artifact(&dir, Kind::Checkpoint, Verify::Contents) {
+                Ok(_) => checkpoint::read_state(&dir).map(Ok),
+                Err(problem) => Ok(Err(problem)),
+            };
         }
         let (control, stability) = (control_of(self.job.config, None), None);
         let mut state = State { step: 0, tokens: 0, control, stability, ..self.state()? };
         Data::open(self.job, None, false)?.store(0, &mut state)?;
-        Ok(state)
+        Ok(Ok(state))
     }
 
     /// The data with the controller's share of replay from `state` on, which is put down among the

@@ -1,18 +1,20 @@
 //! Training that goes on from a base: what it begins with, what is measured, and the limit on forgetting.
 
 use std::{
+    cell::Cell,
     path::Path,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
 use milpa_base::{Silent, StopFlag, TextRecord};
+use milpa_tensor::ParameterStore;
 use milpa_train::{
     Activity, ForgettingReport, Metric, Noted, Pulse, State, TrainConfig, TrainError, Watchdog,
     read_forgetting,
 };
 
-use crate::harness::{Beside, Field, StopAfter, files, recipe};
+use crate::harness::{Beside, Field, StopAfter, files, flip, recipe};
 
 /// 24 steps on numbers, measured against the sentences that the base knew.
 fn continued(replay: f64, more: &str) -> TrainConfig {
@@ -188,6 +190,105 @@ fn a_run_under_a_limit_that_is_cut_ends_in_the_same_bytes() {
         assert_eq!(control(&field.metrics(&name)), acted);
         assert_eq!(report(&field.folder(&name)), report_of_whole);
     }
+    // A stop within a measurement, and a death before the next checkpoint.
+    let checkpoints = |name: &str| files(&field.folder(name).join("checkpoints"));
+    for (step, dies) in [(8, Some(10)), (16, Some(18)), (24, None)] {
+        let name = format!("within-{step}");
+        let cut = |line: String| {
+            let stop = StopFlag::default();
+            let watch = StopAfter { line, stop: stop.clone() };
+            let cut = field.go_on_from("base", &name, &config, &watch, &stop);
+            assert!(matches!(cut, Err(TrainError::Interrupted { .. })), "{cut:?}");
+        };
+        cut(format!("validation after step {step}:"));
+        assert!(control(&field.metrics(&name)).iter().all(|(at, ..)| *at != step), "{name}");
+        if let Some(dies) = dies {
+            cut(format!("validation after step {dies}:"));
+            let last = field.folder(&name).join(format!("checkpoints/step-{dies:08}"));
+            std::fs::remove_dir_all(last).unwrap();
+        }
+        whole(&name);
+        let expect = files(&field.folder("whole/checkpoint"));
+        assert!(files(&field.folder(&name).join("checkpoint")) == expect, "{name}");
+        assert_eq!(control(&field.metrics(&name)), acted, "{name}");
+        assert!(checkpoints(&name) == checkpoints("whole"), "{name}");
+    }
+}
+
+#[test]
+fn what_led_the_controller_back_stays_known_when_outliers_lead_back_as_well() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let mut config = continued(
+        0.05,
+        ", limit = { percent = 1e-6, replay = 'sentences', largest_replay = 0.1, \
+         least_learning_rate = 0.25 }",
+    );
+    config.forgetting.as_mut().unwrap().every.0 = 4;
+    config.keep_checkpoints = 3;
+    config.stability =
+        Some(toml::from_str("sigmas = 1e3\nwindow = 4\nrollback_after = 2").unwrap());
+    let (visits, hurt_at) = (Cell::new(0), [2, 3]);
+    let hurt = |step: u64, parameters: &mut ParameterStore| {
+        visits.set(visits.get() + u64::from(step == hurt_at[0]));
+        // The controller has led back once; outliers come before the next checkpoint.
+        if visits.get() == 2 && hurt_at.contains(&step) {
+            let device = parameters.device().clone();
+            let parameter = parameters.iter_mut().next().unwrap();
+            device.fill(parameter.grad_mut().unwrap(), f32::NAN);
+        }
+    };
+    let beside = Beside { on_gradients: Some(&hurt), ..Beside::default() };
+    let stop = StopFlag::default();
+    let _ = field.go_on_beside("base", "run", &config, &beside, &Silent, &stop);
+    let metrics = field.metrics("run");
+    let back: Vec<(f64, f64)> = control(&metrics)
+        .into_iter()
+        .filter(|(_, action, ..)| action == "roll back")
+        .map(|(_, _, replay, learning_rate)| (replay, learning_rate))
+        .collect();
+    assert_eq!(back, [(0.1, 1.0), (0.1, 0.5)]);
+    let outliers = metrics.iter().filter(|metric| matches!(metric, Metric::Rollback { .. }));
+    assert_eq!(outliers.count(), 1);
+}
+
+#[test]
+fn a_run_whose_checkpoint_to_go_back_to_is_damaged_goes_on_from_where_it_stands() {
+    let field = Field::new();
+    field.train("base", &recipe("")).unwrap();
+    let mut config = continued(0.0, "");
+    config.forgetting.as_mut().unwrap().every.0 = 4;
+    let stop = StopFlag::default();
+    field.go_on_from("base", "free", &config, &Silent, &stop).unwrap();
+    let after_4 = field.metrics("free").into_iter().find_map(|metric| match metric {
+        Metric::Forgetting { forgetting_interval, .. } => forgetting_interval,
+        _ => None,
+    });
+    // It is below the limit after 4 steps, and so little can be replayed that it is above it after 8.
+    let percent = after_4.unwrap().1 + 1e-3;
+    let limit = format!("percent = {percent}\nreplay = 'sentences'\nlargest_replay = 0.02");
+    config.forgetting.as_mut().unwrap().limit = Some(toml::from_str(&limit).unwrap());
+    let first_back = |name: &str, damages: bool| {
+        let kept = field.folder(name).join("checkpoints/step-00000004");
+        let damage = |step: u64, _: &mut ParameterStore| {
+            if step == 6 && damages {
+                flip(&kept);
+            }
+        };
+        let beside = Beside { on_gradients: Some(&damage), ..Beside::default() };
+        let _ = field.go_on_beside("base", name, &config, &beside, &Silent, &stop);
+        let acted = field.metrics(name).into_iter().filter_map(|metric| match metric {
+            Metric::Control { step, action, reason, .. } => Some((step, action, reason)),
+            _ => None,
+        });
+        let second = acted.into_iter().nth(1).unwrap();
+        (second.0, second.1, second.2)
+    };
+    let (step, action, reason) = first_back("whole", false);
+    assert_eq!((step, &*action), (5, "roll back"), "{reason}");
+    let (step, action, reason) = first_back("damaged", true);
+    assert_eq!((step, &*action), (8, "change"), "{reason}");
+    assert!(reason.contains("it cannot go back"), "{reason}");
 }
 
 #[test]

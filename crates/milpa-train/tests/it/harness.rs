@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use milpa_base::{Progress, Seed, Silent, StopFlag, TextRecord};
@@ -163,7 +165,8 @@ impl Field {
         self.train_with(name, config, beside, &Silent, &StopFlag::default())
     }
 
-    fn train_with(
+    /// As [`Field::train_beside`], with what is shown and a stop.
+    pub(crate) fn train_with(
         &self,
         name: &str,
         config: &TrainConfig,
@@ -294,6 +297,15 @@ pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     found
+}
+
+/// Damages a checkpoint that may still be being written: once it is whole, some of its weights are other.
+pub(crate) fn flip(checkpoint: &Path) {
+    while !checkpoint.join("manifest.toml").exists() {
+        thread::yield_now();
+    }
+    let file = File::options().write(true).open(checkpoint.join("model.safetensors")).unwrap();
+    file.write_all_at(b"damage", 4096).unwrap();
 }
 
 /// Asks for a stop when a line with a text is shown.

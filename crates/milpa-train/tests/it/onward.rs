@@ -8,7 +8,7 @@ use milpa_tensor::ParameterStore;
 use milpa_tokens::TokensError;
 use milpa_train::{ChangedPlan, Metric, Optimizer, Summary, TrainConfig, TrainError};
 
-use crate::harness::{Beside, Field, StopAfter, files, recipe};
+use crate::harness::{Beside, Field, StopAfter, files, flip, recipe};
 
 const GOES_BACK: &str = "keep_checkpoints = 3
     stability = { sigmas = 1000.0, window = 4, rollback_after = 2 }";
@@ -203,18 +203,92 @@ fn what_is_trained_already_cannot_become_other() {
     *learning_rate = 0.005;
     field.extend("run", &averaged).unwrap();
     assert!(field.folder("run/checkpoint-average").is_dir());
+    // The average of a plan before would be taken for this one's.
+    let mut plain = recipe("schedule = { kind = 'constant' }");
+    plain.steps.0 = 32;
+    field.extend("run", &plain).unwrap();
+    assert!(!field.folder("run/checkpoint-average").exists());
+}
+
+#[test]
+fn a_stage_that_is_trained_on_otherwise_is_named() {
+    let field = Field::new();
+    let plan = |schedule: &str| {
+        recipe(&format!(
+            "schedule = {{ kind = 'stages' }}
+             stage = [{{ name = 'all', schedule = [{{ shape = '{schedule}', to = 0.1 }}] }}]"
+        ))
+    };
+    field.train("run", &plan("linear")).unwrap();
+    let refused = field.train("run", &plan("cosine")).unwrap_err().to_string();
+    assert!(refused.contains("train.stage 1.schedule was"), "{refused}");
+}
+
+#[test]
+fn a_fork_goes_on_without_the_run_that_was_forked_and_begins_there_again_where_it_holds_nothing() {
+    let field = Field::new();
+    let plan = |steps: u64| recipe(&format!("steps = {steps}\nschedule = {{ kind = 'constant' }}"));
+    field.train("run", &plan(24)).unwrap();
+    let from = field.folder("run/checkpoints/step-00000016");
+    field.fork(&from, "whole", &plan(40)).unwrap();
+    let expect = files(&field.folder("whole/checkpoint"));
+
+    // Every checkpoint of the fork is lost: it begins at the other run's again, not with new weights.
+    let mirror = field.folder("mirror");
+    let (stop, from_there) = (StopFlag::default(), ChangedPlan::Fork(&from));
+    let watch = StopAfter { line: "after step 26:".to_owned(), stop: stop.clone() };
+    let beside = Beside { mirror: Some(&mirror), changed_plan: from_there, ..Beside::default() };
+    let cut = field.train_with("fork", &plan(40), &beside, &watch, &stop).unwrap_err();
+    assert!(matches!(cut, TrainError::Interrupted { step: 26, .. }), "{cut}");
+    let kept = field.folder("kept");
+    fs::rename(&mirror, &kept).unwrap();
+    fs::remove_dir_all(field.folder("fork/checkpoints")).unwrap();
+    let cut = field.fork(&from, "fork", &plan(40)).unwrap();
+    assert!(cut.steps == 40 && files(&field.folder("fork/checkpoint")) == expect);
+
+    // Its folder is lost, and the run that was forked too: it goes on from its mirror, again and again.
+    fs::rename(&kept, &mirror).unwrap();
+    fs::remove_dir_all(field.folder("fork")).unwrap();
+    fs::remove_dir_all(field.folder("run")).unwrap();
+    for _ in 0..2 {
+        field.train_beside("fork", &plan(40), &beside).unwrap();
+        assert!(files(&field.folder("fork/checkpoint")) == expect);
+    }
+    let first = field.metrics("fork").iter().map(Metric::step).min();
+    assert_eq!(first, Some(27), "it went on where the mirror stood");
+    // Another fork has another beginning.
+    let other = field.folder("whole/checkpoints/step-00000032");
+    let refused = field.fork(&other, "fork", &plan(40)).unwrap_err();
+    assert!(matches!(refused, TrainError::Occupied { .. }), "{refused}");
+}
+
+#[test]
+fn a_run_that_goes_back_passes_over_a_damaged_checkpoint() {
+    let field = Field::new();
+    let config = recipe(&format!("{GOES_BACK}\ncheckpoint_every = 4"));
+    let hurt = |step: u64, parameters: &mut ParameterStore| {
+        if [14, 15].contains(&step) && rollbacks(&field, "run").is_empty() {
+            flip(&field.folder("run/checkpoints/step-00000012"));
+            let device = parameters.device().clone();
+            let parameter = parameters.iter_mut().next().unwrap();
+            device.fill(parameter.grad_mut().unwrap(), f32::NAN);
+        }
+    };
+    let beside = Beside { on_gradients: Some(&hurt), ..Beside::default() };
+    assert_eq!(field.train_beside("run", &config, &beside).unwrap().steps, 24);
+    assert_eq!(rollbacks(&field, "run"), [(9, 15)]);
 }
 
 #[test]
 fn a_limit_that_is_set_later_holds_from_there_on() {
     let field = Field::new();
     field.train("base", &recipe("")).unwrap();
-    let config = |steps: u64, limit: &str| {
+    let config = |steps: u64, share: f64, limit: &str| {
         let text = format!(
             "forgetting = {{ general = 'general', every = 4, pieces = 6, in_context = 6{limit} }}
              schedule = {{ kind = 'constant' }}
              stage = [{{ name = 'all' }}]
-             replay = [{{ name = 'sentences', tokens = 'general', share = 0.0 }}]"
+             replay = [{{ name = 'sentences', tokens = 'general', share = {share} }}]"
         );
         let mut config = recipe(&text);
         config.steps.0 = steps;
@@ -225,24 +299,28 @@ fn a_limit_that_is_set_later_holds_from_there_on() {
         let beside = Beside { changed_plan, ..Beside::default() };
         field.go_on_beside("base", "run", config, &beside, &Silent, &StopFlag::default())
     };
-    train(&config(8, ""), ChangedPlan::Refuse).unwrap();
+    train(&config(8, 0.0, ""), ChangedPlan::Refuse).unwrap();
     let limit = ", limit = { percent = 0.5, replay = 'sentences' }";
     assert!(field.folder("run/forgetting.json").exists());
     let stop = StopFlag::default();
     let watch = StopAfter { line: "after step 12:".to_owned(), stop: stop.clone() };
     let beside = Beside { changed_plan: ChangedPlan::Extend, ..Beside::default() };
-    let cut = field.go_on_beside("base", "run", &config(24, limit), &beside, &watch, &stop);
+    let cut = field.go_on_beside("base", "run", &config(24, 0.1, limit), &beside, &watch, &stop);
     assert!(matches!(cut, Err(TrainError::Interrupted { step: 12, .. })), "{cut:?}");
     assert!(!field.folder("run/forgetting.json").exists(), "the plan before came to that");
     // It may end within its limit or not; what counts is that the controller acts.
-    let _ = train(&config(24, limit), ChangedPlan::Extend);
-    let acted: Vec<u64> = field
+    let _ = train(&config(24, 0.1, limit), ChangedPlan::Extend);
+    let acted: Vec<(u64, f64)> = field
         .metrics("run")
         .iter()
         .filter_map(|metric| match metric {
-            Metric::Control { step, .. } => Some(*step),
+            Metric::Control { step, replay, .. } => Some((*step, *replay)),
             _ => None,
         })
         .collect();
-    assert!(!acted.is_empty() && acted.iter().all(|step| *step > 8), "{acted:?}");
+    // The new recipe's share is what is moved, as long as it was not.
+    assert!(!acted.is_empty() && acted.iter().all(|(step, ..)| *step > 8), "{acted:?}");
+    assert!(acted[0].1 > 0.19 && acted.iter().all(|(_, replay)| *replay >= 0.1), "{acted:?}");
+    let refused = train(&config(28, 0.2, limit), ChangedPlan::Extend).unwrap_err().to_string();
+    assert!(refused.contains("has moved the share of replay of \"sentences\""), "{refused}");
 }
