@@ -72,6 +72,9 @@ pub struct State {
     /// The last step that was held against the base: a stop within a measurement leaves the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<u64>,
+    /// How often the run went back in this folder, by whatever rule.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub went_back: u64,
     /// Identity of the checkpoint of another run at which this one was forked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<Digest>,

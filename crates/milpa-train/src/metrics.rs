@@ -184,15 +184,6 @@ impl Metric {
         }
     }
 
-    /// Whether it tells of a measurement against the base, or of what followed from it.
-    fn is_measurement(&self) -> bool {
-        match self {
-            Self::Forgetting { .. } => true,
-            Self::Control { .. } => !self.is_of_going_back(),
-            _ => false,
-        }
-    }
-
     /// The step it belongs to.
     pub fn step(&self) -> u64 {
         match self {
@@ -207,6 +198,32 @@ impl Metric {
     }
 }
 
+/// What a run knows when it goes on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    /// Steps done.
+    pub(crate) step: u64,
+    /// The last step that was held against the base.
+    pub(crate) measured: Option<u64>,
+    /// How often it went back.
+    pub(crate) went_back: u64,
+}
+
+impl Known {
+    /// Whether it knows of the next line. Lines about going back are numbered: their step is that to which
+    /// the run went back, whatever was done since.
+    fn knows(&mut self, metric: &Metric) -> bool {
+        if metric.is_of_going_back() {
+            let is_known = self.went_back > 0;
+            self.went_back = self.went_back.saturating_sub(1);
+            return is_known;
+        }
+        let is_measurement = matches!(metric, Metric::Forgetting { .. } | Metric::Control { .. });
+        metric.step() < self.step
+            || metric.step() == self.step && (!is_measurement || self.measured == Some(self.step))
+    }
+}
+
 /// Appends to `metrics.jsonl`.
 pub(crate) struct MetricsWriter<'a> {
     path: PathBuf,
@@ -215,24 +232,21 @@ pub(crate) struct MetricsWriter<'a> {
 }
 
 impl<'a> MetricsWriter<'a> {
-    /// Opens the file and keeps the lines up to `step`, which are returned as well; `observer` is told of
-    /// them and of all to come. What was measured against the base after `step` stays if `is_measured`; else
-    /// it is measured again.
+    /// Opens the file and keeps the lines that `state` knows, which are returned as well; `observer` is told
+    /// of them and of all to come. What is not known is done again: steps, a measurement after the last of
+    /// them, a time that the run went back.
     pub(crate) fn open(
         dir: &Path,
-        step: u64,
-        is_measured: bool,
+        state: Known,
         observer: Option<OnMetric<'a>>,
     ) -> Result<(Self, Vec<Metric>), TrainError> {
         let path = dir.join(METRICS_FILE);
         let error = |source| TrainError::Io { path: path.clone(), source };
+        let mut state = state;
         let kept: Vec<Metric> = read_metrics(dir)
             .map_err(error)?
             .into_iter()
-            .filter(|metric| {
-                metric.step() < step
-                    || metric.step() == step && (is_measured || !metric.is_measurement())
-            })
+            .filter(|metric| state.knows(metric))
             .collect();
         Ok((Self::with(dir, &kept, observer)?, kept))
     }
@@ -414,11 +428,43 @@ mod tests {
         assert_eq!(step_seconds(&[]), 0.0);
     }
 
+    fn known(step: u64) -> Known {
+        Known { step, measured: None, went_back: 0 }
+    }
+
+    #[test]
+    fn a_run_that_goes_on_keeps_what_it_knows() {
+        let root = tempfile::tempdir().unwrap();
+        let back = |step: u64| Metric::Rollback { step, from_step: 9, batches_passed_over: 1 };
+        let control = |step: u64| Metric::Control {
+            step,
+            action: "hold".to_owned(),
+            reason: String::new(),
+            replay: 0.1,
+            learning_rate: 1.0,
+        };
+        let kept = |known: Known| {
+            let lines = [validation(4), control(4), back(7), back(5), validation(5), control(5)];
+            MetricsWriter::with(root.path(), &lines, None).unwrap();
+            MetricsWriter::open(root.path(), known, None).unwrap().1
+        };
+        let known = |step: u64, measured: u64, went_back: u64| Known {
+            step,
+            measured: Some(measured),
+            went_back,
+        };
+        assert_eq!(kept(known(4, 4, 0)), [validation(4), control(4)]);
+        // A stop within the measurement, and one right after the run went back a second time.
+        assert_eq!(kept(known(4, 0, 0)), [validation(4)]);
+        assert_eq!(kept(known(4, 4, 2)), [validation(4), control(4), back(7), back(5)]);
+        assert_eq!(kept(known(5, 4, 1)), [validation(4), control(4), back(7), validation(5)]);
+    }
+
     #[test]
     fn a_death_while_lines_are_cut_off_loses_none() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path();
-        let (mut writer, _) = MetricsWriter::open(dir, 0, true, None).unwrap();
+        let (mut writer, _) = MetricsWriter::open(dir, known(0), None).unwrap();
         for step in 1..=4 {
             writer.write(&validation(step)).unwrap();
         }
@@ -427,7 +473,7 @@ mod tests {
         let path = dir.join(METRICS_FILE);
         let (old, whole) = (dir.join("old"), fs::read(&path).unwrap());
         fs::hard_link(&path, &old).unwrap();
-        let (mut writer, kept) = MetricsWriter::open(dir, 3, true, None).unwrap();
+        let (mut writer, kept) = MetricsWriter::open(dir, known(3), None).unwrap();
         assert_eq!(kept.len(), 3);
         writer.write(&validation(7)).unwrap();
         writer.rewind(dir, 2).unwrap();
@@ -439,7 +485,7 @@ mod tests {
         // The file beside it cannot be written: what stands there stays.
         fs::create_dir(dir.join(format!(".{METRICS_FILE}.partial"))).unwrap();
         let before = fs::read(&path).unwrap();
-        assert!(MetricsWriter::open(dir, 1, true, None).is_err());
+        assert!(MetricsWriter::open(dir, known(1), None).is_err());
         assert!(writer.rewind(dir, 1).is_err());
         assert_eq!(fs::read(&path).unwrap(), before);
     }

@@ -44,7 +44,7 @@ use crate::{
     error::TrainError,
     feed::Feed,
     forgetting::{self, ForgettingReport, Measure},
-    metrics::{Metric, MetricsWriter, OnMetric, loss_curve, read_metrics, step_seconds},
+    metrics::{Known, Metric, MetricsWriter, OnMetric, loss_curve, read_metrics, step_seconds},
     mup::WidthRatio,
     non_finite,
     optimizer::OptimizerState,
@@ -284,7 +284,7 @@ pub fn train(
             forgetting::remove_report(out)?;
             if let ChangedPlan::Fork(from) = job.changed_plan {
                 let (_, digest) = open_artifact(from, Kind::Checkpoint, Verify::Lengths)?;
-                run.forked_from = Some(digest);
+                (run.forked_from, run.went_back) = (Some(digest), 0);
             }
             run.save()?;
             run.saver.wait()?;
@@ -453,6 +453,7 @@ struct Learned {
     origin: u64,
     /// The last step that was held against the base.
     measured: Option<u64>,
+    went_back: u64,
     /// The checkpoint at which it was forked.
     forked_from: Option<Digest>,
 }
@@ -476,6 +477,7 @@ impl Learned {
                 control,
                 origin: 0,
                 measured: None,
+                went_back: 0,
                 forked_from: None,
             });
         };
@@ -484,7 +486,7 @@ impl Learned {
         let beginning = StabilityState { updates: state.step, ..StabilityState::default() };
         let stability = state.stability.unwrap_or(beginning);
         let optimizer = optimizer.at_width(width);
-        let State { step, origin, measured, forked_from, .. } = state;
+        let State { step, origin, measured, went_back, forked_from, .. } = state;
         let control = control_of(job.config, state.control);
         Ok(Self {
             parameters,
@@ -495,6 +497,7 @@ impl Learned {
             control,
             origin,
             measured,
+            went_back,
             forked_from,
         })
     }
@@ -524,6 +527,8 @@ struct Run<'scope, 'a> {
     control: Option<ControlState>,
     /// The step at which the plan began, or the run was extended or forked.
     origin: u64,
+    /// How often it went back in this folder.
+    went_back: u64,
     forked_from: Option<Digest>,
     out: &'a Path,
     decoder: Decoder,
@@ -568,6 +573,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             control,
             origin,
             measured,
+            went_back,
             forked_from,
         } = Learned::load(job, network, resumed)?;
         if let Some(dir) = resumed {
@@ -575,8 +581,8 @@ impl<'scope, 'a> Run<'scope, 'a> {
         }
         let Threads { feed, saver } = threads;
         let curve = job.config.curve().map_err(TrainError::Schedule)?;
-        let (metrics, before) =
-            MetricsWriter::open(out, step, measured == Some(step), job.on_metric)?;
+        let known = Known { step, measured, went_back };
+        let (metrics, before) = MetricsWriter::open(out, known, job.on_metric)?;
         let mut retention = Retention::new(job.config, &curve);
         retention.begins_at(origin);
         let percent = limit(job.config).map(|limit| limit.percent);
@@ -623,6 +629,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             measured,
             control,
             origin,
+            went_back,
             forked_from,
             out,
         })
@@ -865,8 +872,8 @@ impl<'scope, 'a> Run<'scope, 'a> {
 
     /// Goes back to the last checkpoint on schedule before the skipped steps, or to where the plan began,
     /// and passes over all data read since; in a run in stages it is planned once more, so that each stage
-    /// keeps its tokens. Where it goes depends on steps alone, so a run that is cut before its next
-    /// checkpoint goes back again in the same way.
+    /// keeps its tokens. Where it goes depends on steps alone, so a run that is cut before that is saved goes
+    /// back again in the same way.
     fn roll_back(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
         let from_step = self.step;
         let every = self.job.config.checkpoint_every.0;
@@ -893,11 +900,19 @@ impl<'scope, 'a> Run<'scope, 'a> {
             "{} steps in a row were skipped: back to step {target}, passing over the data since",
             before.skipped_in_a_row
         ));
+        self.went_back += 1;
         self.metrics.write(&Metric::Rollback {
             step: target + 1,
             from_step,
             batches_passed_over: self.stability.batches_passed_over,
-        })
+        })?;
+        self.save_gone_back()
+    }
+
+    /// Saves where the run went back to, so that whoever is cut does not go wrong and back once more. The
+    /// beginning is no checkpoint.
+    fn save_gone_back(&mut self) -> Result<(), TrainError> {
+        if self.step > 0 { self.save().map(drop) } else { Ok(()) }
     }
 
     /// Lays the data behind `position` so that the last `batches`, which are passed over, are planned once
@@ -1102,6 +1117,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             control: self.control.clone(),
             origin: self.origin,
             measured: self.measured,
+            went_back: self.went_back,
             forked_from: self.forked_from,
         };
         self.data.store(self.next_batch(), &mut state)?;

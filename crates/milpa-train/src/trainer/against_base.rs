@@ -115,7 +115,9 @@ impl<'a> Run<'_, 'a> {
             self.end_data_window()?;
             self.read(data);
         }
-        let step = if matches!(action, Action::RollBack(_)) { self.step + 1 } else { from_step };
+        let goes_back = matches!(action, Action::RollBack(_));
+        self.went_back += u64::from(goes_back);
+        let step = if goes_back { self.step + 1 } else { from_step };
         self.metrics.write(&Metric::Control {
             step,
             action: action.name().to_owned(),
@@ -123,6 +125,9 @@ impl<'a> Run<'_, 'a> {
             replay: control.replay,
             learning_rate: control.learning_rate,
         })?;
+        if goes_back {
+            return self.save_gone_back();
+        }
         if action == Action::Stop {
             self.saver.wait()?;
             let below = checkpoint::folder(self.out, control.below);

@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, fs};
 
-use milpa_base::{Silent, StopFlag};
+use milpa_base::{Progress, Silent, StopFlag};
 use milpa_tensor::ParameterStore;
 use milpa_tokens::TokensError;
 use milpa_train::{ChangedPlan, Metric, Optimizer, Summary, TrainConfig, TrainError};
@@ -73,6 +73,40 @@ fn a_run_never_goes_back_beyond_where_its_plan_began() {
         assert_eq!(rollbacks(&field, name), [(9, 11)], "{name}");
     }
     assert!(files(&field.folder("run")) == before, "the run that is forked stays");
+}
+
+#[test]
+fn a_run_that_is_stopped_when_it_went_back_ends_in_the_same_bytes() {
+    let field = Field::new();
+    let config = recipe(&format!("{GOES_BACK}\nstage = [{{ name = 'all' }}]"));
+    let lasts = |name: &str, progress: &dyn Progress, stop: &StopFlag| {
+        // The same whenever these steps are taken for the first time.
+        let hurt = |step: u64, parameters: &mut ParameterStore| {
+            if [11, 12].contains(&step) && rollbacks(&field, name).is_empty()
+                || [13, 14].contains(&step) && rollbacks(&field, name).len() == 1
+            {
+                let device = parameters.device().clone();
+                let parameter = parameters.iter_mut().next().unwrap();
+                device.fill(parameter.grad_mut().unwrap(), f32::NAN);
+            }
+        };
+        let beside = Beside { on_gradients: Some(&hurt), ..Beside::default() };
+        field.train_with(name, &config, &beside, progress, stop)
+    };
+    lasts("whole", &Silent, &StopFlag::default()).unwrap();
+    assert_eq!(rollbacks(&field, "whole"), [(9, 12), (9, 14)]);
+    for _ in 0..2 {
+        let stop = StopFlag::default();
+        let watch = StopAfter { line: "back to step 8".to_owned(), stop: stop.clone() };
+        let cut = lasts("cut", &watch, &stop).unwrap_err();
+        assert!(matches!(cut, TrainError::Interrupted { step: 8, .. }), "{cut}");
+    }
+    lasts("cut", &Silent, &StopFlag::default()).unwrap();
+    assert_eq!(rollbacks(&field, "cut"), rollbacks(&field, "whole"));
+    for part in ["checkpoint", "checkpoints"] {
+        let of = |name: &str| files(&field.folder(name).join(part));
+        assert!(of("cut") == of("whole"), "{part}");
+    }
 }
 
 #[test]
