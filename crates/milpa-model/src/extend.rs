@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     description::{DecoderDescription, MAX_SIZE},
     error::DecoderError,
-    hf::{WEIGHTS_FILE, write_hf_settings, write_tensors},
+    hf::{write_hf_settings, write_tensors},
     merge::is_by_token,
     merge_folder::{FolderContext, Opened},
+    shards::DEFAULT_MAX_SHARD_SIZE,
 };
 
 /// How the rows of new tokens begin.
@@ -88,8 +89,8 @@ pub fn extend_model(
     tokenizer.write_files(writer.dir(), &template.unwrap_or_else(ChatTemplate::continuation))?;
     let tensors = base.weights.tensors().len() as u64;
     context.progress.begin("Extending", Some(tensors), "tensors");
-    let path = writer.dir().join(WEIGHTS_FILE);
-    let written = write_tensors(&path, &description, &mut |index, tensor| {
+    let limit = DEFAULT_MAX_SHARD_SIZE;
+    let written = write_tensors(writer.dir(), &description, limit, &mut |index, tensor| {
         if context.stop.is_set() {
             return Err(DecoderError::Stopped);
         }

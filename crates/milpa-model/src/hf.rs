@@ -3,7 +3,7 @@
 //! Weights are read in f32, bf16 or f16, from one file or from the shards of an index, and written
 //! in f32 in the model's own order, so the same parameters give the same bytes. A header is checked
 //! before anything is allocated for what it promises. What the tensors of a family are called is in
-//! `hf_tensors.rs`.
+//! `hf_tensors.rs`, where a large file is cut in `shards.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +13,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use milpa_base::mmap::MappedFile;
+use milpa_base::{Bytes, mmap::MappedFile};
 use milpa_tensor::{Device, Parameter, ParameterId, ParameterStore};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
@@ -25,18 +24,15 @@ use crate::{
     description::{DecoderDescription, OutputHead},
     error::DecoderError,
     hf_tensors::{FileTensor, Part, file_tensors},
+    shards::{DEFAULT_MAX_SHARD_SIZE, read_shard_index, write_sharded},
 };
 
 /// File name of a model's shape.
 pub const CONFIG_FILE: &str = "config.json";
-/// File name of a model's weights.
+/// File name of a model's weights, where they are not in shards.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// File name of the table of shards.
-const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Largest JSON file and safetensors header that is read, in bytes.
 const MAX_JSON_BYTES: u64 = 32 << 20;
-/// Most shards of a model.
-const MAX_SHARDS: usize = 1024;
 
 /// Reads what the model in `dir` computes.
 pub fn read_hf_description(dir: &Path) -> Result<DecoderDescription, DecoderError> {
@@ -61,12 +57,11 @@ pub fn read_hf_config(dir: &Path) -> Result<ModelConfig, DecoderError> {
 
 /// Lists the weight files of the model in `dir`: the one file, or the shards by name.
 pub(crate) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, DecoderError> {
-    let index = dir.join(INDEX_FILE);
-    if !index.exists() {
+    let Some(index) = read_shard_index(dir, WEIGHTS_FILE)? else {
         return Ok(vec![dir.join(WEIGHTS_FILE)]);
-    }
-    let names: BTreeSet<String> = read_index(&index)?.into_values().collect();
-    Ok(names.into_iter().map(|name| dir.join(name)).collect())
+    };
+    let shards: BTreeSet<PathBuf> = index.into_values().collect();
+    Ok(shards.into_iter().collect())
 }
 
 /// Reads the weights of the model in `dir` onto `device`, widened to f32.
@@ -280,7 +275,8 @@ pub fn write_weights(path: &Path, parameters: &ParameterStore) -> Result<(), Dec
     write_file(path, parameters, &own_tensors(parameters))
 }
 
-/// Writes `config.json`, `generation_config.json` and `model.safetensors` into an existing folder.
+/// Writes `config.json`, `generation_config.json` and `model.safetensors` into an existing folder, the
+/// last in shards if it is larger than [`DEFAULT_MAX_SHARD_SIZE`].
 ///
 /// # Errors
 /// If a parameter of the description is missing or of another shape, or a file cannot be written.
@@ -291,10 +287,28 @@ pub fn write_hf_model(
     eos: Option<u32>,
     bos: Option<u32>,
 ) -> Result<(), DecoderError> {
+    write_hf_model_sharded(dir, description, parameters, eos, bos, DEFAULT_MAX_SHARD_SIZE)
+}
+
+/// As [`write_hf_model`], with shards whose tensors hold at most `max_shard_size`.
+///
+/// # Errors
+/// Those of [`write_hf_model`], and more shards than are read back.
+pub fn write_hf_model_sharded(
+    dir: &Path,
+    description: impl Into<DecoderDescription>,
+    parameters: &ParameterStore,
+    eos: Option<u32>,
+    bos: Option<u32>,
+    max_shard_size: Bytes,
+) -> Result<(), DecoderError> {
     let description = description.into();
     check_parameters(&description, parameters)?;
     write_hf_settings(dir, &description, eos, bos)?;
-    write_file(&dir.join(WEIGHTS_FILE), parameters, &file_tensors(&description))
+    let tensors = file_tensors(&description);
+    write_sharded(dir, WEIGHTS_FILE, &sizes(&tensors), max_shard_size, |path, range| {
+        write_file(path, parameters, &tensors[range])
+    })
 }
 
 /// Writes `config.json` and `generation_config.json` into an existing folder.
@@ -319,29 +333,39 @@ pub(crate) fn write_hf_settings(
 pub(crate) type GiveValues<'a> =
     dyn FnMut(usize, &FileTensor) -> Result<Vec<f32>, DecoderError> + 'a;
 
-/// Writes the tensors of a description to a file, each when `values` gives it (as files hold them):
-/// no two of them are in memory.
+/// Writes the tensors of a description to `model.safetensors`, or to shards of at most `max_shard_size`,
+/// each when `values` gives it (as files hold them): no two of them are in memory.
 pub(crate) fn write_tensors(
-    path: &Path,
+    dir: &Path,
     description: &DecoderDescription,
+    max_shard_size: Bytes,
     values: &mut GiveValues<'_>,
 ) -> Result<(), DecoderError> {
-    let io_error = |source| DecoderError::Io { path: path.to_owned(), source };
     let tensors = file_tensors(description);
-    let mut file = BufWriter::new(File::create(path).map_err(io_error)?);
-    write_header(&tensors, &mut file).map_err(io_error)?;
-    for (index, tensor) in tensors.iter().enumerate() {
-        let values = values(index, tensor)?;
-        if values.len() != tensor.shape.iter().product::<usize>() {
-            let message = format!("has {} values instead of {:?}", values.len(), tensor.shape);
-            return Err(DecoderError::Parameter { name: tensor.name.clone(), message });
+    write_sharded(dir, WEIGHTS_FILE, &sizes(&tensors), max_shard_size, |path, range| {
+        let io_error = |source| DecoderError::Io { path: path.to_owned(), source };
+        let mut file = BufWriter::new(File::create(path).map_err(io_error)?);
+        write_header(&tensors[range.clone()], &mut file).map_err(io_error)?;
+        for index in range {
+            let tensor = &tensors[index];
+            let values = values(index, tensor)?;
+            if values.len() != tensor.shape.iter().product::<usize>() {
+                let message = format!("has {} values instead of {:?}", values.len(), tensor.shape);
+                return Err(DecoderError::Parameter { name: tensor.name.clone(), message });
+            }
+            for chunk in values.chunks(1 << 14) {
+                let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
+                file.write_all(&bytes).map_err(io_error)?;
+            }
         }
-        for chunk in values.chunks(1 << 14) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
-            file.write_all(&bytes).map_err(io_error)?;
-        }
-    }
-    file.flush().map_err(io_error)
+        file.flush().map_err(io_error)
+    })
+}
+
+/// Names of tensors in f32, and their bytes.
+fn sizes(tensors: &[FileTensor]) -> Vec<(&str, u64)> {
+    let size = |tensor: &FileTensor| tensor.shape.iter().product::<usize>() * size_of::<f32>();
+    tensors.iter().map(|tensor| (tensor.name.as_str(), size(tensor) as u64)).collect()
 }
 
 fn own_tensors(parameters: &ParameterStore) -> Vec<FileTensor> {
@@ -441,30 +465,6 @@ fn is_ignorable(name: &str, description: &DecoderDescription) -> bool {
         || (description.head == OutputHead::LanguageModel && name.starts_with("v_head."))
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>, DecoderError> {
-    let index: Index = serde_json::from_slice(&read_small(path)?)
-        .map_err(|error| format_error(path, "a safetensors index", error.to_string()))?;
-    let files: BTreeSet<&String> = index.weight_map.values().collect();
-    let outside = |name: &&&String| {
-        let mut parts = Path::new(name.as_str()).components();
-        !matches!((parts.next(), parts.next()), (Some(std::path::Component::Normal(_)), None))
-    };
-    if let Some(name) = files.iter().find(outside) {
-        let message = format!("it names a shard outside the folder: {name:?}");
-        return Err(format_error(path, "a safetensors index", message));
-    }
-    if files.is_empty() || files.len() > MAX_SHARDS {
-        let message = format!("it names {} shards", files.len());
-        return Err(format_error(path, "a safetensors index", message));
-    }
-    Ok(index.weight_map)
-}
-
 /// Reads a file of bounded length.
 pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, DecoderError> {
     let io_error = |source| DecoderError::Io { path: path.to_owned(), source };
@@ -480,6 +480,52 @@ fn malformed(path: &Path, message: String) -> DecoderError {
     format_error(path, "safetensors", message)
 }
 
-fn format_error(path: &Path, format: &'static str, message: String) -> DecoderError {
+pub(crate) fn format_error(path: &Path, format: &'static str, message: String) -> DecoderError {
     DecoderError::Format { path: path.to_owned(), format, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use milpa_base::Seed;
+
+    use super::*;
+    use crate::decoder::new_parameters;
+
+    /// Files of a folder by name.
+    fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+        let read = |entry: fs::DirEntry| {
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+        };
+        entries.map(read).collect()
+    }
+
+    /// Tensors that are given one at a time are cut where those of a store are.
+    #[test]
+    fn shards_are_the_same_from_a_store_and_from_values() {
+        let config = ModelConfig {
+            hidden_size: 16,
+            layers: 2,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: Some(8),
+            ffn_size: 32,
+            vocab_size: 40,
+            ..ModelConfig::default()
+        };
+        let parameters = new_parameters(&config, Seed(3), &Device::cpu(1)).unwrap();
+        let description = DecoderDescription::from(&config);
+        for limit in [1, 3000, 5000, 1 << 20].map(Bytes) {
+            let [one, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+            write_hf_model_sharded(one.path(), &config, &parameters, None, None, limit).unwrap();
+            write_hf_settings(other.path(), &description, None, None).unwrap();
+            write_tensors(other.path(), &description, limit, &mut |_, tensor| {
+                Ok(parameters.read(parameters.id(&tensor.name).expect("a dense model's names")))
+            })
+            .unwrap();
+            assert_eq!(files(one.path()), files(other.path()), "{limit}");
+            let back = read_hf_weights(other.path(), &config, &Device::cpu(1)).unwrap();
+            assert_eq!(weights_bytes(&back), weights_bytes(&parameters), "{limit}");
+        }
+    }
 }

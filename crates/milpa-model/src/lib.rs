@@ -32,6 +32,7 @@ mod merge;
 mod merge_folder;
 mod sample;
 mod score;
+mod shards;
 
 pub use config::ModelConfig;
 pub use decoder::{Decoder, ParameterSpec, TokenBatch, new_parameters, parameter_specs};
@@ -49,12 +50,13 @@ pub use gguf_model::{GgufDescription, check_gguf, read_gguf, write_gguf};
 pub use heads::add_head;
 pub use hf::{
     CONFIG_FILE, WEIGHTS_FILE, read_hf_config, read_hf_description, read_hf_weights, weights_bytes,
-    write_hf_model, write_weights,
+    write_hf_model, write_hf_model_sharded, write_weights,
 };
 pub use local::{LocalModel, hash_weights};
 pub use lora::{LoraConfig, LoraCost, add_lora, merge_lora, merged_weights, read_lora, write_lora};
 pub use merge::{MergeMethod, interpolate};
 pub use merge_folder::{FolderContext, MergeModels};
+pub use shards::{DEFAULT_MAX_SHARD_SIZE, read_shard_index, write_sharded};
 
 // What callers of the decoder handle, so that most of them need not name the tensor crate.
 pub use milpa_tensor::{

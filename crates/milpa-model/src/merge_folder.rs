@@ -22,13 +22,14 @@ use crate::{
     description::DecoderDescription,
     error::DecoderError,
     hf::{
-        CONFIG_FILE, WEIGHTS_FILE, WeightFiles, read_hf_description, weight_files,
-        write_hf_settings, write_tensors,
+        CONFIG_FILE, WeightFiles, read_hf_description, weight_files, write_hf_settings,
+        write_tensors,
     },
     hf_tensors::FileTensor,
     local::hash_files,
     lora,
     merge::{MergeMethod, is_by_token},
+    shards::DEFAULT_MAX_SHARD_SIZE,
 };
 
 /// How many threads work, who hears of it, and who may stop it.
@@ -198,17 +199,17 @@ impl MergeModels {
         let (mut tensors, mut straight) = (0, 0);
         let total = self.models[0].weights.tensors().len() as u64;
         context.progress.begin("Merging", Some(total), "tensors");
-        let merged =
-            write_tensors(&writer.dir().join(WEIGHTS_FILE), &description, &mut |index, tensor| {
-                if context.stop.is_set() {
-                    return Err(DecoderError::Stopped);
-                }
-                let (values, is_straight) = self.tensor(method, index, tensor, context.threads)?;
-                tensors += 1;
-                straight += u64::from(is_straight);
-                context.progress.advance(tensors);
-                Ok(values)
-            });
+        let limit = DEFAULT_MAX_SHARD_SIZE;
+        let merged = write_tensors(writer.dir(), &description, limit, &mut |index, tensor| {
+            if context.stop.is_set() {
+                return Err(DecoderError::Stopped);
+            }
+            let (values, is_straight) = self.tensor(method, index, tensor, context.threads)?;
+            tensors += 1;
+            straight += u64::from(is_straight);
+            context.progress.advance(tensors);
+            Ok(values)
+        });
         context.progress.end();
         merged?;
         let roles = method.roles(self.models.len());

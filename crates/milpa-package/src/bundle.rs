@@ -11,11 +11,11 @@ use std::{
 
 use milpa_base::{
     ArtifactWriter, Digest, Kind, Manifest, Progress, RollingWindows, TextModel, artifact::Record,
-    hash_bytes, hash_file, manifest::Verify, open_artifact,
+    hash_bytes, manifest::Verify, open_artifact,
 };
 use milpa_model::{
-    DecoderDescription, Device, GgufDescription, GgufFormat, ParameterStore, WEIGHTS_FILE,
-    check_gguf, read_hf_description, read_hf_weights, write_gguf, write_hf_model,
+    DecoderDescription, Device, GgufDescription, GgufFormat, ParameterStore, check_gguf,
+    hash_weights, read_hf_description, read_hf_weights, write_gguf, write_hf_model,
 };
 use milpa_tokens::{ChatTemplate, Tokenizer};
 use serde::Serialize;
@@ -99,7 +99,7 @@ pub fn package(job: &Job<'_>, out: &Path) -> Result<Manifest, PackageError> {
         source.tokenizer.bos_id(),
     )?;
     source.tokenizer.write_files(writer.dir(), &template)?;
-    let weights = hash(&writer.dir().join(WEIGHTS_FILE))?;
+    let weights = hash_weights(writer.dir())?;
     let mut gguf_files = Vec::new();
     for &format in &config.quantisations {
         let file = gguf_file(format);
@@ -340,10 +340,4 @@ fn record(
 
 fn hash_json(value: &impl Serialize) -> Digest {
     hash_bytes(&serde_json::to_vec(value).expect("texts and numbers are plain fields"))
-}
-
-fn hash(path: &Path) -> Result<Digest, PackageError> {
-    let (digest, _) =
-        hash_file(path).map_err(|source| PackageError::Read { path: path.to_owned(), source })?;
-    Ok(digest)
 }

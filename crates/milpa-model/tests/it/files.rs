@@ -2,13 +2,13 @@
 
 use std::{fs, path::Path};
 
-use milpa_base::Seed;
+use milpa_base::{Bytes, Seed};
 use milpa_model::{
     CONFIG_FILE, LocalModel, ModelConfig, WEIGHTS_FILE, new_parameters, read_hf_config,
-    read_hf_weights, weights_bytes, write_hf_model,
+    read_hf_weights, weights_bytes, write_hf_model, write_hf_model_sharded,
 };
 use milpa_tokens::ChatTemplate;
-use safetensors::{Dtype, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 
 use crate::{check_error, config, device, parameters, tokenizer, values};
@@ -114,6 +114,52 @@ fn half_precision_and_shards_are_read() {
     check_error(read, &["dtype of model.embed_tokens.weight", "F32, BF16 and F16"]);
 }
 
+/// A shard holds at most what is asked for, or one tensor; the model is the one of a single file.
+#[test]
+fn a_large_model_is_written_in_shards() {
+    let (config, device) = (config(true), device(1));
+    let parameters = parameters(&config, &device);
+    let (dir, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let limit = 40_000;
+    for folder in [&dir, &again] {
+        let limit = Bytes(limit);
+        write_hf_model_sharded(folder.path(), &config, &parameters, Some(0), None, limit).unwrap();
+        tokenizer().write_files(folder.path(), &ChatTemplate::chatml()).unwrap();
+    }
+    assert!(!dir.path().join(WEIGHTS_FILE).exists());
+    let index = fs::read(dir.path().join("model.safetensors.index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let mut shards: Vec<&str> = index["weight_map"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    shards.sort_unstable();
+    shards.dedup();
+    assert!(shards.len() > 2, "{shards:?}");
+    let (mut names, mut total) = (Vec::new(), 0);
+    for (number, shard) in shards.iter().enumerate() {
+        assert_eq!(*shard, format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len()));
+        let bytes = fs::read(dir.path().join(shard)).unwrap();
+        assert_eq!(bytes, fs::read(again.path().join(shard)).unwrap());
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let held: usize = file.tensors().iter().map(|(_, view)| view.data().len()).sum();
+        assert!(held as u64 <= limit || file.len() == 1, "{shard} holds {held} bytes");
+        total += held;
+        names.extend(file.names().into_iter().map(str::to_owned));
+        assert!(file.names().iter().all(|name| index["weight_map"][name] == *shard));
+    }
+    assert_eq!(index["metadata"]["total_size"], total);
+    names.sort();
+    let mut expect: Vec<String> = values(&parameters).into_iter().map(|(name, _)| name).collect();
+    expect.sort();
+    assert_eq!(names, expect);
+    let back = read_hf_weights(dir.path(), &config, &device).unwrap();
+    assert_eq!(values(&back), values(&parameters));
+    assert!(LocalModel::open(dir.path(), 1).is_ok());
+}
+
 #[test]
 fn an_index_cannot_point_outside_its_folder() {
     let dir = tempfile::tempdir().unwrap();
@@ -144,9 +190,9 @@ fn shards_must_hold_each_tensor_once() {
     assert!(read().is_ok());
     let index = dir.path().join("model.safetensors.index.json");
     let many: serde_json::Map<String, Value> =
-        (0..1025).map(|i| (i.to_string(), json!(format!("{i}.safetensors")))).collect();
+        (0..16385).map(|i| (i.to_string(), json!(format!("{i}.safetensors")))).collect();
     fs::write(&index, json!({ "weight_map": many }).to_string()).unwrap();
-    check_error(read(), &["1025 shards"]);
+    check_error(read(), &["16385 shards"]);
     fs::write(&index, "{\"weight_map\": 3}").unwrap();
     check_error(read(), &["safetensors index"]);
 }
