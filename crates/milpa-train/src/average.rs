@@ -70,15 +70,16 @@ impl Average {
         file
     }
 
-    /// Reads what [`Average::snapshot`] held for the same parameters.
+    /// Reads what [`Average::snapshot`] held for the same parameters from `file` in a folder.
     pub(crate) fn read(
         config: AverageConfig,
-        path: &Path,
+        dir: &Path,
+        file: &str,
         parameters: &ParameterStore,
     ) -> Result<Self, TrainError> {
         let mut average = Self::new(config, parameters);
         let names = trained(parameters).map(|parameter| parameter.name().to_owned());
-        read_into(path, parameters.device(), names.zip(&mut average.buffers))?;
+        read_into(dir, file, parameters.device(), names.zip(&mut average.buffers))?;
         Ok(average)
     }
 

@@ -10,13 +10,13 @@ use std::{
 };
 
 use milpa_base::{
-    ArtifactWriter, Digest, Kind, Progress,
+    ArtifactWriter, Bytes, Digest, Kind, Progress,
     artifact::Record,
     copy_artifact,
     manifest::{MANIFEST_FILE, Verify},
     open_artifact,
 };
-use milpa_model::{Device, ParameterStore, write_hf_model};
+use milpa_model::{Device, ParameterStore, write_hf_model_sharded};
 use milpa_tokens::{ChatTemplate, LoaderState, StagedState, Tokenizer};
 use serde::{Deserialize, Serialize};
 
@@ -29,15 +29,15 @@ use crate::{
     optimizer::OptimizerState,
     replan::PassedOver,
     stability::StabilityState,
-    tensor_file::TensorFile,
+    tensor_file::{self, TensorFile},
     trainer::FINAL_CHECKPOINT,
 };
 
 /// File with the step and the position in the data.
 pub const STATE_FILE: &str = "state.json";
-/// File with the optimiser's state.
+/// File with the optimiser's state, where it is not in shards.
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
-/// File with the averaged weights.
+/// File with the averaged weights, where they are not in shards.
 const AVERAGE_FILE: &str = "average.safetensors";
 /// Folder of the checkpoints that are not the final one.
 const FOLDER: &str = "checkpoints";
@@ -101,6 +101,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) optimizer: TensorFile,
     pub(crate) average: Option<TensorFile>,
     pub(crate) state: State,
+    /// The most that a file of weights or states holds before it is split.
+    pub(crate) max_shard_size: Bytes,
 }
 
 impl Snapshot<'_> {
@@ -122,9 +124,9 @@ pub(crate) fn write(
         begin(dir, snapshot, &snapshot.parameters)?
     };
     snapshot.network.write_adapter(writer.dir(), &snapshot.parameters)?;
-    snapshot.optimizer.write(&writer.dir().join(OPTIMIZER_FILE))?;
+    snapshot.optimizer.write(writer.dir(), OPTIMIZER_FILE, snapshot.max_shard_size)?;
     if let Some(average) = &snapshot.average {
-        average.write(&writer.dir().join(AVERAGE_FILE))?;
+        average.write(writer.dir(), AVERAGE_FILE, snapshot.max_shard_size)?;
     }
     let state = serde_json::to_vec_pretty(&snapshot.state).expect("a state has only plain fields");
     writer.write(STATE_FILE, &state)?;
@@ -148,12 +150,13 @@ fn begin(
     parameters: &ParameterStore,
 ) -> Result<ArtifactWriter, TrainError> {
     let (writer, tokenizer) = (ArtifactWriter::begin(dir, Kind::Checkpoint)?, snapshot.tokenizer);
-    write_hf_model(
+    write_hf_model_sharded(
         writer.dir(),
         &snapshot.network.description,
         parameters,
         tokenizer.eos_id(),
         tokenizer.bos_id(),
+        snapshot.max_shard_size,
     )?;
     // A base keeps the template that it came with.
     let template = tokenizer.chat_template().cloned();
@@ -296,12 +299,11 @@ pub(crate) fn read(
     device: &Device,
 ) -> Result<(ParameterStore, OptimizerState, Option<Average>, State), TrainError> {
     let parameters = network.read(dir, start, device)?;
-    let optimizer = OptimizerState::read(config.optimizer, &dir.join(OPTIMIZER_FILE), &parameters)?;
-    let file = dir.join(AVERAGE_FILE);
+    let optimizer = OptimizerState::read(config.optimizer, dir, OPTIMIZER_FILE, &parameters)?;
     let read = |average| {
         // The run may have been extended by an average just now, which begins with the weights.
-        if file.exists() {
-            Average::read(average, &file, &parameters)
+        if tensor_file::exists(dir, AVERAGE_FILE)? {
+            Average::read(average, dir, AVERAGE_FILE, &parameters)
         } else {
             Ok(Average::new(average, &parameters))
         }

@@ -2,7 +2,8 @@
 //!
 //! It knows names, defaults and what makes no sense; the machine's limits are the planner's.
 
-use milpa_base::{Mixture, Steps};
+use milpa_base::{Bytes, Mixture, Steps};
+use milpa_model::DEFAULT_MAX_SHARD_SIZE;
 use milpa_tensor::DType;
 use milpa_tokens::{MAX_BATCH_TOKENS, Packing};
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,10 @@ pub struct TrainConfig {
     /// run or another decay can begin there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_plateau: bool,
+    /// The most bytes of tensors that a file of a checkpoint holds: a larger one is split into shards with
+    /// an index, as Hugging Face's `save_pretrained` does. It may change between two runs.
+    #[serde(default = "five_gigabytes", skip_serializing_if = "is_five_gigabytes")]
+    pub max_shard_size: Bytes,
     /// Validation loss after every so many steps.
     pub validate_every: Steps,
     /// Sequences of the validation split that each such measurement reads.
@@ -222,6 +227,13 @@ fn two() -> usize {
 fn five() -> usize {
     5
 }
+fn five_gigabytes() -> Bytes {
+    DEFAULT_MAX_SHARD_SIZE
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_five_gigabytes(size: &Bytes) -> bool {
+    *size == DEFAULT_MAX_SHARD_SIZE
+}
 fn thirty_two() -> usize {
     32
 }
@@ -252,6 +264,8 @@ fn momentum() -> f64 {
 const SLOWEST_BF16_DECAY: f64 = 0.99;
 /// Most Newton–Schulz iterations: five are usual, and each costs three products of matrices.
 const MAX_ITERATIONS: usize = 20;
+/// Least size of a shard: smaller ones would be headers for the most part.
+const LEAST_SHARD_SIZE: Bytes = Bytes(1 << 10);
 /// Most tokens of a run, hundreds of times those of the longest there are: up to here every count of
 /// samples and tokens is exact as an f64 too, which shares of them are.
 const MAX_TOKENS: u64 = 1 << 53;
@@ -382,6 +396,12 @@ impl TrainConfig {
     /// Sequences in memory at once, at most.
     pub fn micro_batch_size(&self) -> usize {
         self.micro_batch_size.unwrap_or(self.largest_batch())
+    }
+
+    /// What a run's key is made of: everything but how checkpoints are cut into files, which changes nothing
+    /// in them.
+    pub fn in_key(&self) -> Self {
+        Self { max_shard_size: DEFAULT_MAX_SHARD_SIZE, ..self.clone() }
     }
 
     /// Which checkpoints stay.
@@ -524,6 +544,15 @@ impl TrainConfig {
         self.validate_forgetting().map_err(|problem| ("train.forgetting", problem))?;
         let curve = self.curve().map_err(|problem| ("train.schedule", problem))?;
         self.validate_keeping(&curve)?;
+        if self.max_shard_size < LEAST_SHARD_SIZE {
+            return Err((
+                "train.max_shard_size",
+                format!(
+                    "it is {}, but it has to be at least {LEAST_SHARD_SIZE}; \"5 GB\" is the default",
+                    self.max_shard_size
+                ),
+            ));
+        }
         self.optimizer.validate()?;
         if let Some(AverageConfig { decay }) = self.average
             && !(decay > 0.0 && decay < 1.0)
@@ -641,6 +670,17 @@ mod tests {
             &format!("steps = 140737488355328\n{stage} = 8"),
             "train.steps: it is 140737488355328, but with steps of 128 tokens only 70368744177664 can be",
         );
+    }
+
+    #[test]
+    fn shards_that_would_be_mostly_headers_are_refused() {
+        refused(
+            "max_shard_size = 0",
+            "train.max_shard_size: it is 0 B, but it has to be at least 1.00 KiB",
+        );
+        refused("max_shard_size = '1023 B'", "train.max_shard_size: it is 1023 B,");
+        validate("max_shard_size = '1 KiB'").unwrap();
+        validate("max_shard_size = '2 GB'").unwrap();
     }
 
     #[test]

@@ -142,10 +142,11 @@ impl OptimizerState {
         file
     }
 
-    /// Reads what [`OptimizerState::snapshot`] held for the same parameters.
+    /// Reads what [`OptimizerState::snapshot`] held for the same parameters from `file` in a folder.
     pub(crate) fn read(
         optimizer: Optimizer,
-        path: &Path,
+        dir: &Path,
+        file: &str,
         parameters: &ParameterStore,
     ) -> Result<Self, TrainError> {
         let mut state = Self::new(optimizer, parameters);
@@ -153,7 +154,7 @@ impl OptimizerState {
             let name = move |suffix| format!("{}.{suffix}", parameter.name());
             state.parts_mut().into_iter().map(move |(suffix, buffer)| (name(suffix), buffer))
         });
-        read_into(path, parameters.device(), buffers)?;
+        read_into(dir, file, parameters.device(), buffers)?;
         Ok(state)
     }
 }

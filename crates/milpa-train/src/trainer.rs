@@ -324,7 +324,7 @@ fn record(job: &Job<'_>) -> Result<Record, TrainError> {
     if let Some(forgetting) = &job.config.forgetting {
         inputs.extend(forgetting.task_hashes()?);
     }
-    let resolved = Resolved { model: job.start.table()?, train: job.config };
+    let resolved = Resolved { model: job.start.table()?, train: &job.config.in_key() };
     let mut record = Record::new("train", &resolved, inputs)?;
     record.licences.clone_from(&job.licences);
     Ok(record)
@@ -1132,6 +1132,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             optimizer: self.optimizer.snapshot(&self.parameters),
             average: self.average.as_ref().map(|average| average.snapshot(&self.parameters)),
             state: self.state()?,
+            max_shard_size: self.job.config.max_shard_size,
         })
     }
 

@@ -305,8 +305,8 @@ impl Runner<'_> {
             training_inputs.insert("general text".to_owned(), digest);
             training_inputs.extend(forgetting.task_hashes()?);
         }
-        let mut training =
-            toml::Table::from_iter([("train".to_owned(), toml::Value::try_from(&recipe.train)?)]);
+        let train = toml::Value::try_from(recipe.train.in_key())?;
+        let mut training = toml::Table::from_iter([("train".to_owned(), train)]);
         if let Origin::New { model, .. } = recipe.origin() {
             training.insert("model".to_owned(), toml::Value::try_from(model)?);
         }

@@ -1,7 +1,7 @@
 //! Training of an adapter: what it leaves as it was, what it trains beside, and how its work is counted.
 
-use milpa_base::{Silent, StopFlag};
-use milpa_model::{Device, LocalModel, read_hf_description, read_hf_weights};
+use milpa_base::{Bytes, Silent, StopFlag};
+use milpa_model::{Device, LocalModel, read_hf_description, read_hf_weights, weights_bytes};
 use milpa_train::{Metric, TrainConfig, model_shape, train_shape};
 
 use crate::harness::{Field, StopAfter, files, recipe};
@@ -39,11 +39,28 @@ fn an_embedding_is_trained_beside_an_adapter_and_comes_again_after_a_cut() {
         assert!(same(folder, "model.norm.weight"), "{folder}: what is frozen is its own average");
     }
     let expect = files(&field.folder("whole/checkpoint"));
-    let stop = StopFlag::default();
-    let watch = StopAfter { line: "after step 13:".to_owned(), stop: stop.clone() };
-    field.go_on_from("base", "cut", &config, &watch, &stop).unwrap_err();
-    train("cut");
-    assert!(files(&field.folder("cut/checkpoint")) == expect);
+    let cut = |name: &str, config: &TrainConfig| {
+        let stop = StopFlag::default();
+        let watch = StopAfter { line: "after step 13:".to_owned(), stop: stop.clone() };
+        field.go_on_from("base", name, config, &watch, &stop).unwrap_err();
+        field.go_on_from("base", name, config, &Silent, &StopFlag::default()).unwrap();
+        files(&field.folder(name).join("checkpoint"))
+    };
+    assert!(cut("cut", &config) == expect);
+    // In shards the model is the same, and the adapter is one file.
+    let in_shards = TrainConfig { max_shard_size: Bytes(4 << 10), ..config.clone() };
+    let sharded = cut("sharded", &in_shards);
+    assert!(sharded.contains_key("model.safetensors.index.json"));
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        let file = format!("adapter/{file}");
+        assert!(sharded[&file] == expect[&file], "{file}");
+    }
+    let weights = |name: &str| {
+        let dir = field.folder(name);
+        let description = read_hf_description(&dir).unwrap();
+        weights_bytes(&read_hf_weights(&dir, &description, &Device::cpu(1)).unwrap())
+    };
+    assert!(weights("sharded/checkpoint") == weights("whole/checkpoint"));
 
     // The base with the adapter is the checkpoint.
     let device = Device::cpu(1);

@@ -34,20 +34,42 @@ fn cut(field: &Field, name: &str, config: &TrainConfig) -> PathBuf {
     field.folder(name)
 }
 
-#[test]
-fn a_damaged_checkpoint_is_never_loaded() {
+fn flip_a_bit(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(path, bytes).unwrap();
+}
+
+/// The second shard of a checkpoint's `stem`.
+fn second_shard(dir: &Path, stem: &str) -> PathBuf {
+    let mut paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let begin = format!("{stem}-00002-of-");
+    let is_second =
+        |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&begin);
+    paths.find(is_second).unwrap()
+}
+
+/// A run whose newest two checkpoints are damaged goes on from the one before, to the same bytes.
+fn passes_over(more: &str, damages: &[(&str, Damage<'_>)]) {
     let field = Field::new();
-    let config = recipe("keep_checkpoints = 3");
+    let config = recipe(&format!("keep_checkpoints = 3\n{more}"));
     field.train("whole", &config).unwrap();
     let expect = files(&field.folder("whole").join(FINAL));
+    for (name, damage) in damages {
+        let out = cut(&field, name, &config);
+        damage(&out.join("checkpoints/step-00000020"));
+        damage(&out.join("checkpoints/step-00000016"));
+        field.train(name, &config).unwrap();
+        assert!(files(&out.join(FINAL)) == expect, "after {name}");
+        assert_eq!(steps_kept(&out), ["step-00000008", "step-00000016"], "after {name}");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_never_loaded() {
     let damages: [(&str, Damage<'_>); 4] = [
-        ("a flipped bit", &|dir| {
-            let path = dir.join("optimizer.safetensors");
-            let mut bytes = fs::read(&path).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 4;
-            fs::write(path, bytes).unwrap();
-        }),
+        ("a flipped bit", &|dir| flip_a_bit(&dir.join("optimizer.safetensors"))),
         ("a torn write", &|dir| {
             let path = dir.join("model.safetensors");
             let length = fs::metadata(&path).unwrap().len();
@@ -59,14 +81,19 @@ fn a_damaged_checkpoint_is_never_loaded() {
             fs::create_dir(dir).unwrap();
         }),
     ];
-    for (name, damage) in damages {
-        let out = cut(&field, name, &config);
-        damage(&out.join("checkpoints/step-00000020"));
-        damage(&out.join("checkpoints/step-00000016"));
-        field.train(name, &config).unwrap();
-        assert!(files(&out.join(FINAL)) == expect, "after {name}");
-        assert_eq!(steps_kept(&out), ["step-00000008", "step-00000016"], "after {name}");
-    }
+    passes_over("", &damages);
+}
+
+#[test]
+fn a_checkpoint_with_a_damaged_shard_is_never_loaded() {
+    let index = "model.safetensors.index.json";
+    let damages: [(&str, Damage<'_>); 4] = [
+        ("a flipped bit", &|dir| flip_a_bit(&second_shard(dir, "optimizer"))),
+        ("another flipped bit", &|dir| flip_a_bit(&second_shard(dir, "model"))),
+        ("a lost shard", &|dir| fs::remove_file(second_shard(dir, "optimizer")).unwrap()),
+        ("a lost index", &|dir| fs::remove_file(dir.join(index)).unwrap()),
+    ];
+    passes_over("max_shard_size = '4 KiB'", &damages);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! An interrupted run ends in the bytes of an uninterrupted one.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use milpa_train::{AVERAGED_CHECKPOINT, Metric, Noted, TrainError};
+use safetensors::SafeTensors;
 
 use crate::harness::{Beside, Field, files, recipe};
 
@@ -100,6 +101,61 @@ fn an_average_and_narrow_states_come_again_after_a_resume() {
         "average = { decay = 0.5 }
          optimizer = { kind = 'muon', learning_rate = 0.01, embedding_learning_rate = 0.01, state_precision = 'bf16' }",
     );
+}
+
+/// All tensors of a checkpoint's files, by the file that they would be in and by name.
+fn tensors(files: &BTreeMap<String, Vec<u8>>) -> BTreeMap<(String, String), Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for (file, bytes) in files.iter().filter(|(file, _)| file.ends_with(".safetensors")) {
+        let stem = file.split(['-', '.']).next().unwrap();
+        for (name, view) in SafeTensors::deserialize(bytes).unwrap().tensors() {
+            assert!(found.insert((stem.to_owned(), name), view.data().to_vec()).is_none());
+        }
+    }
+    found
+}
+
+/// How checkpoints are cut into files changes nothing that is trained, and is no other run: a run that
+/// began with whole files goes on with shards, and the other way round.
+#[test]
+fn checkpoints_in_shards_come_again_after_a_resume() {
+    let average = "average = { decay = 0.8 }";
+    let in_shards = format!("{average}\nmax_shard_size = '4 KiB'");
+    check(&in_shards);
+    let (field, in_files) = (Field::new(), recipe(average));
+    let in_shards = recipe(&in_shards);
+    let whole = field.train("whole", &in_files).unwrap();
+    let sharded = field.train("sharded", &in_shards).unwrap();
+    let both = |name: &str| {
+        let [whole, sharded] = ["whole", "sharded"].map(|run| files(&field.folder(run).join(name)));
+        assert!(whole.contains_key("model.safetensors"));
+        for stem in ["model", "optimizer", "average"] {
+            let has = |file: &str| sharded.contains_key(file);
+            let was = whole.contains_key(&format!("{stem}.safetensors"));
+            assert_eq!(has(&format!("{stem}.safetensors.index.json")), was, "{name}: {stem}");
+            assert!(!has(&format!("{stem}.safetensors")), "{name}: {stem}");
+        }
+        assert!(sharded.keys().any(|file| file.starts_with("model-00002-of-")));
+        assert!(!whole.keys().any(|file| file.ends_with(".index.json")));
+        assert_eq!(tensors(&whole), tensors(&sharded), "{name}");
+        [whole, sharded].map(|files| files["manifest.toml"].clone())
+    };
+    both(AVERAGED_CHECKPOINT);
+    let manifests = both("checkpoint").map(|text| String::from_utf8(text).unwrap());
+    let key = |text: &str| {
+        text.lines().find(|line| line.starts_with("key = ")).map(str::to_owned).unwrap()
+    };
+    assert_eq!(key(&manifests[0]), key(&manifests[1]));
+    for (name, first, then, expect) in [
+        ("to-shards", &in_files, &in_shards, &sharded),
+        ("to-files", &in_shards, &in_files, &whole),
+    ] {
+        field.train_to(name, first, 13);
+        let run = field.train(name, then).unwrap();
+        assert_eq!(files(&run.checkpoint), files(&expect.checkpoint), "{name}");
+    }
+    // What is complete stays as it is.
+    assert_eq!(field.train("whole", &in_shards).unwrap().digest, whole.digest);
 }
 
 /// The z-loss is told beside the loss, and pulls on the normaliser without harm to what is learned.

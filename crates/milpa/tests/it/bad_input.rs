@@ -36,6 +36,15 @@ fn values_that_cannot_be_right_are_refused() {
     check_recipe("warmup = \"2 steps\"", "warmup = \"200 steps\"", &["its pieces take 200 steps"]);
     check_recipe("kv_heads = 2", "kv_heads = 3", &["kv_heads"]);
     check_recipe("learning_rate = 0.02", "learning_rate = -0.02", &["above zero"]);
+    check_recipe(
+        "batch_size = 4",
+        "batch_size = 4\nmax_shard_size = \"5 B\"",
+        &[
+            "`train.max_shard_size` cannot be right: it is 5 B",
+            "recipe.toml:32",
+            "at least 1.00 KiB",
+        ],
+    );
 }
 
 #[test]

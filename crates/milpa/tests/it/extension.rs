@@ -15,9 +15,16 @@ fn json(field: &Field, path: &str) -> serde_json::Value {
     serde_json::from_str(&field.read(path)).unwrap()
 }
 
-/// The values of a tensor of a model's folder: after eight bytes of length a header in JSON says where.
+/// The values of a tensor of a model's folder, whose index says in which shard it is, if there is one: after
+/// eight bytes of length a header in JSON says where.
 fn tensor(field: &Field, folder: &str, name: &str) -> Vec<f32> {
-    let bytes = fs::read(field.path(folder).join("model.safetensors")).unwrap();
+    let index = format!("{folder}/model.safetensors.index.json");
+    let shard = if field.path(&index).exists() {
+        json(field, &index)["weight_map"][name].as_str().unwrap().to_owned()
+    } else {
+        "model.safetensors".to_owned()
+    };
+    let bytes = fs::read(field.path(folder).join(shard)).unwrap();
     let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
     let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
     let header: serde_json::Value = serde_json::from_slice(header).unwrap();
@@ -123,7 +130,9 @@ fn models_are_merged_along_a_line_and_on_average() {
     field.ok(&["run", ".", "--out", "one"]);
     // Another seed would hold other texts out, and the tokenizers would differ.
     field.edit_recipe("\"muon\", learning_rate = 0.02", "\"muon\", learning_rate = 0.005");
+    field.edit_recipe("[train]\n", "[train]\nmax_shard_size = \"8 KiB\"\n");
     field.ok(&["run", ".", "--out", "two"]);
+    assert!(field.path("two/train/checkpoint/model.safetensors.index.json").exists());
     let (one, two) = ("one/train/checkpoint", "two/train/checkpoint");
     let linear = ["merge", "linear", one, two];
     field.ok(&[&linear[..], &["--sweep", "0,0.5,1", "--out", "line"]].concat());

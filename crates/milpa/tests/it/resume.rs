@@ -138,6 +138,10 @@ fn a_run_that_is_up_to_date_does_nothing_and_a_change_rebuilds_what_depends_on_i
         again.expect(0, &[&format!("{stage}: up to date")]);
     }
     assert!(!again.stderr.contains("$ milpa"), "{}", again.stderr);
+    // How checkpoints are cut into files is no part of what is trained.
+    field.edit_recipe("[train]\n", "[train]\nmax_shard_size = \"1 MB\"\n");
+    field.milpa(&["run", ".", "--out", "run"]).expect(0, &["train: up to date"]);
+    assert!(field.read("run/recipe.resolved.toml").contains("max_shard_size = 1000000"));
 
     field.edit_recipe("steps = \"12 steps\"", "steps = \"13 steps\"");
     let changed = field.milpa(&["run", ".", "--out", "run"]);
