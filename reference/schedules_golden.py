@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 import torch
-from torch.optim.lr_scheduler import (CosineAnnealingLR, ExponentialLR, LinearLR, PolynomialLR,
-                                      SequentialLR)
+from torch.optim.lr_scheduler import (CosineAnnealingLR, ExponentialLR, LambdaLR, LinearLR,
+                                      PolynomialLR, SequentialLR)
 from transformers import (get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup,
                           get_inverse_sqrt_schedule, get_linear_schedule_with_warmup, get_wsd_schedule)
 
@@ -36,6 +36,16 @@ def chain(optimizer, parts):
     return SequentialLR(optimizer, [part for _, part in parts], ends)
 
 
+def wsd_s(ends, decay, minimum):
+    """Factor at step t of the cycles that end at `ends`, each decaying over `decay` steps as in
+    arXiv:2410.05192: 1 / ((1 - p) / peak + p / minimum), p the share of the decay that is done."""
+    def factor(t):
+        done = next((t - end + decay for end in ends if end - decay <= t < end), 0 if t < ends[-1] else decay)
+        p = done / decay
+        return 1 / ((1 - p) / 1.0 + p / minimum)
+    return factor
+
+
 def cases():
     warm = dict(warmup=f"{WARMUP} steps")
     yield dict(kind="constant", **warm), WARMUP, lambda o: get_constant_schedule_with_warmup(o, WARMUP)
@@ -52,6 +62,11 @@ def cases():
                         minimum=minimum), up,
                    lambda o: get_wsd_schedule(o, up, 20, num_training_steps=STEPS, decay_type=peer,
                                               min_lr_ratio=minimum))
+    # No library has the decay of WSD-S: PyTorch steps through its authors' formula.
+    for minimum in (0.1, 0.02):
+        yield (dict(kind="warmup_stable_decay_cycles", cycles=["25 steps", "35 steps"], decay="10 steps",
+                    shape="inverse_linear", minimum=minimum), 0,
+               lambda o: LambdaLR(o, wsd_s((25, 60), 10, minimum)))
     pieces = [dict(shape="sqrt", to=0.0)]
     yield dict(kind="pieces", pieces=pieces), 0, lambda o: PolynomialLR(o, total_iters=STEPS, power=0.5)
     pieces = [dict(shape="exponential", to=0.01)]

@@ -125,6 +125,9 @@ pub enum Shape {
     Exponential,
     /// `a/√(1 + kp)`, with `k` such that it ends at `b`.
     InverseSqrt,
+    /// `1/((1 − p)/a + p/b)`: a straight line in `1/rate`, steep first, which is the decay of WSD-S
+    /// (Wen et al. 2024, arXiv:2410.05192).
+    InverseLinear,
 }
 
 impl Shape {
@@ -139,6 +142,7 @@ impl Shape {
             Self::InverseSqrt => {
                 return from / (1.0 + ((from / to).powi(2) - 1.0) * progress).sqrt();
             }
+            Self::InverseLinear => return 1.0 / (rest / from + progress / to),
             Self::Linear if to > from => return from + (to - from) * progress,
             Self::Linear => rest,
             Self::Cosine => 0.5 * (1.0 + (PI * progress).cos()),
@@ -150,7 +154,7 @@ impl Shape {
 
     /// Whether it is a quotient of its ends, so that neither can be zero.
     fn divides(self) -> bool {
-        matches!(self, Self::Exponential | Self::InverseSqrt)
+        matches!(self, Self::Exponential | Self::InverseSqrt | Self::InverseLinear)
     }
 }
 
@@ -413,7 +417,7 @@ fn check_ends(piece: &Piece, from: f64, to: f64) -> Result<(), String> {
         } else {
             Err(format!(
                 "goes from {from} to {to}: leave out `to`, or choose linear, cosine, sqrt, \
-                 one_minus_sqrt, exponential or inverse_sqrt"
+                 one_minus_sqrt, exponential, inverse_sqrt or inverse_linear"
             ))
         };
     }
@@ -437,6 +441,7 @@ fn name(shape: Shape) -> &'static str {
         Shape::OneMinusSqrt => "one_minus_sqrt",
         Shape::Exponential => "exponential",
         Shape::InverseSqrt => "inverse_sqrt",
+        Shape::InverseLinear => "inverse_linear",
     }
 }
 
@@ -524,7 +529,9 @@ mod tests {
         pieces("{ shape = 'linear' }", "piece 1 (linear) does not say where it ends");
         pieces("{ shape = 'linear', to = 1.5 }", "share 1.5");
         pieces("{ shape = 'linear', to = nan }", "share NaN");
-        pieces("{ shape = 'exponential', to = 0.0 }", "never reaches zero");
+        for shape in ["exponential", "inverse_sqrt", "inverse_linear"] {
+            pieces(&format!("{{ shape = '{shape}', to = 0.0 }}"), "never reaches zero");
+        }
         pieces("{ shape = 'constant', from = 0.0 }", "its rate is 0 at every step");
         pieces("{ shape = 'constant', from = 0.1, to = 0.2 }", "leave out `to`");
         refused(
@@ -549,6 +556,7 @@ mod tests {
             Just(Shape::OneMinusSqrt),
             Just(Shape::Exponential),
             Just(Shape::InverseSqrt),
+            Just(Shape::InverseLinear),
         ]
     }
 

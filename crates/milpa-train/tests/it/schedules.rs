@@ -1,4 +1,5 @@
-//! Schedules against PyTorch's and transformers' schedulers (`reference/schedules_golden.py`).
+//! Schedules against PyTorch's and transformers' schedulers, and the decay of WSD-S against its formula
+//! (`reference/schedules_golden.py`).
 
 use milpa_base::Steps;
 use milpa_train::Schedule;
@@ -22,7 +23,7 @@ struct Case {
 #[test]
 fn schedules_are_those_of_pytorch_and_transformers() {
     let golden: Golden = serde_json::from_str(include_str!("golden/schedules.json")).unwrap();
-    assert!(golden.cases.len() >= 15);
+    assert!(golden.cases.len() >= 17);
     for case in golden.cases {
         let curve = case.schedule.over(Steps(golden.steps)).unwrap();
         for step in 0..=golden.steps {
