@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     average::AverageConfig,
     base::AdapterConfig,
+    decay::DecayGroups,
     forgetting::ForgettingConfig,
     mup::MupConfig,
     retention::plateau_checkpoints,
@@ -153,9 +154,12 @@ pub enum Optimizer {
         /// Added to the root of the second moment.
         #[serde(default = "epsilon")]
         epsilon: f64,
-        /// Decoupled weight decay of matrices; norms have none.
+        /// Decoupled weight decay.
         #[serde(default = "weight_decay")]
         weight_decay: f64,
+        /// What decays: matrices of the layers, embedding and output layer if left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weight_decay_on: Option<DecayGroups>,
         /// What the moments are kept in between steps.
         #[serde(default)]
         state_precision: Precision,
@@ -172,9 +176,12 @@ pub enum Optimizer {
         /// Decay of the momentum.
         #[serde(default = "lion_beta2")]
         beta2: f64,
-        /// Decoupled weight decay of matrices; norms have none.
+        /// Decoupled weight decay.
         #[serde(default = "lion_weight_decay")]
         weight_decay: f64,
+        /// What decays: matrices of the layers, embedding and output layer if left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weight_decay_on: Option<DecayGroups>,
         /// What the momentum is kept in between steps.
         #[serde(default)]
         state_precision: Precision,
@@ -190,9 +197,12 @@ pub enum Optimizer {
         /// Newton–Schulz iterations.
         #[serde(default = "five")]
         iterations: usize,
-        /// Decoupled weight decay of hidden matrices.
+        /// Decoupled weight decay, multiplied by the rate of what it acts on.
         #[serde(default = "weight_decay")]
         weight_decay: f64,
+        /// What decays: the hidden matrices if left out, as with Muon's author.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weight_decay_on: Option<DecayGroups>,
         /// Full learning rate of AdamW for embeddings and norms.
         embedding_learning_rate: f64,
         /// AdamW's decay of the first moment.
@@ -325,6 +335,15 @@ impl Optimizer {
         }
     }
 
+    /// What weight decay acts on, where the recipe says it.
+    pub fn weight_decay_on(&self) -> Option<DecayGroups> {
+        match *self {
+            Self::AdamW { weight_decay_on, .. }
+            | Self::Lion { weight_decay_on, .. }
+            | Self::Muon { weight_decay_on, .. } => weight_decay_on,
+        }
+    }
+
     /// Decays of the states.
     fn decays(&self) -> Vec<f64> {
         match *self {
@@ -358,14 +377,28 @@ impl Optimizer {
                 ));
             }
         }
+        if self.weight_decay_on().is_some_and(DecayGroups::is_empty) {
+            return Err((
+                "train.optimizer.weight_decay_on",
+                "it is empty: name what decays, of matrices, embeddings, norms and biases, leave it out, \
+                 or set weight_decay = 0"
+                    .to_owned(),
+            ));
+        }
+        let largest_rate = match *self {
+            Self::Muon { embedding_learning_rate, weight_decay_on: Some(_), .. } => {
+                learning_rate.max(embedding_learning_rate)
+            }
+            _ => learning_rate,
+        };
         // A step multiplies a weight by one less this product: from 1 on it throws the weight over zero.
-        let product = weight_decay * learning_rate;
+        let product = weight_decay * largest_rate;
         if !(weight_decay >= 0.0 && product < 1.0 && (weight_decay as f32).is_finite()) {
             return Err((
                 "train.optimizer.weight_decay",
                 format!(
                     "it is {weight_decay}, but it has to be 0 or more, and below 1 once it is multiplied \
-                     by the learning rate, {learning_rate}"
+                     by the learning rate, {largest_rate}"
                 ),
             ));
         }
@@ -634,6 +667,18 @@ mod tests {
         refused(
             "optimizer = { kind = 'muon', learning_rate = 0.1, embedding_learning_rate = 0.0 }",
             "train.optimizer.embedding_learning_rate: it is 0,",
+        );
+        for kind in ["adam_w", "lion", "muon"] {
+            let more = if kind == "muon" { "embedding_learning_rate = 1e-3, " } else { "" };
+            let lines =
+                |groups: &str| optimizer(kind, &format!("{more}weight_decay_on = {groups}"));
+            let empty = "train.optimizer.weight_decay_on: it is empty: name what decays";
+            refused(&lines("[]"), empty);
+            validate(&lines("['matrices', 'norms']")).unwrap();
+        }
+        muon(
+            "weight_decay = 1000.0, weight_decay_on = ['embeddings']",
+            "weight_decay: it is 1000, but",
         );
         // Lion's decay is as many times larger as its rate is smaller.
         validate("optimizer = { kind = 'lion', learning_rate = 1e-4, weight_decay = 3.0 }")

@@ -12,6 +12,7 @@ mod checkpoint;
 mod config;
 mod control;
 mod data;
+mod decay;
 mod error;
 mod feed;
 mod forgetting;
@@ -35,6 +36,7 @@ pub use checkpoint::{STATE_FILE, State, list as checkpoints, newest_checkpoint, 
 pub use config::{Optimizer, Precision, TrainConfig};
 pub use control::{ControlState, LimitConfig, ReplayChange};
 pub use data::{ReplaySet, newest_of_any_plan, stage_table};
+pub use decay::{DecayGroup, DecayGroups};
 pub use error::TrainError;
 pub use forgetting::{
     FORGETTING_FILE, ForgettingConfig, ForgettingReport, Standing, read_forgetting,

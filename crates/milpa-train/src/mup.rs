@@ -183,6 +183,7 @@ mod tests {
             beta2: 0.95,
             epsilon: 1e-8,
             weight_decay: 0.1,
+            weight_decay_on: None,
             state_precision: Precision::F32,
         }
     }
@@ -216,6 +217,7 @@ mod tests {
             momentum: 0.95,
             iterations: 5,
             weight_decay: 0.1,
+            weight_decay_on: None,
             embedding_learning_rate: 0.01,
             beta1: 0.9,
             beta2: 0.95,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Parameters whose name begins so and that are matrices are hidden matrices.
-const HIDDEN_PREFIX: &str = "model.layers.";
+pub(crate) const HIDDEN_PREFIX: &str = "model.layers.";
 
 /// State of one parameter.
 enum ParameterState {
@@ -85,7 +85,7 @@ impl OptimizerState {
         gradient_scale: f32,
     ) -> Result<(), TrainError> {
         for (parameter, state) in parameters.iter_mut().zip(&mut self.states) {
-            let (decays, shape) = (parameter.decay(), parameter.shape());
+            let (decays, shape) = (decays(&self.optimizer, parameter), parameter.shape());
             let factors = self.width.factors(&self.optimizer, parameter);
             let share = share * factors.learning_rate;
             let decay = if decays { factors.weight_decay } else { 0.0 };
@@ -201,16 +201,25 @@ pub(crate) fn is_hidden_matrix(parameter: &Parameter) -> bool {
     parameter.name().starts_with(HIDDEN_PREFIX) && parameter.shape().lengths().len() == 2
 }
 
+/// Whether weight decay acts on a parameter. Where the recipe does not say it, matrices decay; of what Muon
+/// leaves to AdamW, the embedding and the norms, nothing does, as with its author.
+fn decays(optimizer: &Optimizer, parameter: &Parameter) -> bool {
+    match (optimizer.weight_decay_on(), optimizer) {
+        (Some(groups), _) => groups.contain(parameter),
+        (None, Optimizer::Muon { .. }) => is_hidden_matrix(parameter),
+        (None, Optimizer::AdamW { .. } | Optimizer::Lion { .. }) => parameter.decay(),
+    }
+}
+
 /// Settings of a step; `share` is that of the full learning rate, `decay_share` that of the weight decay.
 fn adamw(optimizer: &Optimizer, step: u64, share: f64, decay_share: f64) -> Option<AdamW> {
     let (rate, beta1, beta2, epsilon, decay) = match *optimizer {
         Optimizer::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, .. } => {
             (learning_rate, beta1, beta2, epsilon, weight_decay)
         }
-        // What Muon leaves to AdamW is the embedding and the norms: no decay, as its author does.
-        Optimizer::Muon { embedding_learning_rate, beta1, beta2, epsilon, .. } => {
-            (embedding_learning_rate, beta1, beta2, epsilon, 0.0)
-        }
+        Optimizer::Muon {
+            embedding_learning_rate, beta1, beta2, epsilon, weight_decay, ..
+        } => (embedding_learning_rate, beta1, beta2, epsilon, weight_decay),
         Optimizer::Lion { .. } => return None,
     };
     Some(AdamW {
@@ -320,6 +329,7 @@ mod tests {
             beta2: 0.95,
             epsilon: 1e-8,
             weight_decay: 0.1,
+            weight_decay_on: None,
             state_precision: Precision::F32,
         };
         check(optimizer, "adamw", 1e-5);
@@ -332,6 +342,7 @@ mod tests {
             beta1: 0.9,
             beta2: 0.99,
             weight_decay: 0.3,
+            weight_decay_on: None,
             state_precision: Precision::F32,
         };
         check(optimizer, "lion", 1e-5);
@@ -344,6 +355,7 @@ mod tests {
             momentum: 0.95,
             iterations: 5,
             weight_decay: 0.1,
+            weight_decay_on: None,
             embedding_learning_rate: 0.01,
             beta1: 0.9,
             beta2: 0.95,
@@ -351,6 +363,52 @@ mod tests {
             state_precision: Precision::F32,
         };
         check(optimizer, "muon", 1e-4);
+    }
+
+    /// A step with gradients of zero changes what decays and nothing else.
+    #[test]
+    fn weight_decay_acts_on_what_the_recipe_names() {
+        let [matrix, embedding, output, norm, bias] = [
+            "model.layers.0.mlp.up_proj.weight",
+            "model.embed_tokens.weight",
+            "lm_head.weight",
+            "model.layers.0.input_layernorm.weight",
+            "model.layers.0.self_attn.q_proj.bias",
+        ];
+        let decayed = |kind: &str, rule: &str| -> Vec<&str> {
+            let optimizer: Optimizer = toml::from_str(&format!(
+                "kind = '{kind}'\nlearning_rate = 0.1\nweight_decay = 0.5\n{rule}"
+            ))
+            .unwrap();
+            let mut store = ParameterStore::new(Device::cpu(1));
+            let names = [matrix, embedding, output, norm, bias];
+            for name in names {
+                let (shape, decay): (&[usize], _) =
+                    if name == norm || name == bias { (&[4], false) } else { (&[2, 2], true) };
+                store.add(name, shape, &[1.0; 4], decay).unwrap();
+                give_gradient(&mut store, name, &[0.0; 4]);
+            }
+            OptimizerState::new(optimizer, &store).step(&mut store, 1, 1.0, 1.0).unwrap();
+            let values = |name| store.read(store.id(name).expect("it was added"));
+            for name in names {
+                let value = values(name)[0];
+                assert!(value == 1.0 || (value - 0.95).abs() < 1e-6, "{kind}, {name}: {value}");
+            }
+            names.into_iter().filter(|name| values(name)[0] < 1.0).collect()
+        };
+        for kind in ["adam_w", "lion", "muon"] {
+            let more = if kind == "muon" { "embedding_learning_rate = 0.1\n" } else { "" };
+            let decayed =
+                |groups: &str| decayed(kind, &format!("{more}weight_decay_on = [{groups}]"));
+            assert_eq!(decayed("'matrices'"), [matrix]);
+            assert_eq!(decayed("'embeddings'"), [embedding, output]);
+            assert_eq!(decayed("'biases', 'norms'"), [norm, bias]);
+            assert_eq!(decayed("'matrices', 'embeddings', 'norms', 'biases'").len(), 5);
+        }
+        for kind in ["adam_w", "lion"] {
+            assert_eq!(decayed(kind, ""), [matrix, embedding, output]);
+        }
+        assert_eq!(decayed("muon", "embedding_learning_rate = 0.1"), [matrix]);
     }
 
     /// A step with states in bf16 is a step in f32 from states that were rounded.
@@ -362,6 +420,7 @@ mod tests {
             beta2: 0.95,
             epsilon: 1e-8,
             weight_decay: 0.1,
+            weight_decay_on: None,
             state_precision,
         };
         let device = Device::cpu(1);
