@@ -119,6 +119,8 @@ pub struct Plan {
     pub non_embedding_parameters: u64,
     /// Tokens trained on.
     pub tokens: Tokens,
+    /// Tokens that another run trained on before; they cost this one nothing.
+    pub tokens_before: Tokens,
     /// Tokens in the training split, where known.
     pub tokens_available: Option<Tokens>,
     /// FLOPs per token of training all weights, PaLM's convention.
@@ -152,6 +154,7 @@ pub fn plan(
         parameters: model.parameters(),
         non_embedding_parameters: model.non_embedding_parameters(),
         tokens: Tokens(tokens),
+        tokens_before: Tokens(0),
         tokens_available,
         flops_per_token_palm: model.train_flops_per_token_palm(train.sequence_length),
         flops_per_token_causal,
@@ -232,6 +235,22 @@ impl Plan {
         }
     }
 
+    /// The plan of what is left when another run has trained on the first tokens, as of a fork.
+    #[must_use]
+    pub fn after(self, tokens: Tokens) -> Self {
+        let before = tokens.0.min(self.tokens.0);
+        let left = self.tokens.0 - before;
+        let share = left as f64 / self.tokens.0.max(1) as f64;
+        Self {
+            tokens: Tokens(left),
+            tokens_before: Tokens(self.tokens_before.0 + before),
+            flops: self.flops * share,
+            seconds: self.seconds * share,
+            seconds_interval: self.seconds_interval.map(|(low, high)| (low * share, high * share)),
+            ..self
+        }
+    }
+
     /// Passes over the training split, where its size is known.
     pub fn epochs(&self) -> Option<f64> {
         self.tokens_available.map(|available| self.tokens.0 as f64 / available.0.max(1) as f64)
@@ -250,10 +269,14 @@ impl fmt::Display for Plan {
         if let (Some(epochs), Some(available)) = (self.epochs(), self.tokens_available) {
             write!(f, " = {epochs:.2} epochs of {available}")?;
         }
+        if self.tokens_before.0 > 0 {
+            write!(f, ", after {} of the run it is forked from", self.tokens_before)?;
+        }
         writeln!(
             f,
             ", {:.1} per non-embedding parameter",
-            self.tokens.0 as f64 / self.non_embedding_parameters.max(1) as f64
+            (self.tokens.0 + self.tokens_before.0) as f64
+                / self.non_embedding_parameters.max(1) as f64
         )?;
         writeln!(
             f,
@@ -346,6 +369,18 @@ mod tests {
         let error = plan(&NOVELAS, &TRAIN, &MACHINE, Some(Tokens(100))).check(&TRAIN).unwrap_err();
         assert!(error.to_string().contains("one step takes 2048 tokens"), "{error}");
         plan(&NOVELAS, &TRAIN, &MACHINE, Some(Tokens(1 << 20))).check(&TRAIN).unwrap();
+    }
+
+    #[test]
+    fn a_fork_is_planned_without_what_was_done_before_it() {
+        let whole = plan(&NOVELAS, &TRAIN, &MACHINE, Some(Tokens(1 << 20)));
+        let half = whole.clone().after(Tokens(whole.tokens.0 / 2));
+        assert_eq!(half.tokens.0 + half.tokens_before.0, whole.tokens.0);
+        assert!((half.seconds * 2.0 / whole.seconds - 1.0).abs() < 1e-9);
+        assert_eq!(half.memory.total(), whole.memory.total());
+        assert!(half.to_string().contains("of the run it is forked from"), "{half}");
+        assert!(!whole.to_string().contains("forked"), "{whole}");
+        assert_eq!(whole.clone().after(Tokens(u64::MAX)).seconds, 0.0);
     }
 
     #[test]

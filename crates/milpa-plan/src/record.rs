@@ -180,7 +180,8 @@ pub struct PlannedRun {
     pub peak_flops_per_second: f64,
     /// Seconds.
     pub seconds: f64,
-    /// Seconds of holding the model against its base on schedule, where the recipe asks for it.
+    /// Seconds of holding models against the base, the base and the candidates at the end included, where
+    /// the recipe asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measuring_seconds: Option<f64>,
     /// Range of the seconds, where runs were there to say.
@@ -206,7 +207,9 @@ impl PlannedRun {
         threads: usize,
         own_loss: Option<f64>,
     ) -> Self {
-        let (parameters, tokens) = (plan.parameters as f64, plan.tokens.0 as f64);
+        // The loss is that of all that was read, by another run too.
+        let tokens = (plan.tokens_before.0 + plan.tokens.0) as f64;
+        let parameters = plan.parameters as f64;
         let known = parameters >= LEAST_PARAMETERS && tokens >= LEAST_TOKENS;
         Self {
             processor: processor.to_owned(),
@@ -251,8 +254,8 @@ impl PlannedRun {
             let source =
                 "tokens of text · 2 · parameters / (peak in f32 · utilisation), without tasks";
             let planned = Fact::new(format!("{name}, planned"), seconds, Unit::Seconds, source);
-            let source = "`seconds` of the lines of kind forgetting: neither the base nor the candidates \
-                          at the end";
+            let source = "`seconds` of the lines of kind forgetting, and of kind measured: the base and the \
+                          candidates at the end";
             pair(name, planned, measured.measuring_seconds, source);
         }
         let memory = Fact::new(
@@ -302,7 +305,7 @@ pub struct Outcome {
     pub seconds: Option<f64>,
     /// Where they were read.
     pub seconds_source: String,
-    /// Seconds of holding the model against its base on schedule.
+    /// Seconds of holding models against the base, the base and the candidates at the end included.
     pub measuring_seconds: Option<f64>,
     /// Most bytes of tensors held.
     pub memory_bytes: Option<f64>,

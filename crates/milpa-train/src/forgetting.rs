@@ -5,7 +5,7 @@
 //! frozen multiple-choice tasks, in-context learning without language, and KL to the base, each with a
 //! paired interval. What is measured is drawn from the seed once, so a resumed run measures the same.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
+use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path, time::Instant};
 
 use milpa_base::{
     Bytes, Digest, Progress, Seed, Steps, StopFlag, TextRecord,
@@ -144,6 +144,39 @@ impl TrainConfig {
         }
         Ok(())
     }
+
+    /// Sources among the run's own tokens that are replay: they are not what the run adapts to, and are not
+    /// measured.
+    fn own_replay(&self) -> Vec<&str> {
+        let own = self.replay.iter().filter(|replay| replay.tokens.is_none());
+        own.map(|replay| replay.name.as_str()).collect()
+    }
+
+    /// Pieces of the run's own held-out text and of general text that a measurement reads; none where nothing
+    /// is measured. A piece has up to `sequence_length` tokens.
+    pub fn measured_pieces(&self, own: &TokenDataset, general: &TokenDataset) -> [u64; 2] {
+        let Some(forgetting) = &self.forgetting else { return [0; 2] };
+        let (length, most) = (self.sequence_length.max(1) as u64, forgetting.pieces as u64);
+        [(own, self.own_replay()), (general, Vec::new())].map(|(dataset, without)| {
+            let counts = dataset.counts(Split::Validation);
+            let measured = counts.iter().filter(|(source, _)| !without.contains(&source.as_str()));
+            // A piece is read with the token after it.
+            measured.map(|(_, count)| (count.tokens.saturating_sub(1) / length).min(most)).sum()
+        })
+    }
+
+    /// Measurements on schedule of a run that begins after `done` steps, and the candidates at its end; none
+    /// where nothing is measured. Of a run under a limit, a checkpoint below it is counted as one.
+    pub fn measurements(&self, done: u64) -> [u64; 2] {
+        let Some(forgetting) = &self.forgetting else { return [0; 2] };
+        let (steps, every) = (self.steps.0, forgetting.every.0.max(1));
+        let scheduled = steps / every - done.saturating_sub(1) / every;
+        let candidates = [true, self.average.is_some(), forgetting.limit.is_some()]
+            .map(u64::from)
+            .iter()
+            .sum::<u64>();
+        [scheduled + u64::from(!steps.is_multiple_of(every)), candidates + SWEEP.len() as u64]
+    }
 }
 
 /// One model against the base.
@@ -247,6 +280,8 @@ pub(crate) struct Measure<'a> {
     /// Sources whose held-out text is too short, with what they would need.
     not_measured: Vec<String>,
     base: Entry,
+    /// Seconds that measuring the base took.
+    base_seconds: f64,
     distributions: BaseDistributions,
     resampling: Resampling,
     seed: Seed,
@@ -270,8 +305,7 @@ impl<'a> Measure<'a> {
         })?;
         let general = job.general.ok_or_else(|| refuse("the general text was not opened"))?;
         let seed = job.seed.derive("forgetting");
-        let own = job.config.replay.iter().filter(|replay| replay.tokens.is_none());
-        let replayed: Vec<&str> = own.map(|replay| replay.name.as_str()).collect();
+        let replayed = job.config.own_replay();
         let length = job.config.sequence_length;
         let mut pieces = Pieces::default();
         pieces.add(general, job.tokenizer, length, config.pieces, GENERAL, &[])?;
@@ -306,6 +340,7 @@ impl<'a> Measure<'a> {
             tasks,
             ..EvalConfig::default()
         };
+        let began = Instant::now();
         let model = LocalModel::from_parts(
             "base",
             Some(base.digest()),
@@ -332,12 +367,19 @@ impl<'a> Measure<'a> {
             documents,
             not_measured,
             base: Entry::default(),
+            base_seconds: 0.0,
             distributions,
             resampling,
             seed,
         };
         measure.base = measure.entry("base", &model, watch)?;
+        measure.base_seconds = began.elapsed().as_secs_f64();
         Ok(Some(measure))
+    }
+
+    /// Seconds that measuring the base took.
+    pub(crate) fn base_seconds(&self) -> f64 {
+        self.base_seconds
     }
 
     /// Sources that are not measured since their held-out text is too short.

@@ -41,7 +41,9 @@ pub use error::TrainError;
 pub use forgetting::{
     FORGETTING_FILE, ForgettingConfig, ForgettingReport, Standing, read_forgetting,
 };
-pub use metrics::{METRICS_FILE, Metric, Noted, OnMetric, read_metrics, step_seconds, was_stopped};
+pub use metrics::{
+    METRICS_FILE, Metric, Noted, OnMetric, read_metrics, step_seconds, steps_before, was_stopped,
+};
 pub use mup::MupConfig;
 pub use replan::PassedOver;
 pub use schedule::{Curve, Piece, Schedule, Shape};

@@ -133,6 +133,16 @@ pub enum Metric {
         /// Seconds that the measurement took.
         seconds: f64,
     },
+    /// What a measurement took of which nothing else stands here: of the base, which each process measures
+    /// when it begins, or of a candidate at the end.
+    Measured {
+        /// After this step.
+        step: u64,
+        /// "base", or the candidate's name.
+        name: String,
+        /// Seconds that it took.
+        seconds: f64,
+    },
     /// What the controller of forgetting did.
     Control {
         /// After this step; for a run that went back, the step that is taken next.
@@ -192,6 +202,7 @@ impl Metric {
             | Self::Rollback { step, .. }
             | Self::Checkpoint { step, .. }
             | Self::Forgetting { step, .. }
+            | Self::Measured { step, .. }
             | Self::Control { step, .. }
             | Self::Validation { step, .. } => *step,
         }
@@ -335,6 +346,14 @@ pub fn step_seconds(metrics: &[Metric]) -> f64 {
     seconds
 }
 
+/// Steps that were done before the training in a folder began: those of the run that it is forked from; 0 where
+/// no step stands there yet.
+pub fn steps_before(dir: &Path) -> u64 {
+    let metrics = read_metrics(dir).unwrap_or_default();
+    let first = metrics.iter().find(|metric| matches!(metric, Metric::Step { .. }));
+    first.map_or(0, |step| step.step().saturating_sub(1))
+}
+
 /// Whether the controller of forgetting ended the training in a folder, and no step was taken since: what
 /// it does is a function of what it measured, so it would do the same again.
 pub fn was_stopped(dir: &Path) -> bool {
@@ -356,6 +375,7 @@ pub(crate) fn loss_curve(metrics: &[Metric]) -> String {
             | Metric::Checkpoint { .. }
             | Metric::Data { .. }
             | Metric::Forgetting { .. }
+            | Metric::Measured { .. }
             | Metric::Control { .. }
             | Metric::Step { skipped: true, .. } => {}
             Metric::Step { step, loss, .. } => training.push((*step as f64, *loss)),
@@ -458,6 +478,19 @@ mod tests {
         assert_eq!(kept(known(4, 0, 0)), [validation(4)]);
         assert_eq!(kept(known(4, 4, 2)), [validation(4), control(4), back(7), back(5)]);
         assert_eq!(kept(known(5, 4, 1)), [validation(4), control(4), back(7), validation(5)]);
+    }
+
+    #[test]
+    fn a_fork_begins_after_the_steps_of_the_run_before_it() {
+        let root = tempfile::tempdir().unwrap();
+        let before = |metrics: &[Metric]| {
+            MetricsWriter::with(root.path(), metrics, None).unwrap();
+            steps_before(root.path())
+        };
+        let base = Metric::Measured { step: 40, name: "base".to_owned(), seconds: 1.0 };
+        assert_eq!(before(&[base.clone(), step(41, 4100, 50.0), step(42, 4200, 50.0)]), 40);
+        assert_eq!(before(&[step(1, 100, 50.0), step(2, 200, 50.0)]), 0);
+        assert_eq!(before(&[base]), 0);
     }
 
     #[test]

@@ -409,6 +409,9 @@ mod tests {
             assert_eq!(decayed(kind, ""), [matrix, embedding, output]);
         }
         assert_eq!(decayed("muon", "embedding_learning_rate = 0.1"), [matrix]);
+        let unknown = "kind = 'lion'\nlearning_rate = 0.1\nweight_decay_on = ['embedding']";
+        let refused = toml::from_str::<Optimizer>(unknown).unwrap_err().to_string();
+        assert!(refused.contains("unknown variant `embedding`, expected one of"), "{refused}");
     }
 
     /// A step with states in bf16 is a step in f32 from states that were rounded.

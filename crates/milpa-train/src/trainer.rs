@@ -276,7 +276,7 @@ pub fn train(
             resumed.as_deref(),
             progress,
         )?;
-        run.measure = measure.as_ref();
+        run.hold_against(measure.as_ref())?;
         if extended.is_some() {
             // The checkpoint under the new key comes first: whoever is cut between the two extends
             // once more.
@@ -1216,6 +1216,7 @@ fn summary(
             Metric::Rollback { .. }
             | Metric::Data { .. }
             | Metric::Forgetting { .. }
+            | Metric::Measured { .. }
             | Metric::Control { .. } => {}
             Metric::Validation { bits_per_byte, .. } => validation = bits_per_byte,
         }

@@ -188,7 +188,7 @@ pub struct Measured {
     pub utilisations: Vec<f64>,
     /// Seconds of all steps.
     pub step_seconds: f64,
-    /// Seconds of holding the model against its base, of the lines of the metrics.
+    /// Seconds of holding models against the base, of the lines of the metrics.
     pub measuring_seconds: f64,
     /// Tokens trained on.
     pub tokens: u64,

@@ -19,7 +19,7 @@ use crate::{
     control::{Action, ControlState, LimitConfig, Reading, ReplayChange, decide},
     data::Data,
     error::TrainError,
-    forgetting::{self, ForgettingReport, Standing, best_below, sweep},
+    forgetting::{self, ForgettingReport, Measure, Standing, best_below, sweep},
     metrics::{METRICS_FILE, Metric, read_metrics},
     stability::StabilityState,
     watchdog::Activity,
@@ -51,6 +51,20 @@ impl<'a> Run<'_, 'a> {
     pub(super) fn read(&mut self, data: Data<'a>) {
         self.data = Arc::new(data);
         self.feed.change(Arc::clone(&self.data));
+    }
+
+    /// Holds the model against the base from here on.
+    pub(super) fn hold_against(
+        &mut self,
+        measure: Option<&'a Measure<'a>>,
+    ) -> Result<(), TrainError> {
+        self.measure = measure;
+        measure.map_or(Ok(()), |measure| self.note_measured("base", measure.base_seconds()))
+    }
+
+    /// Puts down what a measurement took that has no other line.
+    fn note_measured(&mut self, name: &str, seconds: f64) -> Result<(), TrainError> {
+        self.metrics.write(&Metric::Measured { step: self.step, name: name.to_owned(), seconds })
     }
 
     /// A copy of the weights, with what an adapter changed.
@@ -290,6 +304,7 @@ impl<'a> Run<'_, 'a> {
         };
         let mut candidates = Vec::new();
         for name in &names {
+            let began = Instant::now();
             let standing =
                 match measure.of(name, &self.network.description, weights(self, name)?, stop) {
                     Err(TrainError::Eval(EvalError::Interrupted)) => {
@@ -298,6 +313,7 @@ impl<'a> Run<'_, 'a> {
                     measured => measured?,
                 };
             progress.line(&format!("{name}: {}", standing.line()));
+            self.note_measured(name, began.elapsed().as_secs_f64())?;
             candidates.push(standing);
         }
         let report = ForgettingReport::new(candidates, limit, measure.not_measured().to_vec());

@@ -9,6 +9,7 @@ use std::{
 
 use milpa_base::{Silent, StopFlag, TextRecord};
 use milpa_tensor::ParameterStore;
+use milpa_tokens::Split;
 use milpa_train::{
     Activity, ForgettingReport, Metric, Noted, Pulse, State, TrainConfig, TrainError, Watchdog,
     read_forgetting,
@@ -76,6 +77,17 @@ fn a_run_begins_with_its_base_and_is_held_against_it() {
     let measured = forgetting(&metrics);
     assert_eq!(measured.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [8, 16, 24]);
     let report = summary.forgetting.unwrap();
+    let took: Vec<(u64, &str)> = metrics
+        .iter()
+        .filter_map(|metric| match metric {
+            Metric::Measured { step, name, seconds } if *seconds > 0.0 => {
+                Some((*step, name.as_str()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!((took[0], took[1], took.len()), ((0, "base"), (24, "final"), 6), "{took:?}");
+    assert_eq!(continued(0.0, "").measurements(0), [3, 5]);
     let names: Vec<&str> = report.candidates.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["final", "average", "0.25 base", "0.5 base", "0.75 base"]);
     assert_eq!(report.chosen, "final");
@@ -89,6 +101,25 @@ fn a_run_begins_with_its_base_and_is_held_against_it() {
     let chosen = files(&field.folder("moved/checkpoint-chosen"));
     let final_weights = files(&field.folder("moved/checkpoint"));
     assert_eq!(chosen["model.safetensors"], final_weights["model.safetensors"]);
+}
+
+#[test]
+fn what_a_measurement_reads_is_counted_before_it_is_read() {
+    let field = Field::new();
+    let counts = field.dataset().counts(Split::Validation);
+    let (source, held_out) = counts.first_key_value().unwrap();
+    assert_eq!(counts.len(), 1);
+    let mut config = continued(0.1, "");
+    let length = config.sequence_length as u64;
+    let pieces = |config: &TrainConfig| config.measured_pieces(field.dataset(), field.dataset());
+    assert_eq!(pieces(&config), [((held_out.tokens - 1) / length).min(6); 2]);
+    // A source of the run's own that is replay is not what it adapts to.
+    let mut own = config.replay[0].clone();
+    (own.name, own.tokens) = (source.clone(), None);
+    config.replay.push(own);
+    assert_eq!(pieces(&config)[0], 0);
+    config.forgetting = None;
+    assert_eq!(pieces(&config), [0; 2]);
 }
 
 #[test]

@@ -14,8 +14,9 @@ use milpa_model::Device;
 use milpa_plan::{Machine, Plan, PlannedRun, plan, sheet::Sheet};
 use milpa_tokens::{Split, TokenDataset, Tokenizer};
 use milpa_train::{
-    BaseModel, ChangedPlan, Job, Noted, Precision, Pulse, ReplaySet, StageTable, Start, Summary,
-    TrainConfig, TrainError, Watchdog, model_shape, newest_of_any_plan, stage_table, train_shape,
+    BaseModel, ChangedPlan, Job, Noted, Precision, Pulse, ReplaySet, STATE_FILE, StageTable, Start,
+    State, Summary, TrainConfig, TrainError, Watchdog, model_shape, newest_of_any_plan,
+    stage_table, steps_before, train_shape,
 };
 use serde::Serialize;
 
@@ -260,16 +261,21 @@ fn replay_sets(opened: &[(String, TokenDataset)]) -> Vec<ReplaySet<'_>> {
     opened.iter().map(|(name, dataset)| ReplaySet { name, dataset }).collect()
 }
 
-/// What a training would do: the plan, and the table of its stages.
+/// What a training would do: the plan, what measuring against the base takes, and the table of its stages.
 #[derive(Debug, Serialize)]
 pub struct DryRun {
     plan: Plan,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measuring: Option<Measuring>,
     stages: Option<StageTable>,
 }
 
 impl fmt::Display for DryRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.plan)?;
+        if let Some(measuring) = &self.measuring {
+            write!(f, "\n{measuring}")?;
+        }
         if let Some(stages) = &self.stages {
             write!(f, "\n{stages}")?;
         }
@@ -293,10 +299,40 @@ pub fn dry_run(
         ChangedPlan::Extend => newest_of_any_plan(folders.out).map(|(_, dir, _)| dir),
         ChangedPlan::Refuse | ChangedPlan::Anew => None,
     };
+    let general = open_general(config, &tokenizer)?;
     let sets = replay_sets(&replay);
     let stages = stage_table(config, &dataset, &sets, recipe.recipe.seed, from.as_deref())?;
+    let peak = measure_peak(context);
+    let done = steps_done_elsewhere(folders.out, onward);
+    let plan = plan_from(context, recipe, &peak, &dataset, done)?;
+    let measuring = Measuring::of(config, done, &plan, &peak, &dataset, general.as_ref());
+    Ok(DryRun { plan, measuring, stages })
+}
+
+/// Steps that another run did before this training, if it is a fork.
+fn steps_done_elsewhere(out: &Path, onward: &Onward) -> u64 {
+    let state_of = |dir: &Path| -> Option<State> {
+        serde_json::from_slice(&std::fs::read(dir.join(STATE_FILE)).ok()?).ok()
+    };
+    match (steps_before(out), &onward.fork) {
+        (0, Some(from)) => state_of(from).map_or(0, |state| state.step),
+        (_, None) if onward.anew => 0,
+        (done, _) => done,
+    }
+}
+
+/// Plans what a training does itself, after the steps that another run did.
+fn plan_from(
+    context: &Context,
+    recipe: &Loaded,
+    peak: &MeasuredPeak,
+    dataset: &TokenDataset,
+    done: u64,
+) -> Result<Plan> {
+    let config = &recipe.recipe.train;
     let available = Tokens(dataset.total_tokens(Split::Train));
-    Ok(DryRun { plan: check_plan(context, recipe, Some(available))?, stages })
+    let plan = plan_on(context, recipe, peak.of(config.precision), Some(available), None)?;
+    Ok(plan.after(Tokens(config.tokens_after(done))))
 }
 
 /// Trains the recipe's model, or goes on where a cut run stopped; keeps the plan beside it.
@@ -318,15 +354,13 @@ pub fn train(
     let replay = open_replay(&recipe.recipe.train, &tokenizer)?;
     let general = open_general(&recipe.recipe.train, &tokenizer)?;
     let measured_peak = measure_peak(context);
-    let available = Tokens(dataset.total_tokens(Split::Train));
-    let peak = measured_peak.of(recipe.recipe.train.precision);
-    let plan = plan_on(context, recipe, peak, Some(available), None)?;
-    let measuring = Measuring::of(
-        &recipe.recipe.train,
-        &plan,
-        measured_peak.f32_flops_per_second,
-        [Some(&dataset), general.as_ref()],
-    );
+    let planned = |done: u64| -> Result<(Plan, Option<Measuring>)> {
+        let (config, general) = (&recipe.recipe.train, general.as_ref());
+        let plan = plan_from(context, recipe, &measured_peak, &dataset, done)?;
+        let measuring = Measuring::of(config, done, &plan, &measured_peak, &dataset, general);
+        Ok((plan, measuring))
+    };
+    let (plan, measuring) = planned(steps_done_elsewhere(out, &conditions.onward))?;
     let shown = measuring.map_or_else(String::new, |measuring| format!("\n{measuring}"));
     for line in format!("{plan}{shown}").lines() {
         context.progress.say(&format!("  {line}"));
@@ -360,7 +394,7 @@ pub fn train(
         seed: recipe.recipe.seed,
         licences: origins::training_licences(&recipe.recipe, manifest.licences)?,
         device,
-        peak_flops_per_second: peak,
+        peak_flops_per_second: measured_peak.of(recipe.recipe.train.precision),
         measure_peak: &|| measure_peak(context).of(recipe.recipe.train.precision),
         mirror: conditions.endurance.mirror.as_deref(),
         pulse: &pulse,
@@ -377,14 +411,14 @@ pub fn train(
         return Ok(trained?);
     }
     // Only now: training sets a folder of another configuration aside before it begins.
+    let (plan, measuring) = planned(steps_before(out))?;
     let precision = recipe.recipe.train.precision.name();
     let own_loss = ledger::read_own_runs(Path::new(ledger::OWN_RUNS_FILE))?
-        .and_then(|runs| runs.loss_near(plan.parameters, plan.tokens.0));
+        .and_then(|runs| runs.loss_near(plan.parameters, plan.tokens_before.0 + plan.tokens.0));
     let processor = doctor::processor();
     let mut planned = PlannedRun::of(&plan, precision, &processor, context.threads, own_loss);
     planned.price_per_hour = conditions.price.clone();
-    planned.measuring_seconds =
-        measuring.map(|measuring| measuring.seconds * measuring.times as f64);
+    planned.measuring_seconds = measuring.map(|measuring| measuring.total_seconds());
     ledger::keep_plan(out, &planned)?;
     ended?;
     Ok(trained?)
@@ -394,55 +428,59 @@ pub fn train(
 /// read for that: four contexts, of half of it in the mean.
 const DIVERGENCE: (u64, u64) = (16, 2);
 
-/// What holding a model against its base will cost.
-#[derive(Debug, Clone, Copy)]
+/// What holding models against the base will cost.
+#[derive(Debug, Clone, Copy, Serialize)]
 struct Measuring {
     /// Tokens of text in one measurement.
     tokens: u64,
     /// Its seconds.
     seconds: f64,
     /// Measurements on schedule.
-    times: u64,
+    scheduled: u64,
+    /// Candidates at the end.
+    candidates: u64,
 }
 
 impl Measuring {
-    /// Of a run on the first of these datasets, with general text from the second; `None` where nothing is
-    /// measured. Models are measured in f32.
+    /// Of a run that begins after `done` steps, with the peak of f32, in which models are measured; `None`
+    /// where nothing is measured.
     fn of(
         config: &TrainConfig,
+        done: u64,
         plan: &Plan,
-        peak: f64,
-        datasets: [Option<&TokenDataset>; 2],
+        peak: &MeasuredPeak,
+        dataset: &TokenDataset,
+        general: Option<&TokenDataset>,
     ) -> Option<Self> {
-        let forgetting = config.forgetting.as_ref()?;
-        let length = config.sequence_length.max(1) as u64;
-        let pieces = |dataset: &TokenDataset| -> u64 {
-            let counts = dataset.counts(Split::Validation);
-            let of_source = |tokens: u64| (tokens / length).min(forgetting.pieces as u64);
-            counts.values().map(|count| of_source(count.tokens)).sum()
-        };
-        let [own, general] = datasets.map(|dataset| dataset.map_or(0, pieces));
+        let [own, general] = config.measured_pieces(dataset, general?);
         let (texts, reads) = DIVERGENCE;
-        let tokens = (own + general + general.min(texts) * reads) * length;
+        let tokens = (own + general + general.min(texts) * reads) * config.sequence_length as u64;
         let flops = tokens as f64 * 2.0 * plan.parameters as f64;
+        let [scheduled, candidates] = config.measurements(done);
         Some(Self {
             tokens,
-            seconds: flops / (peak * plan.machine.expected_utilisation),
-            times: config.steps.0.div_ceil(forgetting.every.0.max(1)),
+            seconds: flops / (peak.f32_flops_per_second * plan.machine.expected_utilisation),
+            scheduled,
+            candidates,
         })
+    }
+
+    /// Seconds of all: the base, what is on schedule, and the candidates.
+    fn total_seconds(self) -> f64 {
+        self.seconds * (1 + self.scheduled + self.candidates) as f64
     }
 }
 
 impl fmt::Display for Measuring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tokens, seconds, times } = self;
+        let Self { tokens, seconds, scheduled, candidates } = self;
         write!(
             f,
-            "measuring    about {} for {} tokens against the base, {times} times on schedule = {}; the base \
-             and the candidates at the end take as long each, tasks come on top",
+            "measuring    about {} for {} tokens against the base; the base itself, {scheduled} times on \
+             schedule and {candidates} candidates at the end = {}; tasks come on top",
             duration(*seconds),
             si(*tokens as f64),
-            duration(seconds * *times as f64)
+            duration(self.total_seconds())
         )
     }
 }

@@ -106,8 +106,8 @@ pub fn figures(metrics: &[Metric]) -> Section {
     );
     if counts.measurements > 0 {
         let source = format!(
-            "sum of `seconds` of {} lines of kind forgetting; the base before the first step, the candidates \
-             at the end and what was taken back are not in it",
+            "sum of `seconds` of {} lines of kind forgetting, and of those of kind measured: the base, for \
+             each process, and the candidates at the end; what was taken back is not in it",
             counts.measurements
         );
         add("time of measuring forgetting", counts.measuring_seconds, Unit::Seconds, &source);

@@ -199,9 +199,9 @@ pub struct Counts {
     pub data_seconds: f64,
     /// Seconds of waiting for checkpoints.
     pub stalled_seconds: f64,
-    /// Times that the model was held against its base.
+    /// Times that the model was held against its base on schedule.
     pub measurements: u64,
-    /// Seconds of these.
+    /// Seconds of these, and of measuring the base and the candidates at the end.
     pub measuring_seconds: f64,
 }
 
@@ -339,6 +339,7 @@ impl History {
                 self.counts.data_seconds += data_seconds;
             }
             Metric::Forgetting { .. } => self.measure_against_base(metric),
+            Metric::Measured { seconds, .. } => self.counts.measuring_seconds += seconds,
             _ => {}
         }
     }
@@ -510,8 +511,14 @@ pub mod tests {
 
     #[test]
     fn forgetting_is_a_curve_and_what_its_control_did_an_event() {
-        let lines =
-            [measured(100, 2.0), control(100, "hold"), measured(200, 6.0), control(200, "change")];
+        let base = Metric::Measured { step: 0, name: "base".to_owned(), seconds: 4.0 };
+        let lines = [
+            base,
+            measured(100, 2.0),
+            control(100, "hold"),
+            measured(200, 6.0),
+            control(200, "change"),
+        ];
         let history = History::of(&lines);
         assert_eq!(history.probes["forgetting"].points(), [(100.0, 2.0), (200.0, 6.0)]);
         assert_eq!(history.probes["adaptation"].last(), Some(12.0));
@@ -521,7 +528,7 @@ pub mod tests {
         assert_eq!(history.domains["general/english"].last(), Some(1.95));
         assert_eq!(history.accuracy["mul/in_context"].points(), [(100.0, 0.2), (200.0, 0.2)]);
         assert_eq!(history.divergence.last(), Some(0.02));
-        assert_eq!((history.counts.measurements, history.counts.measuring_seconds), (2, 2.0));
+        assert_eq!((history.counts.measurements, history.counts.measuring_seconds), (2, 6.0));
         let back = History::of(&[control(300, "roll back")]);
         assert_eq!(back.counts.rollbacks, 1);
         assert_eq!(back.events[ROLLED_BACK].len(), 1);

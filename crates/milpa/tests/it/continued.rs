@@ -135,6 +135,16 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
     field.ok(&["run", "continued.toml", "--out", "run"]);
     let log = field.read("run/train/metrics.jsonl");
     assert_eq!(log.matches("\"kind\":\"forgetting\"").count(), 3, "{log}");
+    // The base, and at the end the final weights, three blends and a checkpoint below the limit.
+    assert_eq!(log.matches("\"kind\":\"measured\"").count(), 6, "{log}");
+    let dry = |more: &[&str]| {
+        let folders = ["--tokenizer", "base/tokenizer", "--tokens", "run/tokens", "--out", "dry"];
+        field.ok(&[&["train", "continued.toml", "--dry-run"], &folders[..], more].concat())
+    };
+    let shown = "the base itself, 3 times on schedule and 5 candidates at the end = ";
+    assert!(dry(&[]).contains(shown), "{}", dry(&[]));
+    let json: serde_json::Value = serde_json::from_str(&dry(&["--json"])).unwrap();
+    assert!(json["measuring"]["tokens"].as_u64().unwrap() > 0, "{json}");
     assert_eq!(log.matches("\"kind\":\"control\"").count(), 2, "{log}");
     let report: serde_json::Value =
         serde_json::from_str(&field.read("run/train/forgetting.json")).unwrap();

@@ -113,13 +113,28 @@ fn a_base_writes_its_own_replay_and_is_trained_on_in_stages() {
     let table = field.ok(&train("train", &["--extend", "--dry-run"]));
     assert!(table.contains("steps 7 to 15"), "{table}");
     let from = "train/checkpoints/step-00000008";
+    let planned = |text: String| -> serde_json::Value { serde_json::from_str(&text).unwrap() };
+    let dry = planned(field.ok(&train("forked", &["--fork", from, "--dry-run", "--json"])));
+    let before = planned(field.read(&format!("{from}/state.json")));
+    assert_eq!(dry["plan"]["tokens_before"], before["tokens"]);
     field.ok(&train("forked", &["--fork", from]));
+    // What the run before did is no part of the fork's time, whichever command goes on with it.
+    for again in [false, true] {
+        if again {
+            field.ok(&train("forked", &[]));
+        }
+        let kept = planned(field.read("forked/plan.json"));
+        assert_eq!(kept["tokens"], dry["plan"]["tokens"]);
+    }
     assert!(field.read("forked/checkpoint/state.json").contains("\"step\": 15"));
     field
         .milpa(&train("forked", &["--fork", "train/checkpoint"]))
         .expect(2, &["did not begin at train/checkpoint", "another --out"]);
     field.ok(&train("train", &["--extend"]));
     assert!(field.read("train/checkpoint/state.json").contains("\"step\": 15"));
+    let whole = planned(field.read("train/plan.json"))["tokens"].as_u64().unwrap();
+    let own = |key: &str| dry["plan"][key].as_u64().unwrap();
+    assert_eq!(own("tokens") + own("tokens_before"), whole);
     field.edit_recipe("epochs = 9", "epochs = 0.1");
     field.milpa(&train("other", &[])).expect(2, &["stage \"rest\": \"textos\" runs out of epochs"]);
     field.edit_recipe("steps = 6", "steps = 60");
