@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -74,6 +74,7 @@ pub(crate) fn train(kills: u64, save: bool) -> Result<()> {
     say(field.damage(&expect)?);
     say(field.stop(&expect)?);
     say(field.hang(&expect)?);
+    say(field.hang_later(&expect)?);
     say(field.lose_disk(&expect)?);
     say(field.fill_disk(&expect)?);
     say(field.set_clock(&expect)?);
@@ -295,7 +296,7 @@ impl Field {
         ))
     }
 
-    /// A pipe in place of the metrics: who opens it waits for a reader that never comes.
+    /// A pipe in place of the metrics, at the beginning of a run: who opens it waits for a reader that never comes.
     fn hang(&self, expect: &Files) -> Result<String> {
         let out = self.out("hung");
         let mut child = self.start(self.command(&out))?;
@@ -315,6 +316,38 @@ impl Field {
             "hung: noticed after {:.1} s while it was at {}, exit code 75, same bytes afterwards",
             hang["silent_seconds"].as_f64().unwrap_or_default(),
             hang["activity"]
+        ))
+    }
+
+    /// Nobody takes what the run says, from a later step on: it stands still, and cannot say so either.
+    fn hang_later(&self, expect: &Files) -> Result<String> {
+        let out = self.out("hung-later");
+        let (mut reader, writer) = std::io::pipe()?;
+        let mut full = writer.try_clone()?;
+        let mut command = self.command(&out);
+        command.args(["--supervise", "--hang-after", "5"]).stdout(Stdio::null()).stderr(writer);
+        let mut supervisor = command.spawn().context("the run cannot be started")?;
+        drop(command);
+        wait_for_step(&mut supervisor, &out)?;
+        let filling = std::thread::spawn(move || full.write_all(&vec![b'\n'; 1 << 20]));
+        let restarts = out.join("restarts.jsonl");
+        while !restarts.exists() {
+            ensure!(supervisor.try_wait()?.is_none(), "it ended without standing still");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let listening = std::thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+        let status = supervisor.wait()?;
+        ensure!(status.success(), "{status}");
+        // What was written into the pipe is of no interest, only that somebody took it.
+        drop((filling.join(), listening.join()));
+        let notes = fs::read_to_string(&restarts)?;
+        ensure!(notes.lines().count() == 1 && notes.contains("75"), "{notes}");
+        ensure!(&final_files(&out)? == expect, "other bytes");
+        let hang: Value = serde_json::from_slice(&fs::read(out.join("hang.json"))?)?;
+        Ok(format!(
+            "hung after step {} with nobody to hear it: noticed while it was at {}, ended with exit code 75, went on \
+             by itself, same bytes",
+            hang["steps_done"], hang["activity"]
         ))
     }
 

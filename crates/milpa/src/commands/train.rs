@@ -1,6 +1,12 @@
 //! `milpa train`, and the plan that comes before it.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use milpa_base::{
@@ -33,6 +39,10 @@ use crate::{
 
 /// File in the training folder that says what a run that stood still was doing.
 const HANG_FILE: &str = "hang.json";
+/// How long a run that stands still may take to write that down, and to say it.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How long it may take to tell a webhook, which is tried several times.
+const LAST_MESSAGE: Duration = Duration::from_mins(1);
 /// Share of the peak that training a small model on a CPU reaches, for the time shown in advance
 /// where no run of one's own says; the true one is shown at each step.
 const GUESSED_UTILISATION: f64 = 0.6;
@@ -485,7 +495,9 @@ impl fmt::Display for Measuring {
     }
 }
 
-/// Ends the process when training stands still, after writing down what it was doing.
+/// Ends the process when training stands still, after writing down what it was doing. What it stands still
+/// for, a disk or a terminal that takes nothing more, may keep that from being said too: it ends all the
+/// same.
 fn hang_watch(
     pulse: &Arc<Pulse>,
     hang_after: Option<u64>,
@@ -496,19 +508,36 @@ fn hang_watch(
     Watchdog::start(Arc::clone(pulse), hang_after.map(Duration::from_secs), move |hang| {
         progress::freeze();
         let text = serde_json::to_vec_pretty(hang).unwrap_or_default();
-        let written = milpa_base::write_file_atomic(&path, &text);
-        eprintln!(
+        let noted = path.clone();
+        let written = within(LAST_WORDS, move || milpa_base::write_file_atomic(&noted, &text));
+        let said = format!(
             "error: training stands still after step {}: nothing for {} while it was at {:?}{}\n\
              hint: the same command goes on from the last checkpoint; milpa train --supervise does so \
              by itself",
             hang.steps_done,
             duration(hang.silent_seconds),
             hang.activity,
-            written.map_or(String::new(), |()| format!("; see {}", path.display())),
+            match written {
+                Some(Ok(())) => format!("; see {}", path.display()),
+                _ => String::new(),
+            },
         );
-        on_hang(hang.steps_done, hang.silent_seconds);
+        within(LAST_WORDS, move || eprintln!("{said}"));
+        let (step, seconds) = (hang.steps_done, hang.silent_seconds);
+        within(LAST_MESSAGE, move || on_hang(step, seconds));
         std::process::exit(i32::from(EXIT_INTERRUPTED));
     })
+}
+
+/// What `work` comes to, if it is done in time.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
+    // Whoever waited no longer needs it.
+    thread::spawn(move || drop(sender.send(work())));
+    receiver.recv_timeout(limit).ok()
 }
 
 /// What `milpa train` did, beside what was planned.

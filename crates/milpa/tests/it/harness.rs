@@ -80,6 +80,11 @@ impl Field {
         outcome.stdout
     }
 
+    /// Starts a command whose stderr goes elsewhere.
+    pub(crate) fn start_saying_to(&self, stderr: impl Into<Stdio>, arguments: &[&str]) -> Child {
+        self.command(arguments).stderr(stderr).spawn().unwrap()
+    }
+
     /// Starts a command.
     pub(crate) fn start(&self, arguments: &[&str]) -> Child {
         self.command(arguments).spawn().unwrap()

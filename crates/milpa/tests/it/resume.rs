@@ -1,12 +1,17 @@
 //! A run that is cut at any moment ends in the same bytes as one that was not.
 
 use std::{
+    fs,
+    io::{Read, Write},
     process::Command,
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
-use crate::harness::{Field, Outcome, assert_same};
+use crate::{
+    continued::{CONTINUED, portuguese},
+    harness::{Field, Outcome, assert_same},
+};
 
 fn signal(name: &str, pid: u32) {
     // The process may have ended by itself in the meantime.
@@ -106,6 +111,72 @@ fn killed_training(field: &Field) {
                 );
             }
         }
+    }
+}
+
+/// Waits until a file holds a text.
+fn wait_for(field: &Field, file: &str, text: &str) {
+    let deadline = Instant::now() + Duration::from_mins(2);
+    while !fs::read_to_string(field.path(file)).is_ok_and(|held| held.contains(text)) {
+        assert!(Instant::now() < deadline, "no {text:?} in {file}");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+/// Trains as `train` says, under a supervisor, and takes nothing more of what it says once its metrics hold
+/// `text`: it stands still where it says the next thing, and cannot say that it does. When it ended, somebody
+/// listens again.
+fn hang_once(field: &Field, train: &[&str], out: &str, text: &str) {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut full = writer.try_clone().unwrap();
+    let arguments = [train, &["--out", out, "--supervise", "--hang-after", "5"]].concat();
+    let mut supervisor = field.start_saying_to(writer, &arguments);
+    wait_for(field, &format!("{out}/metrics.jsonl"), text);
+    let filling = thread::spawn(move || full.write_all(&vec![b'\n'; 1 << 20]));
+    let restarts = format!("{out}/restarts.jsonl");
+    wait_for(field, &restarts, "exit code 75");
+    let listening = thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+    assert!(supervisor.wait().unwrap().success());
+    filling.join().unwrap().unwrap();
+    listening.join().unwrap().unwrap();
+    assert_eq!(field.read(&restarts).lines().count(), 1, "{}", field.read(&restarts));
+    let hang: serde_json::Value =
+        serde_json::from_str(&field.read(&format!("{out}/hang.json"))).unwrap();
+    assert!(hang["steps_done"].as_u64().unwrap() > 0, "{hang}");
+}
+
+fn assert_same_checkpoint(field: &Field, a: &str, b: &str) {
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.toml"] {
+        let bytes = |dir: &str| fs::read(field.path(dir).join(file)).ok();
+        assert!(bytes(a) == bytes(b), "{file} differs");
+    }
+}
+
+#[test]
+fn a_run_that_hangs_at_a_later_step_ends_and_goes_on_under_its_supervisor() {
+    let field = Field::new();
+    field.edit_recipe("steps = \"12 steps\"", "steps = \"400 steps\"");
+    field.edit_recipe("checkpoint_every = \"4 steps\"", "checkpoint_every = \"40 steps\"");
+    field.ok(&["run", ".", "--out", "run"]);
+    let train = ["train", ".", "--tokenizer", "run/tokenizer", "--tokens", "run/tokens"];
+    hang_once(&field, &train, "hung", "\"step\":3,");
+    assert_same_checkpoint(&field, "hung/checkpoint", "run/train/checkpoint");
+}
+
+#[test]
+fn a_run_that_hangs_between_measurements_chooses_the_same_under_its_supervisor() {
+    let field = Field::new();
+    field.write("other.jsonl", portuguese(20).as_bytes());
+    let recipe = CONTINUED.replace("steps = \"12 steps\"", "steps = \"48 steps\"");
+    field.write("continued.toml", recipe.as_bytes());
+    field.ok(&["run", ".", "--out", "base"]);
+    field.ok(&["run", "continued.toml", "--out", "run"]);
+    let tokens = ["--tokenizer", "base/tokenizer", "--tokens", "run/tokens"];
+    let train = [&["train", "continued.toml"], &tokens[..]].concat();
+    hang_once(&field, &train, "hung", "\"kind\":\"forgetting\"");
+    for checkpoint in ["checkpoint", "checkpoint-chosen"] {
+        let whole = format!("run/train/{checkpoint}");
+        assert_same_checkpoint(&field, &format!("hung/{checkpoint}"), &whole);
     }
 }
 
