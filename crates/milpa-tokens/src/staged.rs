@@ -74,8 +74,8 @@ struct Segment {
     limits: Vec<Option<f64>>,
     /// Samples drawn before it, of all the loader's sources.
     before: Vec<u64>,
-    /// For an order by difficulty: the n-th sample of a source is this far from its first one. Made
-    /// when it is first asked for.
+    /// For an order by difficulty: the n-th sample of a source is this far from its first one. Made ahead,
+    /// or when it is first asked for.
     orders: Vec<OnceLock<Vec<u32>>>,
 }
 
@@ -383,6 +383,21 @@ impl<'a> StagedLoader<'a> {
         self.batch_of_rank(batch, 0, 1)
     }
 
+    /// Whether a batch is the first of its stage, or of what is left of it.
+    pub fn begins_stage(&self, batch: u64) -> bool {
+        self.segments.iter().any(|segment| segment.first_batch == batch)
+    }
+
+    /// Makes the orders by difficulty of the stage after that of `batch`, which its first samples would have
+    /// to wait for otherwise.
+    ///
+    /// # Errors
+    /// As [`StagedLoader::batch`].
+    pub fn order_ahead(&self, batch: u64) -> Result<(), TokensError> {
+        let Some(next) = self.segments.get(self.segment_of(batch)? + 1) else { return Ok(()) };
+        (0..next.sources.len()).try_for_each(|chosen| self.order(next, chosen).map(drop))
+    }
+
     /// The part of a batch that rank `rank` of `ranks` takes: the batch is cut into rows that follow each
     /// other, so all ranks together have it once.
     ///
@@ -571,20 +586,30 @@ impl<'a> StagedLoader<'a> {
 
     /// How far from the first of its segment the `nth` sample of a source is taken.
     fn ordered(&self, segment: &Segment, chosen: usize, nth: u64) -> Result<u64, TokensError> {
-        let stage = &self.config.stages[segment.stage];
-        let Some(difficulty) = stage.order.difficulty().filter(|_| nth < segment.counts[chosen])
-        else {
+        if nth >= segment.counts[chosen] {
             return Ok(nth);
-        };
-        if segment.orders[chosen].get().is_none() {
+        }
+        let order = self.order(segment, chosen)?;
+        Ok(order.map_or(nth, |order| u64::from(order[nth as usize])))
+    }
+
+    /// How far from the first of its segment each sample of a source is taken; `None` in a shuffled stage.
+    fn order<'s>(
+        &self,
+        segment: &'s Segment,
+        chosen: usize,
+    ) -> Result<Option<&'s [u32]>, TokensError> {
+        let stage = &self.config.stages[segment.stage];
+        let Some(difficulty) = stage.order.difficulty() else { return Ok(None) };
+        let slot = &segment.orders[chosen];
+        if slot.get().is_none() {
             let place = segment.sources[chosen];
             let range = segment.before[place]..segment.before[place] + segment.counts[chosen];
             let order = by_difficulty(&self.sources[place], stage.order, difficulty, range)?;
             // Another thread may have made the same one.
-            let _ = segment.orders[chosen].set(order);
+            let _ = slot.set(order);
         }
-        let order = segment.orders[chosen].get().expect("it was just made");
-        Ok(u64::from(order[nth as usize]))
+        Ok(slot.get().map(Vec::as_slice))
     }
 }
 

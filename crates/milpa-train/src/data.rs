@@ -93,6 +93,19 @@ impl<'a> Data<'a> {
         }
     }
 
+    /// Whether batch `number` is the first of its stage.
+    pub(crate) fn begins_stage(&self, number: u64) -> bool {
+        matches!(self, Self::Staged(loader) if loader.begins_stage(number))
+    }
+
+    /// Makes what the stage after that of batch `number` begins with.
+    pub(crate) fn order_ahead(&self, number: u64) -> Result<(), TokensError> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Staged(loader) => loader.order_ahead(number),
+        }
+    }
+
     /// Writes the position before batch `number` into a checkpoint's state.
     pub(crate) fn store(&self, number: u64, state: &mut State) -> Result<(), TokensError> {
         match self {

@@ -1,7 +1,9 @@
 //! Batches made ahead of time on a thread of their own, so that a step does not wait for data.
 //!
 //! Two batches wait in a channel while a third is made, which bounds the memory. A batch is a function
-//! of its number, so the thread changes no bit of a run; it only asks for numbers one after the other.
+//! of its number, so the thread changes no bit of a run; it only asks for numbers one after the other. An
+//! order by difficulty takes longer than two batches last, so one more thread makes that of the next stage
+//! while a stage is read.
 
 use std::{
     sync::{
@@ -43,8 +45,14 @@ impl<'scope, 'env> Feed<'scope, 'env> {
     fn start(&self, first: u64) -> Receiver<Made> {
         let (sender, receiver) = sync_channel(AHEAD);
         let data = Arc::clone(&self.data);
-        self.scope.spawn(move || {
+        let scope = self.scope;
+        scope.spawn(move || {
             for number in first.. {
+                if number == first || data.begins_stage(number) {
+                    let data = Arc::clone(&data);
+                    // What cannot be made is told by the batch that needs it.
+                    scope.spawn(move || drop(data.order_ahead(number)));
+                }
                 let made = data.batch(number);
                 let last = made.is_err();
                 if sender.send(made).is_err() || last {

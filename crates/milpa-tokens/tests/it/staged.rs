@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::OnceLock,
+    time::Instant,
 };
 
 use milpa_base::{Seed, TextRecord};
@@ -367,6 +368,34 @@ fn a_curriculum_rises_or_falls_as_its_direction_says() {
     check(&of_perplexity, SampleOrder::Length, |_, tokens| tokens);
     check(&of_perplexity, SampleOrder::Perplexity, |n, _| n * 7 % 40);
     check(&of_quality, SampleOrder::Quality, |n, _| n * 7 % 40);
+}
+
+/// The order of a stage is a sort of all its samples; made ahead, its first batch need not wait for it.
+#[test]
+fn an_order_made_ahead_is_the_same_and_is_not_waited_for() {
+    let order = SampleOrder::Length(rising());
+    let later = StageDraw { order, ..stage("b", 40_000, 8, &[1.0, 2.0]) };
+    let config = config(vec![stage("a", 3, 2, &[1.0, 2.0]), later]);
+    let first_batch = |ahead: bool| {
+        let loader = StagedLoader::new(&set(three_sources()), &config).unwrap();
+        loader.batch(0).unwrap();
+        if ahead {
+            loader.order_ahead(0).unwrap();
+        }
+        let began = Instant::now();
+        let batch = loader.batch(3).unwrap();
+        (began.elapsed(), batch)
+    };
+    let (waited, batch) = first_batch(false);
+    let made: Vec<_> = (0..3).map(|_| first_batch(true)).collect();
+    assert!(made.iter().all(|(_, same)| *same == batch));
+    let least = made.iter().map(|(time, _)| *time).min().unwrap();
+    assert!(least * 10 < waited, "{least:?} instead of {waited:?}");
+
+    let loader = StagedLoader::new(&set(three_sources()), &config).unwrap();
+    let begins: Vec<u64> = (0..9).filter(|&batch| loader.begins_stage(batch)).collect();
+    assert_eq!(begins, [0, 3]);
+    loader.order_ahead(loader.batches() - 1).unwrap();
 }
 
 #[test]
