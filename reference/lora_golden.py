@@ -2,8 +2,11 @@
 """Golden values for LoRA and DoRA as peft computes them, on models of `model_families.py` with hashed adapters.
 
 Rewrites crates/milpa-model/tests/golden/lora.{json,safetensors}: adapter_config.json as peft writes it, names and
-shapes of the adapter's tensors, logits, loss and two sums of each adapter gradient. Needs: torch, transformers, peft.
+shapes of the adapter's tensors, logits, loss and two sums of each adapter gradient. Where embedding and output layer
+are trained beside the adapter, peft opens the adapter_config.json that Milpa writes, and the test holds Milpa to it.
+Needs: torch, transformers, peft.
 """
+import copy
 import json
 
 import torch
@@ -29,36 +32,54 @@ CASES = {
         "mlp.experts.down_proj", "mlp.experts.gate_up_proj"]),
     "qwen3_moe_norm": dict(r=2, lora_alpha=3, target_modules=["o_proj"], target_parameters=[
         "mlp.experts.gate_up_proj"]),
+    # Embedding and output layer are trained beside it: two matrices, and one.
+    "llama2 whole": dict(r=3, lora_alpha=4.0, use_rslora=True, target_modules=["q_proj", "down_proj"],
+                         modules_to_save=["embed_tokens", "lm_head"]),
+    "llama3 whole": dict(r=2, lora_alpha=5.0, target_modules=["v_proj", "gate_proj"],
+                         modules_to_save=["embed_tokens", "lm_head"], ensure_weight_tying=True),
 }
+# What `write_lora` writes beside what the cases say.
+MILPA = dict(peft_type="LORA", task_type="CAUSAL_LM", lora_dropout=0.0, use_rslora=False, use_dora=False, bias="none",
+             fan_in_fan_out=False, inference_mode=True, init_lora_weights=True, target_parameters=None)
 
 
 def stored_name(name):
-    return name.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector")
+    name = name.replace(".modules_to_save", "").replace(".default", "")
+    return name.replace("magnitude_vector.weight", "magnitude_vector")
 
 
 def main():
     description, stored = {}, {}
     for case, fields in CASES.items():
         folder = ROOT / "target/lora_golden" / case
-        model, _ = saved_model(case, folder / "model")
-        get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **fields)).save_pretrained(folder)
+        family = case.split()[0]
+        model, _ = saved_model(family, folder / "model")
+        # peft changes the lists that it is given.
+        given = LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **copy.deepcopy(fields))
+        get_peft_model(model, given).save_pretrained(folder)
         file = folder / "adapter_model.safetensors"
         adapter = {n: values(n, list(t.shape), False) * 0.5 for n, t in load_file(file).items()}
+        if fields.get("ensure_weight_tying"):
+            adapter["base_model.model.lm_head.weight"] = adapter["base_model.model.model.embed_tokens.weight"].clone()
         save_file(adapter, file, {"format": "pt"})
-        base, _ = saved_model(case, folder / "model")
-        tuned = PeftModel.from_pretrained(base, folder, is_trainable=True)
-        tokens = tokens_of(case, SEQUENCES, TOKENS)
-        logits = tuned(tokens, use_cache=False).logits
-        loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
-        loss.backward()
-        gradients = {stored_name(n): p.grad for n, p in tuned.named_parameters() if p.requires_grad}
-        assert gradients.keys() == adapter.keys()
-        names = sorted(adapter)
         config = json.loads((folder / "adapter_config.json").read_text())
+        if "modules_to_save" in fields:
+            config = {**MILPA, **fields}
         config.update(base_model_name_or_path=case, target_modules=sorted(config["target_modules"]))
         # peft keeps a set of them.
         if config.get("target_parameters"):
             config["target_parameters"].sort()
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        base, _ = saved_model(family, folder / "model")
+        tuned = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        tokens = tokens_of(family, SEQUENCES, TOKENS)
+        logits = tuned(tokens, use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
+        loss.backward()
+        trained = [(n, p) for n, p in tuned.named_parameters(remove_duplicate=False) if p.requires_grad]
+        gradients = {stored_name(n): p.grad for n, p in trained}
+        assert gradients.keys() == adapter.keys()
+        names = sorted(adapter)
         description[case] = dict(config=config, tensors={n: list(adapter[n].shape) for n in names},
                                  loss=float(loss.detach()))
         stored[f"{case}.logits"] = logits.detach().contiguous()
