@@ -155,7 +155,11 @@ fn run_all(milpa: &Path, data: &Path, jobs: &[Job], at_once: usize) -> Result<()
             .stdout(file.try_clone()?)
             .stderr(file)
             .status()?;
-        ensure!(status.success(), "milpa {} failed: see {}", job.arguments[1], log.display());
+        if is_above_limit(&job.makes) {
+            println!("{} ended above its limit: see {}", job.makes.display(), log.display());
+        } else {
+            ensure!(status.success(), "milpa {} failed: see {}", job.arguments[1], log.display());
+        }
         println!("{} took {:.1} min", job.makes.display(), began.elapsed().as_secs_f64() / 60.0);
         Ok(())
     };
@@ -177,6 +181,13 @@ fn run_all(milpa: &Path, data: &Path, jobs: &[Job], at_once: usize) -> Result<()
             worker.join().unwrap_or_else(|_| bail!("a thread of the experiments panicked"))
         })
     })
+}
+
+/// Whether a run's training is complete, but above its limit: the run ends there, and keeps all that the
+/// table is made of.
+fn is_above_limit(run: &Path) -> bool {
+    let report = read_json(&run.join("train/forgetting.json"));
+    report.is_ok_and(|report| report["within_limit"] == false)
 }
 
 fn run(data: &Path, out: &Path, seeds: &[u64], at_once: usize) -> Result<()> {
@@ -239,7 +250,12 @@ impl Table {
                     limit = report["limit"].as_f64();
                     let chosen = report["chosen"].as_str().context("no choice")?;
                     outcomes.insert(("controlled, chosen".into(), seed), outcome(&report, chosen)?);
-                    writeln!(notes, "seed {seed}: chosen {chosen}; {}", actions(&dir)?)?;
+                    let above = if report["within_limit"] == false {
+                        ", although above the limit: no candidate lies below it"
+                    } else {
+                        ""
+                    };
+                    writeln!(notes, "seed {seed}: chosen {chosen}{above}; {}", actions(&dir)?)?;
                 }
             }
         }
@@ -381,4 +397,50 @@ fn actions(dir: &Path) -> Result<String> {
         }
     }
     Ok(if done.is_empty() { "held throughout".to_owned() } else { done.join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// A program that writes what a run leaves, and ends as one above its limit.
+    fn milpa(dir: &Path, report: &Value) -> PathBuf {
+        let path = dir.join("milpa");
+        let script = format!(
+            "#!/bin/sh\nfor last; do :; done\nmkdir -p $last/train\ntouch $last/train/metrics.jsonl\n\
+             case $last in\n*/controlled) cat > $last/train/forgetting.json <<'END'\n{report}\nEND\n\
+             exit 1;;\nesac\n"
+        );
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_run_above_its_limit_stands_in_the_table_and_the_others_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let change =
+            |value: f64| json!({"value": value, "interval": {"low": value, "high": value}});
+        let candidate = |name: &str| json!({"name": name, "forgetting": change(12.0), "adaptation": change(50.0), "texts": []});
+        let mut report = json!({
+            "limit": 10.0, "within_limit": false, "chosen": "final",
+            "candidates": [candidate("final"), candidate("average")]
+        });
+        let out = dir.path().join("out");
+        let jobs = all_jobs(&out, &[1]);
+        run_all(&milpa(dir.path(), &report), dir.path(), &jobs, 1).unwrap();
+        assert!(jobs.iter().all(|job| job.makes.join("train").is_dir()));
+        let table = Table::read(&out, &[1]).unwrap().text;
+        assert!(table.contains("chosen final, although above the limit"), "{table}");
+        assert!(table.contains("+12.0 (+12.0 to +12.0)"), "{table}");
+
+        report["within_limit"] = json!(true);
+        fs::remove_dir_all(&out).unwrap();
+        let refused = run_all(&milpa(dir.path(), &report), dir.path(), &jobs, 1).unwrap_err();
+        assert!(refused.to_string().contains("controlled.toml failed"), "{refused}");
+    }
 }
