@@ -389,13 +389,18 @@ impl<'a> StagedLoader<'a> {
     }
 
     /// Makes the orders by difficulty of the stage after that of `batch`, which its first samples would have
-    /// to wait for otherwise.
+    /// to wait for otherwise; says how many there were to be made.
     ///
     /// # Errors
     /// As [`StagedLoader::batch`].
-    pub fn order_ahead(&self, batch: u64) -> Result<(), TokensError> {
-        let Some(next) = self.segments.get(self.segment_of(batch)? + 1) else { return Ok(()) };
-        (0..next.sources.len()).try_for_each(|chosen| self.order(next, chosen).map(drop))
+    pub fn order_ahead(&self, batch: u64) -> Result<usize, TokensError> {
+        let Some(next) = self.segments.get(self.segment_of(batch)? + 1) else { return Ok(0) };
+        let mut made = 0;
+        for chosen in 0..next.sources.len() {
+            let is_there = next.orders[chosen].get().is_some();
+            made += usize::from(self.order(next, chosen)?.is_some() && !is_there);
+        }
+        Ok(made)
     }
 
     /// The part of a batch that rank `rank` of `ranks` takes: the batch is cut into rows that follow each

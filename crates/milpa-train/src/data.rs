@@ -102,7 +102,7 @@ impl<'a> Data<'a> {
     pub(crate) fn order_ahead(&self, number: u64) -> Result<(), TokensError> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Staged(loader) => loader.order_ahead(number),
+            Self::Staged(loader) => loader.order_ahead(number).map(drop),
         }
     }
 

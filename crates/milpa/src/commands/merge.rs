@@ -219,21 +219,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let error = last_checkpoints(root.path(), 1).unwrap_err().to_string();
         assert!(error.contains("has no checkpoints"), "{error}");
-        let state = State {
-            step: 30,
-            steps: 30,
-            tokens: 0,
-            loader: None,
-            stages: None,
-            stability: None,
-            control: None,
-            origin: 0,
-        };
         for name in ["checkpoints/step-00000010", "checkpoints/step-00000020", "checkpoint"] {
             fs::create_dir_all(root.path().join("train").join(name)).unwrap();
         }
         let last = root.path().join("train").join(FINAL_CHECKPOINT);
-        fs::write(last.join(STATE_FILE), serde_json::to_vec(&state).unwrap()).unwrap();
+        fs::write(last.join(STATE_FILE), r#"{"step":30,"steps":30,"tokens":0}"#).unwrap();
         let steps = |count| -> Vec<u64> {
             let found = last_checkpoints(root.path(), count).unwrap();
             found.into_iter().map(|(step, _)| step).collect()

@@ -428,7 +428,7 @@ pub fn train(
     let processor = doctor::processor();
     let mut planned = PlannedRun::of(&plan, precision, &processor, context.threads, own_loss);
     planned.price_per_hour = conditions.price.clone();
-    planned.measuring_seconds = measuring.map(|measuring| measuring.total_seconds());
+    planned.measuring_seconds = measuring.map(Measuring::total_seconds);
     ledger::keep_plan(out, &planned)?;
     ended?;
     Ok(trained?)
