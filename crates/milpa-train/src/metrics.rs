@@ -349,6 +349,10 @@ pub fn step_seconds(metrics: &[Metric]) -> f64 {
 /// Steps that were done before the training in a folder began: those of the run that it is forked from; 0 where
 /// no step stands there yet.
 pub fn steps_before(dir: &Path) -> u64 {
+    // A plan does not wait for what is no file, such as a pipe: no watchdog looks at it yet.
+    if !dir.join(METRICS_FILE).is_file() {
+        return 0;
+    }
     let metrics = read_metrics(dir).unwrap_or_default();
     let first = metrics.iter().find(|metric| matches!(metric, Metric::Step { .. }));
     first.map_or(0, |step| step.step().saturating_sub(1))
