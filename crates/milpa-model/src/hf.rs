@@ -64,6 +64,15 @@ pub(crate) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, DecoderError> {
     Ok(shards.into_iter().collect())
 }
 
+/// Holds the names, shapes and types of the tensors in `dir` against a description, without reading their
+/// values.
+///
+/// # Errors
+/// As [`read_hf_weights`].
+pub fn check_hf_weights(dir: &Path, description: &DecoderDescription) -> Result<(), DecoderError> {
+    WeightFiles::open(dir, description).map(drop)
+}
+
 /// Reads the weights of the model in `dir` onto `device`, widened to f32.
 ///
 /// # Errors

@@ -49,8 +49,8 @@ pub use gguf_format::GgufFormat;
 pub use gguf_model::{GgufDescription, check_gguf, read_gguf, write_gguf};
 pub use heads::add_head;
 pub use hf::{
-    CONFIG_FILE, WEIGHTS_FILE, read_hf_config, read_hf_description, read_hf_weights, weights_bytes,
-    write_hf_model, write_hf_model_sharded, write_weights,
+    CONFIG_FILE, WEIGHTS_FILE, check_hf_weights, read_hf_config, read_hf_description,
+    read_hf_weights, weights_bytes, write_hf_model, write_hf_model_sharded, write_weights,
 };
 pub use local::{LocalModel, hash_weights};
 pub use lora::{LoraConfig, LoraCost, add_lora, merge_lora, merged_weights, read_lora, write_lora};

@@ -325,10 +325,11 @@ impl<'a> StagedLoader<'a> {
             segments.push(segment);
         }
         if segments.is_empty() {
-            return bad(format!(
-                "all {first_batch} batches of the stages are drawn already; add a stage or lengthen the \
-                 last one"
-            ));
+            let last = config.stages.last().map_or_else(String::new, |stage| stage.name.clone());
+            let message = format!(
+                "all {first_batch} batches of the stages are drawn already; add a stage or lengthen the last one"
+            );
+            return Err(TokensError::Stage(last, message));
         }
         past.truncate(segments[0].stage);
         for (record, stage) in past.iter_mut().zip(&config.stages) {
@@ -460,6 +461,28 @@ impl<'a> StagedLoader<'a> {
         let state = self.state(batch)?;
         let epochs = |state: SourceState| state.drawn as f64 / state.samples.max(1) as f64;
         Ok(state.sources.into_iter().map(|(name, state)| (name, epochs(state))).collect())
+    }
+
+    /// Whether no source is drawn more often than its epochs allow before `batch`, which may lie beyond the
+    /// plan's end: there the last stage goes on.
+    ///
+    /// # Errors
+    /// The source that is.
+    pub fn check_epochs(&self, batch: u64) -> Result<(), TokensError> {
+        let (drawn, last) = (self.drawn(batch)?, self.last());
+        for (&place, limit) in last.sources.iter().zip(&last.limits) {
+            let source = &self.sources[place];
+            let passes = drawn[&source.name] as f64 / source.samples.counts.samples.max(1) as f64;
+            if let Some(limit) = limit.filter(|limit| passes > *limit) {
+                let message = format!(
+                    "{:?} would be drawn {passes:.2} times, and it may be drawn {limit} times",
+                    source.name
+                );
+                let stage = self.config.stages[last.stage].name.clone();
+                return Err(TokensError::Stage(stage, message));
+            }
+        }
+        Ok(())
     }
 
     /// What a checkpoint stores when `batch` comes next.

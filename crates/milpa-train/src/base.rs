@@ -3,13 +3,21 @@
 //! A base is a Hugging Face folder of any family that `milpa-model` reads, a checkpoint or a bundle.
 //! It is known by the hash of its weights, so a run is bound to it as to its text.
 
-use std::path::{Path, PathBuf};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
 
-use milpa_base::{ArtifactError, Digest, Seed, config::Location, hash_bytes};
+use milpa_base::{
+    ArtifactError, Digest, Manifest, Seed,
+    config::Location,
+    hash_bytes,
+    manifest::{MANIFEST_FILE, Verify},
+};
 use milpa_model::{
     Decoder, DecoderDescription, Device, LoraConfig, LoraCost, ModelConfig, OutputHead,
-    ParameterStore, add_lora, hash_weights, merged_weights, new_parameters, read_hf_description,
-    read_hf_weights, read_lora, write_lora,
+    ParameterStore, add_lora, check_hf_weights, hash_weights, merged_weights, new_parameters,
+    read_hf_description, read_hf_weights, read_lora, write_lora,
 };
 use milpa_plan::AdapterShape;
 use serde::{Deserialize, Serialize};
@@ -206,6 +214,31 @@ impl BaseModel {
         let shape = hash_bytes(description.to_hf_json(None, None).as_bytes());
         let digest = hash_bytes(format!("{shape}{weights}").as_bytes());
         Ok(Self { path: path.to_owned(), description, digest })
+    }
+
+    /// Holds its files against each other, and against its manifest if it is one of milpa's; no value of the
+    /// weights is looked at.
+    ///
+    /// # Errors
+    /// As [`BaseModel::describe`]; files that are damaged, or not those of the description.
+    pub fn check(path: &Path) -> Result<DecoderDescription, TrainError> {
+        let description = Self::describe(path)?;
+        let refuse = |error: &dyn Error| {
+            let mut message = error.to_string();
+            let mut source = error.source();
+            while let Some(error) = source {
+                message.push_str(&format!(": {error}"));
+                source = error.source();
+            }
+            TrainError::Base { path: path.to_owned(), message }
+        };
+        if path.join(MANIFEST_FILE).exists() {
+            Manifest::read(path)
+                .and_then(|manifest| manifest.verify(path, Verify::Contents))
+                .map_err(|error| refuse(&error))?;
+        }
+        check_hf_weights(path, &description).map_err(|error| refuse(&error))?;
+        Ok(description)
     }
 
     /// Reads the description alone, which takes no time.

@@ -93,6 +93,14 @@ impl<'a> Data<'a> {
         }
     }
 
+    /// Whether no source is drawn more often than its epochs allow before batch `number`.
+    pub(crate) fn check_epochs(&self, number: u64) -> Result<(), TokensError> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Staged(loader) => loader.check_epochs(number),
+        }
+    }
+
     /// Whether batch `number` is the first of its stage.
     pub(crate) fn begins_stage(&self, number: u64) -> bool {
         matches!(self, Self::Staged(loader) if loader.begins_stage(number))
@@ -326,13 +334,19 @@ pub(crate) fn differences(
             (old, now) => lines.push(format!("{name}: {} before, {} now", show(old), show(now))),
         }
     }
-    let now = Data::open(job, None, false).and_then(|data| {
+    let now = from_the_beginning(job, state).and_then(|data| {
         let mut now = state.clone();
         data.store(state.stages.as_ref().map_or(0, |state| state.batch), &mut now)?;
         Ok(now)
     });
     match (now, &state.stages) {
-        (Ok(State { stages: Some(now), .. }), Some(old)) => lines.extend(old.differences(&now)),
+        (Ok(State { stages: Some(now), .. }), Some(old)) => {
+            // What the recipe's keys say is said already.
+            let of_the_recipe =
+                |line: &String| ["train.", "the seed "].iter().any(|start| line.starts_with(start));
+            let differences = old.differences(&now);
+            lines.extend(differences.into_iter().filter(|line| !of_the_recipe(line)));
+        }
         (Err(error), _) => lines.push(error.to_string()),
         _ => {}
     }
@@ -341,6 +355,17 @@ pub(crate) fn differences(
         compare_stages(&manifest.config, &record.config, &mut lines);
     }
     lines
+}
+
+/// The recipe's data from the beginning, with what changed on the way to a checkpoint.
+fn from_the_beginning<'a>(job: &Job<'a>, state: &State) -> Result<Data<'a>, TrainError> {
+    let (changes, passed_over) = state.changes();
+    let seed = job.seed.derive("data");
+    let Some(config) = staged(job.config, changes, passed_over, seed)? else {
+        return Data::open(job, None, false);
+    };
+    let sets = source_sets(job.config, job.dataset, &job.replay)?;
+    Ok(Data::Staged(StagedLoader::new(&sets, &config)?))
 }
 
 /// What is said of each stage, one after the other.

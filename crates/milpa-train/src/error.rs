@@ -157,6 +157,17 @@ pub enum TrainError {
         /// The checkpoint to fork.
         from: PathBuf,
     },
+    /// The run went back, and its data does not last for what is left.
+    #[error(
+        "the run went back to step {step} and passed over data, and what is left does not last for it: {problem}. \
+         Raise its epochs, or give the stage other sources, and go on with --extend"
+    )]
+    OutOfEpochs {
+        /// The step to which it went back.
+        step: u64,
+        /// What does not last.
+        problem: String,
+    },
     /// The loss is no longer a number.
     #[error(
         "the loss of step {step} is {loss} and the norm of its gradient {gradient_norm}: training \

@@ -170,7 +170,8 @@ impl TrainConfig {
     pub fn measurements(&self, done: u64) -> [u64; 2] {
         let Some(forgetting) = &self.forgetting else { return [0; 2] };
         let (steps, every) = (self.steps.0, forgetting.every.0.max(1));
-        let scheduled = steps / every - done.saturating_sub(1) / every;
+        // What is forked was measured where it stands.
+        let scheduled = (steps / every).saturating_sub(done / every);
         let candidates = [true, self.average.is_some(), forgetting.limit.is_some()]
             .map(u64::from)
             .iter()

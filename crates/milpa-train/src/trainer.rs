@@ -540,7 +540,8 @@ struct Run<'scope, 'a> {
     /// Steps done.
     step: u64,
     stability: StabilityState,
-    first_step: u64,
+    /// Steps that this process has taken, those that were undone included.
+    steps_taken: u64,
     started: Instant,
     last_line: Option<Instant>,
     saver: Saver<'scope, 'a>,
@@ -612,7 +613,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
             average,
             step,
             stability,
-            first_step: step,
+            steps_taken: 0,
             started: Instant::now(),
             last_line: None,
             validated: (step > 0).then_some(step),
@@ -764,6 +765,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         }
         self.parameters.clear_grads();
         self.step += 1;
+        self.steps_taken += 1;
 
         let seconds = began.elapsed().as_secs_f64();
         let tokens_per_second = (batch.batch_size * batch.sequence_length) as f64 / seconds;
@@ -819,7 +821,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
         if due || self.step == config.steps.0 {
             self.last_line = Some(Instant::now());
-            let done = (self.step - self.first_step) as f64;
+            let done = self.steps_taken as f64;
             let left = (config.steps.0 - self.step) as f64;
             let age = self.saver.last().map_or_else(String::new, |saved| {
                 format!(", saved {} ago", duration(saved.elapsed().as_secs_f64()))
@@ -847,6 +849,10 @@ impl<'scope, 'a> Run<'scope, 'a> {
         origin: &str,
     ) -> Result<Verdict, TrainError> {
         if let Some(config) = &self.job.config.stability {
+            if self.job.config.stage_ends().contains(&self.step) {
+                // Another batch size or mixture has other losses and norms: those before say nothing of it.
+                self.stability.window.clear();
+            }
             return Ok(self.stability.judge(config, loss, gradient_norm));
         }
         if !(loss.is_finite() && gradient_norm.is_finite()) {
@@ -951,9 +957,20 @@ impl<'scope, 'a> Run<'scope, 'a> {
             Err(TrainError::Tokens(
                 problem @ (TokensError::Stage(..) | TokensError::OtherPlan(..)),
             )) => {
+                let reason = match &problem {
+                    TokensError::Stage(..) => problem.to_string(),
+                    _ => "the stage under way is ordered by difficulty, a fixed set of samples; as many of \
+                          the last stage's are read after the plan's end"
+                        .to_owned(),
+                };
                 progress.line(&format!(
-                    "the {batches} batches that are passed over are not made up for: {problem}"
+                    "the {batches} batches that are passed over are not made up for: {reason}"
                 ));
+                let end = self.job.config.steps.0 + self.stability.batches_passed_over;
+                if let Err(problem) = data.check_epochs(end) {
+                    let (step, problem) = (self.step, problem.to_string());
+                    return Err(TrainError::OutOfEpochs { step, problem });
+                }
                 if let Some(control) = &mut self.control {
                     (control.replay, control.changes) = (replay_before, kept);
                 }
@@ -986,7 +1003,6 @@ impl<'scope, 'a> Run<'scope, 'a> {
         self.average = learned.average;
         self.control = learned.control;
         self.step = target;
-        self.first_step = self.first_step.min(target);
         self.data_window = DataWindow::begin(target);
         self.validated = Some(target);
         self.measured = learned.measured;

@@ -139,7 +139,7 @@ impl StagedState {
             match (self.stages.get(index), now.stages.get(index)) {
                 (Some(old), None) => lines.push(format!("the stage {:?} is gone", old.name)),
                 (None, Some(new)) => lines.push(format!("the stage {:?} is new", new.name)),
-                (Some(old), Some(new)) if old != new => {
+                (Some(old), Some(new)) if !old.draws_as(new) => {
                     lines.push(format!("stage {} was {old}, and is {new}", index + 1));
                 }
                 _ => {}
@@ -149,12 +149,21 @@ impl StagedState {
     }
 }
 
+impl StageRecord {
+    /// Whether it is the same. Of a stage that was cut where it stood it is not known what it drew.
+    fn draws_as(&self, other: &Self) -> bool {
+        let known = !self.samples.is_empty() && !other.samples.is_empty();
+        let samples = if known { &other.samples } else { &self.samples };
+        *self == Self { samples: samples.clone(), ..other.clone() }
+    }
+}
+
 impl fmt::Display for StageRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, batches, batch_size, order, samples } = self;
-        write!(f, "{name:?} with {batches} steps of {batch_size}, {order}, of")?;
+        write!(f, "{name:?} with {batches} steps of {batch_size}, {order}")?;
         for (index, (source, samples)) in samples.iter().enumerate() {
-            write!(f, "{} {source} {samples}", if index == 0 { "" } else { "," })?;
+            write!(f, "{} {source} {samples}", if index == 0 { ", of" } else { "," })?;
         }
         Ok(())
     }

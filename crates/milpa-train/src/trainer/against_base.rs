@@ -107,8 +107,12 @@ impl<'a> Run<'_, 'a> {
         let (Some(limit), Some(known)) = (limit(self.job.config), self.control.clone()) else {
             return Ok(());
         };
-        let Decision { action, reason, control, data } =
+        let Decision { action, mut reason, control, data } =
             self.decide(limit, known, standing.reading())?;
+        if let Action::RollBack(_) = action {
+            // Its line stands at the step to which the run goes back.
+            reason = format!("after step {}: {reason}", self.step);
+        }
         progress.line(&format!("{}: {reason}", action.name()));
         let from_step = self.step;
         match action {

@@ -5,7 +5,7 @@ use std::{cell::Cell, fs};
 
 use milpa_base::{Progress, Silent, StopFlag};
 use milpa_tensor::ParameterStore;
-use milpa_tokens::TokensError;
+use milpa_tokens::{Split, TokensError};
 use milpa_train::{ChangedPlan, Metric, Optimizer, Summary, TrainConfig, TrainError};
 
 use crate::harness::{Beside, Field, StopAfter, files, flip, recipe};
@@ -242,6 +242,76 @@ fn what_is_trained_already_cannot_become_other() {
     plain.steps.0 = 32;
     field.extend("run", &plain).unwrap();
     assert!(!field.folder("run/checkpoint-average").exists());
+}
+
+#[test]
+fn a_stage_with_other_losses_and_norms_is_not_an_outlier() {
+    let field = Field::new();
+    let config = recipe(
+        "keep_checkpoints = 3
+         stability = { sigmas = 1e3, window = 4, rollback_after = 2 }
+         stage = [{ name = 'first', steps = 12 }, { name = 'second', batch_size = 2 }]",
+    );
+    let skipped = |name: &str, first: u64| {
+        let larger = |step: u64, parameters: &mut ParameterStore| {
+            let device = parameters.device().clone();
+            for parameter in parameters.iter_mut() {
+                device.fill(parameter.grad_mut().unwrap(), if step < first { 1e-3 } else { 1.0 });
+            }
+        };
+        let beside = Beside { on_gradients: Some(&larger), ..Beside::default() };
+        let _ = field.train_beside(name, &config, &beside);
+        field
+            .metrics(name)
+            .iter()
+            .filter(|m| matches!(m, Metric::Step { skipped: true, .. }))
+            .count()
+            + rollbacks(&field, name).len()
+    };
+    assert_eq!(skipped("with the stage", 13), 0);
+    assert!(skipped("within it", 15) > 0);
+}
+
+#[test]
+fn what_is_passed_over_is_not_made_up_for_beyond_the_epochs() {
+    let field = Field::new();
+    let samples = field.dataset().counts(Split::Train)["sentences"].tokens / 16;
+    let plan = |epochs: u64| {
+        let mut config = recipe(&format!(
+            "{GOES_BACK}
+             schedule = {{ kind = 'constant' }}
+             [[stage]]
+             name = 'all'
+             mixture = {{ sentences = {{ weight = 1.0, epochs = {epochs} }} }}"
+        ));
+        config.steps.0 = samples / 4;
+        (config.validate_every.0, config.checkpoint_every.0) = (1000, 8);
+        config
+    };
+    let error = train_hurt(&field, "run", &plan(1), ChangedPlan::Refuse, [10, 11]).unwrap_err();
+    let TrainError::OutOfEpochs { step: 8, problem } = &error else { panic!("{error}") };
+    assert!(problem.contains("it may be drawn 1 times"), "{problem}");
+    let summary = train_hurt(&field, "run", &plan(2), ChangedPlan::Extend, [10, 11]).unwrap();
+    assert!(summary.epochs["sentences"] > 0.9, "{:?}", summary.epochs);
+}
+
+#[test]
+fn a_changed_recipe_is_told_from_what_changed_on_the_way() {
+    let field = Field::new();
+    let plan = |sigmas: f64| {
+        let mut config = recipe(&format!("{GOES_BACK}\nstage = [{{ name = 'all' }}]"));
+        config.stability.as_mut().unwrap().sigmas = sigmas;
+        config
+    };
+    train_hurt(&field, "run", &plan(1000.0), ChangedPlan::Refuse, [11, 12]).unwrap();
+    assert_eq!(rollbacks(&field, "run").len(), 1);
+    let refused = field.train("run", &plan(2000.0)).unwrap_err().to_string();
+    assert!(refused.contains("train.stability.sigmas was 1000.0 and is 2000.0"), "{refused}");
+    assert!(!refused.contains("stage"), "{refused}");
+    let mut shorter = plan(1000.0);
+    shorter.sequence_length = 8;
+    let refused = field.train("run", &shorter).unwrap_err().to_string();
+    assert_eq!(refused.matches("train.sequence_length was").count(), 1, "{refused}");
 }
 
 #[test]

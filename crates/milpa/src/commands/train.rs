@@ -166,11 +166,28 @@ pub struct Folders<'a> {
     pub out: &'a Path,
 }
 
-/// Opens the base, which must be of the run's tokenizer.
-fn open_base(path: &Path, tokenizer: &Tokenizer) -> Result<BaseModel> {
-    let own = Tokenizer::open(path).with_context(|| {
+/// Checks a base, and opens its tokenizer, each id of which must have its row in the embedding.
+fn base_tokenizer(path: &Path) -> Result<Tokenizer> {
+    let rows = BaseModel::check(path)?.vocab_size;
+    let tokenizer = Tokenizer::open(path).with_context(|| {
         Refused(format!("the base {} has no tokenizer that can be read", path.display()))
     })?;
+    anyhow::ensure!(
+        tokenizer.vocab_size() <= rows,
+        Refused(format!(
+            "the tokenizer of the base {} has {} ids and its embedding {rows} rows: they do not belong \
+             together; take the tokenizer that came with the model, or give the new tokens rows with `milpa \
+             tokens extend`",
+            path.display(),
+            tokenizer.vocab_size()
+        ))
+    );
+    Ok(tokenizer)
+}
+
+/// Opens the base, which must be of the run's tokenizer.
+fn open_base(path: &Path, tokenizer: &Tokenizer) -> Result<BaseModel> {
+    let own = base_tokenizer(path)?;
     anyhow::ensure!(
         own.hash() == tokenizer.hash(),
         Refused(format!(
@@ -193,13 +210,20 @@ fn open_base(path: &Path, tokenizer: &Tokenizer) -> Result<BaseModel> {
 /// tokenizer than the base's. What the tokenizer of a new model will be is not known yet.
 pub fn check_base(recipe: &Recipe) -> Result<()> {
     let Origin::Base(base) = recipe.origin() else { return verify_replay(&recipe.train) };
-    let path = &base.model.path;
     recipe.description()?;
-    let tokenizer = Tokenizer::open(path).with_context(|| {
-        Refused(format!("the base {} has no tokenizer that can be read", path.display()))
-    })?;
+    let tokenizer = base_tokenizer(&base.model.path)?;
     open_replay(&recipe.train, &tokenizer)?;
-    open_general(&recipe.train, &tokenizer)?;
+    if let Some(general) = open_general(&recipe.train, &tokenizer)? {
+        let [pieces, _] = recipe.train.measured_pieces(&general, &general);
+        anyhow::ensure!(
+            pieces > 0,
+            Refused(
+                "train.forgetting.general has no held-out text as long as train.sequence_length, so nothing can be \
+                 measured: build its corpus with `validation = { share = 0.05 }` or more"
+                    .to_owned()
+            )
+        );
+    }
     let forgetting = recipe.train.forgetting.as_ref();
     forgetting.map_or(Ok(()), |forgetting| Ok(forgetting.task_hashes().map(drop)?))
 }
@@ -303,6 +327,9 @@ pub fn dry_run(
     let config = &recipe.recipe.train;
     let tokenizer = Tokenizer::open(folders.tokenizer)?;
     let dataset = TokenDataset::open(folders.tokens, &tokenizer)?;
+    if let Origin::Base(base) = recipe.recipe.origin() {
+        open_base(&base.model.path, &tokenizer)?;
+    }
     let replay = open_replay(config, &tokenizer)?;
     let from = match onward.changed_plan() {
         ChangedPlan::Fork(from) => Some(from.to_owned()),
@@ -314,6 +341,10 @@ pub fn dry_run(
     let stages = stage_table(config, &dataset, &sets, recipe.recipe.seed, from.as_deref())?;
     let peak = measure_peak(context);
     let done = steps_done_elsewhere(folders.out, onward);
+    anyhow::ensure!(
+        done <= config.steps.0,
+        Refused(format!("{done} steps are done, and train.steps is {}: raise it", config.steps.0))
+    );
     let plan = plan_from(context, recipe, &peak, &dataset, done)?;
     let measuring = Measuring::of(config, done, &plan, &peak, &dataset, general.as_ref());
     Ok(DryRun { plan, measuring, stages })

@@ -131,6 +131,48 @@ fn a_run_goes_on_from_a_base_and_says_what_it_forgot() {
     field.ok(&["run", ".", "--out", "other"]);
     let other = CONTINUED.replace("general = \"base/tokens\"", "general = \"other/tokens\"");
     check(&other, 2, &["train.forgetting.general cannot be read from", "tokenizer"]);
+    let base_of = |name: &str, files: &[&str], damage: &dyn Fn()| {
+        fs::create_dir(field.path(name)).unwrap();
+        for file in files {
+            let from = field.path("base/train/checkpoint").join(file);
+            fs::copy(from, field.path(name).join(file)).unwrap();
+        }
+        damage();
+        CONTINUED.replace("base/train/checkpoint", name)
+    };
+    let model = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    let recipe = base_of("longer", &model, &|| {
+        let tokenizer = field.path("other/tokenizer/tokenizer.json");
+        fs::copy(tokenizer, field.path("longer/tokenizer.json")).unwrap();
+    });
+    check(&recipe, 2, &["has 330 ids and its embedding 320 rows"]);
+    let recipe = base_of("cut", &model, &|| {
+        let weights = fs::read(field.path("cut/model.safetensors")).unwrap();
+        field.write("cut/model.safetensors", &weights[..weights.len() / 2]);
+    });
+    check(&recipe, 2, &["the base", "cannot be gone on from", "model.safetensors"]);
+    let recipe = base_of("wider", &model, &|| {
+        let config = field
+            .read("wider/config.json")
+            .replace("\"intermediate_size\": 64", "\"intermediate_size\": 128");
+        field.write("wider/config.json", config.as_bytes());
+    });
+    check(&recipe, 2, &["cannot be gone on from", "has shape"]);
+    let whole = [
+        &model[..],
+        &["manifest.toml", "state.json", "optimizer.safetensors", "generation_config.json"],
+    ]
+    .concat();
+    let recipe = base_of("flipped", &whole, &|| {
+        let mut weights = fs::read(field.path("flipped/model.safetensors")).unwrap();
+        *weights.last_mut().unwrap() ^= 1;
+        field.write("flipped/model.safetensors", &weights);
+    });
+    check(&recipe, 2, &["cannot be gone on from", "model.safetensors is damaged"]);
+    let generate = ["tokens", "generate-replay", "--model", "base/train/checkpoint"];
+    field.ok(&[&generate[..], &["--tokens", "256 tokens", "--out", "written"]].concat());
+    let all_trained = CONTINUED.replace("general = \"base/tokens\"", "general = \"written\"");
+    check(&all_trained, 2, &["train.forgetting.general has no held-out text"]);
 
     field.ok(&["run", "continued.toml", "--out", "run"]);
     let log = field.read("run/train/metrics.jsonl");
