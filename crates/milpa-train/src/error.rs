@@ -11,6 +11,8 @@ use milpa_model::DecoderError;
 use milpa_tensor::TensorError;
 use milpa_tokens::TokensError;
 
+use crate::trainer::Summary;
+
 fn kept(checkpoint: Option<&Path>) -> String {
     checkpoint.map_or_else(String::new, |path| {
         format!("the last checkpoint below it is {}\n", path.display())
@@ -111,6 +113,8 @@ pub enum TrainError {
         path: PathBuf,
         /// What was chosen all the same.
         checkpoint: PathBuf,
+        /// What the run came to.
+        summary: Box<Summary>,
     },
     /// The schedule does not fit the run.
     #[error("train.schedule: {0}")]

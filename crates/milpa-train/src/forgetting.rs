@@ -32,7 +32,7 @@ use crate::{
     control::{LimitConfig, Reading},
     error::TrainError,
     metrics::Metric,
-    trainer::{CHOSEN_CHECKPOINT, Job},
+    trainer::{CHOSEN_CHECKPOINT, Job, Summary},
     watchdog::Pulse,
 };
 
@@ -550,8 +550,8 @@ impl ForgettingReport {
         Self { limit, within_limit, candidates, not_measured, chosen, reason }
     }
 
-    /// What says that a complete run in `out` ended above its limit, if it did.
-    pub(crate) fn above_limit(&self, out: &Path) -> Option<TrainError> {
+    /// What says that a complete run in `out`, which came to `summary`, ended above its limit, if it did.
+    pub(crate) fn above_limit(&self, summary: &Summary, out: &Path) -> Option<TrainError> {
         let percent = self.limit.filter(|_| self.within_limit == Some(false))?;
         let chosen = self.candidates.iter().find(|candidate| candidate.name == self.chosen)?;
         Some(TrainError::AboveLimit {
@@ -560,6 +560,7 @@ impl ForgettingReport {
             percent,
             path: out.join(FORGETTING_FILE),
             checkpoint: out.join(CHOSEN_CHECKPOINT),
+            summary: Box::new(summary.clone()),
         })
     }
 }
@@ -684,6 +685,8 @@ pub(crate) fn remove_report(out: &Path) -> Result<(), TrainError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use milpa_eval::statistics::{Interval, LEVEL, Method};
 
     use super::*;
@@ -706,6 +709,22 @@ mod tests {
         }
     }
 
+    fn summary() -> Summary {
+        Summary {
+            steps: 32,
+            tokens: 4096,
+            checkpoint: PathBuf::from("train/checkpoint"),
+            digest: Digest([1; 32]),
+            final_loss: None,
+            validation_bits_per_byte: BTreeMap::new(),
+            median_tokens_per_second: 0.0,
+            checkpoint_stall: 0.0,
+            forgetting: None,
+            epochs: BTreeMap::new(),
+            data_wait_share: 0.0,
+        }
+    }
+
     #[test]
     fn the_choice_adapted_most_below_the_limit_or_says_that_none_is_below() {
         let all = || {
@@ -719,7 +738,8 @@ mod tests {
         let check = |limit, chosen: &str, within, above: Option<&str>| {
             let report = ForgettingReport::new(all(), limit, Vec::new());
             assert_eq!((report.chosen.as_str(), report.within_limit), (chosen, within));
-            let error = report.above_limit(Path::new("train")).map(|error| error.to_string());
+            let out = Path::new("train");
+            let error = report.above_limit(&summary(), out).map(|error| error.to_string());
             match (above, &error) {
                 (Some(expect), Some(error)) => assert!(error.contains(expect), "{error}"),
                 _ => assert!(above.is_none() && error.is_none(), "{error:?}"),

@@ -156,7 +156,7 @@ pub struct Summary {
 impl Summary {
     /// The summary of a run in `out` that kept its limit on forgetting, if it had one.
     fn within_limit(self, out: &Path) -> Result<Self, TrainError> {
-        let above = self.forgetting.as_ref().and_then(|report| report.above_limit(out));
+        let above = self.forgetting.as_ref().and_then(|report| report.above_limit(&self, out));
         above.map_or(Ok(self), Err)
     }
 }

@@ -180,8 +180,7 @@ fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
                 return context.show(&planned, || planned.to_string());
             }
             let conditions = train::Conditions { price, onward, endurance, watching };
-            let trained = train::train_alone(context, &recipe, folders, &conditions)?;
-            context.show(&trained, || trained.to_string())
+            train::train_alone(context, &recipe, folders, &conditions)
         }
         Command::Eval(command) => match *command {
             EvalCommand::Suite { recipe, model, corpus, out } => {

@@ -317,6 +317,11 @@ impl Runner<'_> {
         {
             self.context.progress.say(&format!("train: {error}"));
         }
+        let report = milpa_train::read_forgetting(&train_dir).ok().flatten();
+        if report.is_some_and(|report| report.within_limit == Some(false)) {
+            // Training finds that it is complete, and says again that it ended above its limit.
+            self.stamps.remove("train");
+        }
         let conditions = self.conditions;
         let rebuilt_before = self.rebuilt;
         let checkpoint = self.stage(
@@ -344,7 +349,7 @@ impl Runner<'_> {
                 };
                 train::train(context, recipe, folders, conditions).map(drop)
             },
-        )?;
+        );
         if self.rebuilt > rebuilt_before {
             let training = TrainingFolder::find(&folders.root)?;
             watch::write_last_page(recipe, &training)?;
@@ -352,6 +357,7 @@ impl Runner<'_> {
                 self.context.progress.say(format!("  {line}").trim_end());
             }
         }
+        let checkpoint = checkpoint?;
         let checkpoint = if model == folders.checkpoint() {
             checkpoint
         } else {
@@ -419,7 +425,8 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Skips the stage if it is up to date, else makes it; returns the artifact's identity.
+    /// Skips the stage if it is up to date, else makes it; returns the artifact's identity. A training that
+    /// ended above its limit on forgetting is made, and an error all the same.
     fn stage(
         &mut self,
         name: &str,
@@ -448,11 +455,18 @@ impl Runner<'_> {
         let started = Instant::now();
         let meter = Meter::start(name);
         let made = make(self.context, self.recipe).with_context(|| format!("stage {name}"));
+        let is_complete = match &made {
+            Ok(()) => true,
+            Err(error) => train::above_limit(error).is_some(),
+        };
         // What was refused cost nothing.
         if !made.as_ref().is_err_and(crate::is_refused) {
-            meter.stop(self.context, &self.folders.root, made.is_ok(), &self.conditions.price)?;
+            meter.stop(self.context, &self.folders.root, is_complete, &self.conditions.price)?;
         }
-        made?;
+        let made = match made {
+            Err(error) if !is_complete => return Err(error),
+            made => made,
+        };
         let (manifest, artifact) = open_artifact(dir, kind, Verify::Lengths)?;
         let seconds = started.elapsed().as_secs_f64();
         progress.say(&format!(
@@ -466,7 +480,7 @@ impl Runner<'_> {
             &self.folders.root.join(STAMPS_FILE),
             toml::to_string(&self.stamps)?.as_bytes(),
         )?;
-        Ok(artifact)
+        made.map(|()| artifact)
     }
 }
 

@@ -53,6 +53,8 @@ const TICK: Duration = Duration::from_millis(500);
 const DISK_INTERVAL: Duration = Duration::from_secs(2);
 /// Most lines that wait to be taken in; a step has one, rarely a few.
 const MOST_WAITING: usize = 1 << 16;
+/// How a run ended that is complete, but no success.
+const ABOVE_LIMIT: &str = "Complete, but above the limit on forgetting";
 /// Longest wait for messages when all is done.
 const LAST_MESSAGES: Duration = Duration::from_secs(15);
 
@@ -527,9 +529,7 @@ impl Watcher {
             Err(TrainError::Artifact(_) | TrainError::Copy(_)) => {
                 ("checkpoint_failed", "Ended since a checkpoint cannot be written")
             }
-            Err(TrainError::AboveLimit { .. }) => {
-                ("failed", "Complete, but above the limit on forgetting")
-            }
+            Err(TrainError::AboveLimit { .. }) => ("failed", ABOVE_LIMIT),
             Err(_) => ("failed", "Ended by an error"),
         };
         self.write_page(Phase::Ended(how));
@@ -615,8 +615,11 @@ pub fn write_last_page(recipe: &Recipe, folder: &TrainingFolder) -> Result<()> {
     replay(&mut state, &mut Alarms::new(recipe.watch.clone()), &metrics);
     let mut sections = folder.sections()?;
     sections.push(figures(&metrics));
-    sections.extend(milpa_train::read_forgetting(&folder.path)?.as_ref().map(candidates));
-    let page = page::render(&state, Phase::Ended("Complete"), &sections);
+    let report = milpa_train::read_forgetting(&folder.path)?;
+    sections.extend(report.as_ref().map(candidates));
+    let is_above = report.is_some_and(|report| report.within_limit == Some(false));
+    let how = if is_above { ABOVE_LIMIT } else { "Complete" };
+    let page = page::render(&state, Phase::Ended(how), &sections);
     write_file_atomic(&folder.path.join(REPORT_FILE), page.as_bytes())?;
     Ok(())
 }

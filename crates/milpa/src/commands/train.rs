@@ -586,24 +586,42 @@ impl fmt::Display for Trained {
     }
 }
 
-/// Trains on its own, outside a run: the ledger is the training folder's.
+/// What a training came to that is complete, if it ended above its limit on forgetting.
+pub fn above_limit(error: &anyhow::Error) -> Option<&Summary> {
+    match error.downcast_ref() {
+        Some(TrainError::AboveLimit { summary, .. }) => Some(summary),
+        _ => None,
+    }
+}
+
+/// Trains on its own, outside a run, and shows what came of it: the ledger is the training folder's.
+///
+/// # Errors
+/// Those of [`train`]; a training that ended above its limit on forgetting is shown before.
 pub fn train_alone(
     context: &Context,
     recipe: &Loaded,
     folders: Folders<'_>,
     conditions: &Conditions,
-) -> Result<Trained> {
+) -> Result<()> {
     let meter = Meter::start("train");
     let trained = train(context, recipe, folders, conditions);
     let out = folders.out;
+    let summary = match &trained {
+        Ok(summary) => Some(summary),
+        Err(error) => above_limit(error),
+    };
     // A refused plan cost nothing and leaves no folder.
-    if trained.is_ok() || out.join(milpa_train::METRICS_FILE).exists() {
-        meter.stop(context, out, trained.is_ok(), &conditions.price)?;
+    if summary.is_some() || out.join(milpa_train::METRICS_FILE).exists() {
+        meter.stop(context, out, summary.is_some(), &conditions.price)?;
     }
-    let summary = trained?;
-    let folder = TrainingFolder::find(out)?;
-    watch::write_last_page(&recipe.recipe, &folder)?;
-    Ok(Trained { summary, planned_and_measured: folder.sheet()? })
+    if let Some(summary) = summary {
+        let folder = TrainingFolder::find(out)?;
+        watch::write_last_page(&recipe.recipe, &folder)?;
+        let shown = Trained { summary: summary.clone(), planned_and_measured: folder.sheet()? };
+        context.show(&shown, || shown.to_string())?;
+    }
+    trained.map(drop)
 }
 
 /// The summary for people.

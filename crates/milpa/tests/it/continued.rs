@@ -244,3 +244,48 @@ fn a_supervisor_leaves_a_run_ended_that_the_controller_stopped() {
     assert_eq!(restarts.matches("\"started_again\":false").count(), 1, "{restarts}");
     assert_eq!(restarts.lines().count(), 1, "{restarts}");
 }
+
+#[test]
+fn a_run_above_its_limit_is_complete_and_shown_like_any_other() {
+    let field = Field::new();
+    field.write("other.jsonl", portuguese(20).as_bytes());
+    field.ok(&["run", ".", "--out", "base"]);
+    // Only the end is measured, where nothing can be changed any more.
+    let recipe = CONTINUED.replace("percent = 500", "percent = 1e-6");
+    let recipe = recipe.replace("every = \"4 steps\"\npieces", "every = \"12 steps\"\npieces");
+    let wild = "learning_rate = 0.5, embedding_learning_rate = 0.5";
+    let recipe = recipe.replace("learning_rate = 0.02, embedding_learning_rate = 0.01", wild);
+    field.write("continued.toml", recipe.as_bytes());
+    let above = "but it forgot more than train.forgetting.limit allows";
+    let outcome = field.milpa(&["run", "continued.toml", "--out", "run"]);
+    outcome.expect(1, &[above, "Training, planned and measured"]);
+    let is_shown = |page: &str| {
+        for part in [
+            "Complete, but above the limit on forgetting",
+            "Training, planned and measured",
+            "Costs (ledger)",
+            "Candidates at the end",
+        ] {
+            assert!(page.contains(part), "{part:?} is not in:\n{page}");
+        }
+        assert!(!page.contains("of it cut off"), "{page}");
+    };
+    is_shown(&field.read("run/train/report.html"));
+    let explained = field.ok(&["explain", "run"]);
+    for part in ["$ TEXTS=. milpa train continued.toml", "Costs (ledger)", "Chosen: "] {
+        assert!(explained.contains(part), "{part:?} is not in:\n{explained}");
+    }
+    assert!(!explained.contains("of it cut off"), "{explained}");
+    // It is said again, and nothing is evaluated.
+    field.milpa(&["run", "continued.toml", "--out", "run"]).expect(1, &[above, "complete already"]);
+    assert!(!field.path("run/evaluation").exists());
+
+    let folders = ["--tokenizer", "base/tokenizer", "--tokens", "run/tokens", "--out", "alone"];
+    let outcome = field.milpa(&[&["train", "continued.toml"], &folders[..]].concat());
+    outcome.expect(1, &[above]);
+    for part in ["steps       12", "chosen      ", "Planned and measured", "Costs (ledger)"] {
+        assert!(outcome.stdout.contains(part), "{part:?} is not in:\n{}", outcome.stdout);
+    }
+    assert!(!outcome.stdout.contains("of it cut off"), "{}", outcome.stdout);
+    is_shown(&field.read("alone/report.html"));
+}
