@@ -530,6 +530,9 @@ impl Watcher {
                 ("checkpoint_failed", "Ended since a checkpoint cannot be written")
             }
             Err(TrainError::AboveLimit { .. }) => ("failed", ABOVE_LIMIT),
+            Err(TrainError::ForgetsTooMuch { .. }) => {
+                ("failed", "Ended by the limit on forgetting")
+            }
             Err(_) => ("failed", "Ended by an error"),
         };
         self.write_page(Phase::Ended(how));

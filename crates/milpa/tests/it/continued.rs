@@ -243,6 +243,8 @@ fn a_supervisor_leaves_a_run_ended_that_the_controller_stopped() {
     let restarts = field.read("run/restarts.jsonl");
     assert_eq!(restarts.matches("\"started_again\":false").count(), 1, "{restarts}");
     assert_eq!(restarts.lines().count(), 1, "{restarts}");
+    let page = field.read("run/train/report.html");
+    assert!(page.contains("Ended by the limit on forgetting"), "{page}");
 }
 
 #[test]
