@@ -669,4 +669,26 @@ mod tests {
         assert_eq!(holds(std::slice::from_ref(&high)), ["forgetting_above"]);
         assert!(holds(&[high, low, history::tests::control(5, "roll back")]).is_empty());
     }
+
+    #[test]
+    fn a_full_disk_is_told_once_though_the_run_goes_back() {
+        let config: WatchConfig = toml::from_str("disk_below = '1 GiB'\nloss_above = 1").unwrap();
+        let mut state = State::default();
+        let set = |alarm: &Alarm| AlarmState { name: alarm.name(), holds: false, raised: 0 };
+        state.alarms = config.alarms().iter().map(set).collect();
+        let mut alarms = Alarms::new(config);
+        let lines = history::tests::run(60);
+        replay(&mut state, &mut alarms, &lines);
+        state.disk_free = Some(1 << 20);
+        assert!(alarms.disk(&state).is_some_and(|raised| raised.step == 60));
+        // Of a run that went back, the lines that stay say nothing of the disk.
+        replay(&mut state, &mut alarms, &lines[..10]);
+        assert_eq!(alarms.disk(&state), None);
+        let holds = |name: &str| state.alarms.iter().any(|alarm| alarm.name == name && alarm.holds);
+        assert!(holds("disk_below") && !holds("loss_above"));
+        state.disk_free = Some(1 << 40);
+        assert_eq!(alarms.disk(&state), None);
+        state.disk_free = Some(1 << 20);
+        assert!(alarms.disk(&state).is_some());
+    }
 }

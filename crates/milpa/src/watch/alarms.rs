@@ -207,9 +207,10 @@ impl Alarms {
         Self { config, holding: Vec::new(), lowest: (f64::INFINITY, 0) }
     }
 
-    /// Forgets what was seen.
+    /// Forgets what was seen in the lines of the metrics; what they do not tell goes on as it is.
     pub fn begin_anew(&mut self) {
-        *self = Self::new(std::mem::take(&mut self.config));
+        self.holding.retain(|alarm| *alarm == Alarm::DiskBelow);
+        self.lowest = (f64::INFINITY, 0);
     }
 
     /// Looks at the state after a line of the metrics; says what is raised by it.
