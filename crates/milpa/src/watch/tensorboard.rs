@@ -138,14 +138,7 @@ impl Events {
             Metric::Checkpoint { step, stalled_seconds } => {
                 (step, vec![("speed/checkpoint_stall_seconds", *stalled_seconds)])
             }
-            Metric::Forgetting { step, forgetting, adaptation, divergence, .. } => {
-                let divergence = divergence.map(|nats| ("forgetting/kl_to_base_nats", nats));
-                let percent = [
-                    ("forgetting/forgetting_percent", *forgetting),
-                    ("forgetting/adaptation_percent", *adaptation),
-                ];
-                (step, percent.into_iter().chain(divergence).collect())
-            }
+            Metric::Forgetting { step, .. } => return self.values(*step, against_base(metric)),
             Metric::Control { step, replay, learning_rate, .. } => (
                 step,
                 vec![
@@ -188,6 +181,52 @@ impl Events {
         self.file.write_all(&event)?;
         self.file.write_all(&masked_crc32c(&event).to_le_bytes())
     }
+}
+
+/// A measurement against the base, with the ends of its 95 % intervals: those of bits per byte and of
+/// accuracy are of their change since the base.
+fn against_base(metric: &Metric) -> Vec<(String, f64)> {
+    let mut values = Vec::new();
+    let Metric::Forgetting {
+        forgetting,
+        forgetting_interval,
+        adaptation,
+        adaptation_interval,
+        bits_per_byte,
+        bits_per_byte_change,
+        accuracy,
+        accuracy_change,
+        divergence,
+        divergence_interval,
+        ..
+    } = metric
+    else {
+        return values;
+    };
+    for (name, value, interval) in [
+        ("forgetting_percent", Some(*forgetting), forgetting_interval),
+        ("adaptation_percent", Some(*adaptation), adaptation_interval),
+        ("kl_to_base_nats", *divergence, divergence_interval),
+    ] {
+        values.extend(value.map(|value| (format!("forgetting/{name}"), value)));
+        if let Some((low, high)) = interval {
+            values.push((format!("forgetting/{name}_low"), *low));
+            values.push((format!("forgetting/{name}_high"), *high));
+        }
+    }
+    for (name, measured, change) in [
+        ("measured_bits_per_byte", bits_per_byte, bits_per_byte_change),
+        ("accuracy", accuracy, accuracy_change),
+    ] {
+        for (of, (_, now)) in measured {
+            values.push((format!("{name}/{of}"), *now));
+        }
+        for (of, (low, high)) in change {
+            values.push((format!("{name}_change_low/{of}"), *low));
+            values.push((format!("{name}_change_high/{of}"), *high));
+        }
+    }
+    values
 }
 
 /// The event files of ours in a folder.
@@ -358,5 +397,42 @@ mod tests {
         events.flush().unwrap();
         let path = files(&root.path().join(FOLDER)).unwrap().remove(0);
         assert_eq!(steps(&path), [5, 10, 15, 20, 25, 30, 35, 40, 200_003]);
+    }
+
+    #[test]
+    fn a_measurement_against_the_base_is_there_in_full() {
+        let root = tempfile::tempdir().unwrap();
+        let mut metric = crate::watch::history::tests::measured(8, 3.0);
+        let Metric::Forgetting { bits_per_byte_change, divergence_interval, .. } = &mut metric
+        else {
+            unreachable!()
+        };
+        bits_per_byte_change.insert("law".to_owned(), (-1.25, -0.75));
+        *divergence_interval = Some((0.01, 0.03));
+        Events::begin(root.path(), 8, &[metric]).unwrap();
+        let bytes = fs::read(files(&root.path().join(FOLDER)).unwrap().remove(0)).unwrap();
+        let value = |tag: &str| {
+            // A tag with its length, then a number of four bytes.
+            let field = [&[tag.len() as u8], tag.as_bytes(), &[0x15]].concat();
+            let at = bytes.windows(field.len()).position(|window| window == field);
+            let at = at.unwrap_or_else(|| panic!("there is no {tag}")) + field.len();
+            f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+        };
+        for (tag, expect) in [
+            ("forgetting/forgetting_percent", 3.0),
+            ("forgetting/forgetting_percent_low", 1.5),
+            ("forgetting/forgetting_percent_high", 4.5),
+            ("forgetting/adaptation_percent", 12.0),
+            ("forgetting/kl_to_base_nats", 0.02),
+            ("forgetting/kl_to_base_nats_low", 0.01),
+            ("forgetting/kl_to_base_nats_high", 0.03),
+            ("measured_bits_per_byte/general/english", 1.95),
+            ("measured_bits_per_byte/law", 2.2),
+            ("measured_bits_per_byte_change_low/law", -1.25),
+            ("measured_bits_per_byte_change_high/law", -0.75),
+            ("accuracy/mul/in_context", 0.2),
+        ] {
+            assert_eq!(value(tag), expect, "{tag}");
+        }
     }
 }
