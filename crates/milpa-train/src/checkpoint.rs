@@ -10,7 +10,7 @@ use std::{
 };
 
 use milpa_base::{
-    ArtifactWriter, Bytes, Digest, Kind, Progress,
+    ArtifactWriter, Bytes, Digest, Kind, Manifest, Progress,
     artifact::Record,
     copy_artifact,
     manifest::{MANIFEST_FILE, Verify},
@@ -30,7 +30,7 @@ use crate::{
     replan::PassedOver,
     stability::StabilityState,
     tensor_file::{self, TensorFile},
-    trainer::FINAL_CHECKPOINT,
+    trainer::{AVERAGED_CHECKPOINT, CHOSEN_CHECKPOINT, FINAL_CHECKPOINT},
 };
 
 /// File with the step and the position in the data.
@@ -41,6 +41,10 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const AVERAGE_FILE: &str = "average.safetensors";
 /// Folder of the checkpoints that are not the final one.
 const FOLDER: &str = "checkpoints";
+/// What a run ends with, in the order in which it is copied: the final checkpoint says that the run is
+/// complete.
+pub(crate) const FINAL_NAMES: [&str; 3] =
+    [CHOSEN_CHECKPOINT, AVERAGED_CHECKPOINT, FINAL_CHECKPOINT];
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -209,6 +213,13 @@ pub fn list(out: &Path) -> Vec<(u64, PathBuf)> {
     found.sort();
     found.reverse();
     found
+}
+
+/// Keys of the checkpoints of a folder, whole or not, the final ones first.
+pub(crate) fn keys(folder: &Path) -> Vec<Digest> {
+    let last = FINAL_NAMES.map(|name| folder.join(name));
+    let dirs = last.into_iter().chain(list(folder).into_iter().map(|(_, dir)| dir));
+    dirs.filter_map(|dir| Some(Manifest::read(&dir).ok()?.key)).collect()
 }
 
 /// The step of the newest checkpoint in a training folder, whole or not.

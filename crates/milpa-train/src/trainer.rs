@@ -8,7 +8,7 @@ mod against_base;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -231,9 +231,11 @@ pub fn train(
     let record = record(job)?;
     let key = record.key.expect("a record made with new() has its key");
     let extended = checkpoint_of_another_plan(job, out, &record)?;
-    if extended.is_none() && read_key(out) != key.to_string() {
-        // A new run: data that cannot be drawn is refused before the folder is touched.
-        Data::open(job, None, false)?;
+    if extended.is_none() {
+        if read_key(out, key)? != key.to_string() {
+            // A new run: data that cannot be drawn is refused before the folder is touched.
+            Data::open(job, None, false)?;
+        }
         claim_folder(out, key, progress)?;
     }
     let _lock = RunLock::acquire(out)?;
@@ -333,38 +335,50 @@ fn record(job: &Job<'_>) -> Result<Record, TrainError> {
 /// Makes the folder this run's. A folder of another run is moved aside, not overwritten: its
 /// checkpoints may have taken days.
 fn claim_folder(out: &Path, key: Digest, progress: &dyn Progress) -> Result<(), TrainError> {
-    let path = out.join(KEY_FILE);
-    let error = |source| TrainError::Io { path: path.clone(), source };
-    match fs::read_to_string(&path) {
-        Ok(old) if old.trim() == key.to_string() => return Ok(()),
-        Ok(old) => {
-            let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let old: String = old.trim().chars().take(12).collect();
-            let mut aside = out.with_file_name(format!("{name}-{old}"));
-            let mut number = 2;
-            while aside.exists() {
-                aside = out.with_file_name(format!("{name}-{old}-{number}"));
-                number += 1;
-            }
-            fs::rename(out, &aside).map_err(error)?;
-            progress.line(&format!(
-                "the configuration or the data changed: the earlier training is kept in {}",
-                aside.display()
-            ));
-        }
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
-        Err(other) => return Err(error(other)),
+    let old = read_key(out, key)?;
+    if !old.is_empty() && old != key.to_string() {
+        let aside = set_aside(out, &old)
+            .map_err(|source| TrainError::Io { path: out.to_owned(), source })?;
+        progress.line(&format!(
+            "the configuration or the data changed: the earlier training is kept in {}",
+            aside.display()
+        ));
     }
     write_key(out, key)
 }
 
-fn write_key(out: &Path, key: Digest) -> Result<(), TrainError> {
-    Ok(write_file_atomic(&out.join(KEY_FILE), key.to_string().as_bytes())?)
+/// Gives a folder another name, beside its own, that has the beginning of its run's key in it.
+fn set_aside(folder: &Path, key: &str) -> io::Result<PathBuf> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let key: String = key.chars().take(12).collect();
+    let mut aside = folder.with_file_name(format!("{name}-{key}"));
+    let mut number = 2;
+    while aside.exists() {
+        aside = folder.with_file_name(format!("{name}-{key}-{number}"));
+        number += 1;
+    }
+    fs::rename(folder, &aside)?;
+    Ok(aside)
 }
 
-/// The key of the run in a folder; empty if there is none.
-fn read_key(out: &Path) -> String {
-    fs::read_to_string(out.join(KEY_FILE)).unwrap_or_default().trim().to_owned()
+fn write_key(folder: &Path, key: Digest) -> Result<(), TrainError> {
+    Ok(write_file_atomic(&folder.join(KEY_FILE), key.to_string().as_bytes())?)
+}
+
+/// The key of the run in a folder; empty if there is none. Without a file that says it, the checkpoints do,
+/// those of another run than `own` first: somebody may have copied one there.
+fn read_key(folder: &Path, own: Digest) -> Result<String, TrainError> {
+    let path = folder.join(KEY_FILE);
+    match fs::read_to_string(&path) {
+        Ok(key) if !key.trim().is_empty() => return Ok(key.trim().to_owned()),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(TrainError::Io { path, source });
+        }
+        _ => {}
+    }
+    let keys = checkpoint::keys(folder);
+    let key = keys.iter().find(|key| **key != own).or(keys.first());
+    Ok(key.map_or_else(String::new, Digest::to_string))
 }
 
 /// The checkpoint of another plan from which the run goes on with its own, if it does so.
@@ -376,8 +390,9 @@ fn checkpoint_of_another_plan(
     out: &Path,
     record: &Record,
 ) -> Result<Option<PathBuf>, TrainError> {
-    let key = read_key(out);
-    let is_own = record.key.is_some_and(|now| now.to_string() == key);
+    let own = record.key.expect("a record made with new() has its key");
+    let key = read_key(out, own)?;
+    let is_own = key == own.to_string();
     let cannot_extend = |manifest: &Manifest, state: &State| {
         data::cannot_extend(manifest, record, state, job.config)
     };

@@ -203,6 +203,44 @@ fn another_plan_is_refused_unless_the_run_is_set_aside() {
 }
 
 #[test]
+fn a_checkpoint_that_was_copied_into_a_folder_is_no_less_of_another_plan() {
+    let field = Field::new();
+    field.train("run", &recipe("")).unwrap();
+    let checkpoint = field.folder("run/checkpoint");
+    let copied = |name: &str, at: &str| {
+        milpa_base::copy_artifact(&checkpoint, &field.folder(name).join(at)).unwrap();
+        files(&field.folder(name))
+    };
+    let longer = recipe("steps = 32\nschedule = { kind = 'constant' }");
+    let beside = |changed_plan| Beside { changed_plan, ..Beside::default() };
+    for (name, at) in [("final", "checkpoint"), ("step", "checkpoints/step-00000024")] {
+        let before = copied(name, at);
+        let refused = field.train(name, &longer).unwrap_err();
+        assert!(matches!(refused, TrainError::OtherPlan { step: 24, .. }), "{refused}");
+        let fork = field.fork(&field.folder("run/checkpoints/step-00000016"), name, &longer);
+        assert!(matches!(fork, Err(TrainError::Occupied { .. })), "{fork:?}");
+        assert!(files(&field.folder(name)) == before);
+        field.train_beside(name, &longer, &beside(ChangedPlan::Anew)).unwrap();
+        let first = field.metrics(name).iter().map(Metric::step).min();
+        assert_eq!(first, Some(0));
+        let aside = fs::read_dir(field.folder("")).unwrap().map(|entry| entry.unwrap().path());
+        let begin = format!("{name}-");
+        let mut aside =
+            aside.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&begin));
+        assert!(files(&aside.next().unwrap()) == before);
+    }
+    copied("extended", "checkpoint");
+    assert_eq!(field.extend("extended", &longer).unwrap().steps, 32);
+    let first = field.metrics("extended").iter().map(Metric::step).min();
+    assert_eq!(first, Some(24));
+    // One of the very same plan is what the run goes on with.
+    copied("same", "checkpoint");
+    field.train("same", &recipe("")).unwrap();
+    assert!(files(&field.folder("same/checkpoint")) == files(&checkpoint));
+    assert!(field.folder("same/key").exists() && field.metrics("same").is_empty());
+}
+
+#[test]
 fn what_is_trained_already_cannot_become_other() {
     let field = Field::new();
     let first = recipe("schedule = { kind = 'constant' }");
