@@ -214,6 +214,14 @@ pub enum TrainError {
         /// Where the state is.
         checkpoint: PathBuf,
     },
+    /// A folder cannot be the second one for a run's checkpoints.
+    #[error("{path} cannot be the mirror: {message}")]
+    Mirror {
+        /// The folder.
+        path: PathBuf,
+        /// Why not, and what to do.
+        message: String,
+    },
 }
 
 impl TrainError {
@@ -228,7 +236,8 @@ impl TrainError {
             | Self::Stages(_)
             | Self::OtherPlan { .. }
             | Self::CannotExtend { .. }
-            | Self::Occupied { .. } => true,
+            | Self::Occupied { .. }
+            | Self::Mirror { .. } => true,
             Self::Tokens(error) => error.is_usage(),
             Self::Eval(error) => error.is_usage(),
             _ => false,

@@ -5,6 +5,7 @@
 //! state to save is small and a resumed run takes the very same steps.
 
 mod against_base;
+mod mirror;
 
 use std::{
     collections::BTreeMap,
@@ -115,7 +116,7 @@ pub struct Job<'a> {
     /// work must have disturbed its measurement.
     pub measure_peak: &'a dyn Fn() -> f64,
     /// A second folder that gets a verified copy of each checkpoint, on another disk for example;
-    /// a run that finds none of its own goes on from there.
+    /// a run that finds none of its own goes on from there. It holds one run, as the training folder does.
     pub mirror: Option<&'a Path>,
     /// Told what training is doing, for a [`crate::Watchdog`].
     pub pulse: &'a Pulse,
@@ -231,11 +232,12 @@ pub fn train(
     let record = record(job)?;
     let key = record.key.expect("a record made with new() has its key");
     let extended = checkpoint_of_another_plan(job, out, &record)?;
+    if extended.is_none() && read_key(out, key)? != key.to_string() {
+        // A new run: data that cannot be drawn is refused before the folders are touched.
+        Data::open(job, None, false)?;
+    }
+    let _mirror_lock = mirror::claim(job, out, key, extended.is_some(), progress)?;
     if extended.is_none() {
-        if read_key(out, key)? != key.to_string() {
-            // A new run: data that cannot be drawn is refused before the folder is touched.
-            Data::open(job, None, false)?;
-        }
         claim_folder(out, key, progress)?;
     }
     let _lock = RunLock::acquire(out)?;
@@ -290,7 +292,9 @@ pub fn train(
             }
             run.save()?;
             run.saver.wait()?;
-            write_key(out, key)?;
+            for folder in job.mirror.into_iter().chain([out]) {
+                write_key(folder, &key.to_string())?;
+            }
             progress.line(&format!("going on with the new plan after step {}", run.step));
         }
         run.train_to_end(&record, progress, stop)
@@ -344,7 +348,7 @@ fn claim_folder(out: &Path, key: Digest, progress: &dyn Progress) -> Result<(), 
             aside.display()
         ));
     }
-    write_key(out, key)
+    write_key(out, &key.to_string())
 }
 
 /// Gives a folder another name, beside its own, that has the beginning of its run's key in it.
@@ -361,8 +365,8 @@ fn set_aside(folder: &Path, key: &str) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-fn write_key(folder: &Path, key: Digest) -> Result<(), TrainError> {
-    Ok(write_file_atomic(&folder.join(KEY_FILE), key.to_string().as_bytes())?)
+fn write_key(folder: &Path, key: &str) -> Result<(), TrainError> {
+    Ok(write_file_atomic(&folder.join(KEY_FILE), key.as_bytes())?)
 }
 
 /// The key of the run in a folder; empty if there is none. Without a file that says it, the checkpoints do,

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use milpa_model::ParameterStore;
-use milpa_train::{Activity, Pulse, TrainConfig, TrainError, Watchdog};
+use milpa_train::{Activity, ChangedPlan, Pulse, TrainConfig, TrainError, Watchdog};
 
 use crate::harness::{Beside, Field, files, recipe};
 
@@ -125,6 +126,109 @@ fn a_lost_disk_is_replaced_by_the_mirror() {
     let expect = files(&field.folder("whole").join(FINAL));
     assert!(files(&out.join(FINAL)) == expect && files(&mirror.join(FINAL)) == expect);
     assert_eq!(steps_kept(&mirror), steps_kept(&field.folder("whole")));
+}
+
+/// All files of a folder but its lock, which stays where a run looked in.
+fn held(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut held = files(dir);
+    held.remove(".lock");
+    held
+}
+
+#[test]
+fn a_mirror_holds_one_run() {
+    let field = Field::new();
+    let mirror = field.folder("mirror");
+    let mirrored =
+        |changed_plan| Beside { mirror: Some(&mirror), changed_plan, ..Beside::default() };
+    let first = recipe("schedule = { kind = 'constant' }");
+    field.train_beside("first", &first, &mirrored(ChangedPlan::Refuse)).unwrap();
+    let other = recipe("schedule = { kind = 'constant' }\nbatch_size = 2");
+    let longer = recipe("schedule = { kind = 'constant' }\nsteps = 32");
+    let refused = |mirror: &Path, name: &str, config: &TrainConfig, changed_plan| {
+        let before = held(mirror);
+        let beside = Beside { mirror: Some(mirror), changed_plan, ..Beside::default() };
+        let error = field.train_beside(name, config, &beside).unwrap_err();
+        assert!(matches!(error, TrainError::Mirror { .. }) && error.is_usage(), "{error}");
+        assert!(error.to_string().contains("choose another folder"), "{error}");
+        assert!(held(mirror) == before, "{error}");
+    };
+    refused(&mirror, "other", &other, ChangedPlan::Refuse);
+    refused(&field.folder("first"), "other", &other, ChangedPlan::Refuse);
+    assert!(files(&field.folder("other")).is_empty(), "it was begun");
+    // Nor is it the mirror of a run that goes on with another plan, but in another folder.
+    field.train("plain", &first).unwrap();
+    fs::write(field.folder("plain/key"), "another").unwrap();
+    refused(&mirror, "plain", &longer, ChangedPlan::Extend);
+    // What was mirrored before there were keys is told by its checkpoints.
+    fs::remove_file(mirror.join("key")).unwrap();
+    refused(&mirror, "other", &other, ChangedPlan::Refuse);
+    field.train_beside("first", &first, &mirrored(ChangedPlan::Refuse)).unwrap();
+    let key = |folder: &Path| fs::read_to_string(folder.join("key")).unwrap();
+    assert_eq!(key(&mirror), key(&field.folder("first")));
+
+    // The run itself goes on with another plan, and its mirror with it.
+    field.train_beside("first", &longer, &mirrored(ChangedPlan::Extend)).unwrap();
+    assert_eq!(key(&mirror), key(&field.folder("first")));
+    field.train_beside("first", &longer, &mirrored(ChangedPlan::Refuse)).unwrap();
+    assert_eq!(steps_kept(&mirror), steps_kept(&field.folder("first")));
+    assert!(files(&mirror.join(FINAL)) == files(&field.folder("first").join(FINAL)));
+
+    // Begun anew, it leaves what the mirror held as it is.
+    let before = held(&mirror);
+    field.train_beside("first", &other, &mirrored(ChangedPlan::Anew)).unwrap();
+    let aside = fs::read_dir(mirror.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("mirror-"))
+        .unwrap();
+    assert!(held(&aside) == before);
+    assert!(files(&mirror.join(FINAL)) == files(&field.folder("first").join(FINAL)));
+}
+
+#[test]
+fn two_runs_at_a_time_have_no_mirror_in_common() {
+    let field = Field::new();
+    let mirror = field.folder("mirror");
+    let refused = Cell::new(false);
+    let second = |step: u64, _: &mut ParameterStore| {
+        if step == 3 {
+            // Of the same plan, so that the key does not tell them apart.
+            let beside = Beside { mirror: Some(&mirror), ..Beside::default() };
+            let error = field.train_beside("second", &recipe(""), &beside).unwrap_err();
+            let message = error.to_string();
+            assert!(message.contains("another milpa process is working on"), "{message}");
+            refused.set(true);
+        }
+    };
+    let beside = Beside { mirror: Some(&mirror), on_gradients: Some(&second), ..Beside::default() };
+    field.train_beside("first", &recipe(""), &beside).unwrap();
+    assert!(refused.get());
+}
+
+#[test]
+fn a_mirror_that_cannot_be_one_is_refused_before_training() {
+    let field = Field::new();
+    let file = field.folder("file");
+    fs::write(&file, "x").unwrap();
+    let mirrors = [
+        (file.clone(), "cannot be made or written"),
+        (file.join("below"), "cannot be made or written"),
+        (field.folder("run"), "the training folder"),
+        (field.folder("run/mirror"), "the training folder"),
+        (field.folder("tokens/../run/."), "the training folder"),
+        (field.folder(""), "the training folder"),
+    ];
+    for (mirror, part) in mirrors {
+        let beside = Beside { mirror: Some(&mirror), ..Beside::default() };
+        let error = field.train_beside("run", &recipe(""), &beside).unwrap_err();
+        assert!(matches!(error, TrainError::Mirror { .. }) && error.is_usage(), "{error}");
+        for part in [part, "choose a"] {
+            assert!(error.to_string().contains(part), "{part:?} is not in {error}");
+        }
+        assert!(!field.folder("run/metrics.jsonl").exists() && !field.folder("run/key").exists());
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"x");
 }
 
 #[test]
