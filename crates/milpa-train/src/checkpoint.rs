@@ -264,6 +264,51 @@ pub(crate) fn newest(
     Ok(None)
 }
 
+/// Takes away what a process that was killed left of checkpoints in a folder, and puts back those that it
+/// was about to replace.
+pub(crate) fn tidy(folder: &Path) -> Result<(), TrainError> {
+    let steps = folder.join(FOLDER);
+    let entries = [folder, &steps].into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten();
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let name =
+            path.file_name().and_then(|name| name.to_str()?.strip_prefix('.')?.rsplit_once('.'));
+        let Some((name, ending)) = name else { continue };
+        if !name.starts_with("step-") && !FINAL_NAMES.contains(&name) {
+            continue;
+        }
+        let target = path.with_file_name(name);
+        let tidied = match ending {
+            "old" if !target.exists() => fs::rename(&path, &target),
+            "old" | "partial" => fs::remove_dir_all(&path),
+            _ => Ok(()),
+        };
+        tidied.map_err(|source| TrainError::Io { path, source })?;
+    }
+    Ok(())
+}
+
+/// Copies to the mirror what the folder of the run with this key holds whole and the mirror does not: the
+/// run may have been cut between the two.
+pub(crate) fn catch_up(out: &Path, mirror: &Path, key: Digest) -> Result<(), TrainError> {
+    let steps = list(out).into_iter().map(|(step, dir)| (dir, folder(mirror, step)));
+    let finals = FINAL_NAMES.map(|name| (out.join(name), mirror.join(name)));
+    for (from, to) in steps.chain(finals) {
+        let opened = |dir, verify| open_artifact(dir, Kind::Checkpoint, verify).ok();
+        let there = opened(&to, Verify::Lengths);
+        let is_missing = match (&there, opened(&from, Verify::Lengths)) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            // One of the plan before replaces none.
+            (Some((_, there)), Some((here, digest))) => digest != *there && here.key == key,
+        };
+        if is_missing && opened(&from, Verify::Contents).is_some() {
+            make_room(&to)?;
+            copy_artifact(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
 /// The state of a whole checkpoint of the run with this key in a folder or its mirror.
 pub(crate) fn state_of(out: &Path, mirror: Option<&Path>, key: Digest) -> Option<State> {
     let mut dirs = vec![out.join(FINAL_CHECKPOINT)];

@@ -241,6 +241,9 @@ pub fn train(
         claim_folder(out, key, progress)?;
     }
     let _lock = RunLock::acquire(out)?;
+    for folder in job.mirror.into_iter().chain([out]) {
+        checkpoint::tidy(folder)?;
+    }
     let final_dir = out.join(FINAL_CHECKPOINT);
     let whole = |dir: &Path| match open_artifact(dir, Kind::Checkpoint, Verify::Contents) {
         Ok((manifest, digest)) if manifest.key == key => Some(digest),
@@ -256,6 +259,9 @@ pub fn train(
         (None, Some(dir)) => Some(dir.clone()),
         (None, None) => checkpoint::newest(out, job.mirror, key, progress)?.map(|(_, dir)| dir),
     };
+    if let Some(mirror) = job.mirror {
+        checkpoint::catch_up(out, mirror, key)?;
+    }
     let network = Network::of(job.start, job.config.lora.as_ref())?;
     let data = Arc::new(Data::open(job, resumed.as_deref(), extended.is_some())?);
     if let Some(table) = data.table(job.config)? {
@@ -727,8 +733,7 @@ impl<'scope, 'a> Run<'scope, 'a> {
         }
         let digest = checkpoint::write(&final_dir, &snapshot, record)?;
         if let Some(mirror) = job.mirror {
-            // The final one is last: it says that the run is complete.
-            for name in [CHOSEN_CHECKPOINT, AVERAGED_CHECKPOINT, FINAL_CHECKPOINT] {
+            for name in checkpoint::FINAL_NAMES {
                 if out.join(name).exists() {
                     copy_artifact(&out.join(name), &mirror.join(name))?;
                 }
@@ -737,7 +742,8 @@ impl<'scope, 'a> Run<'scope, 'a> {
         // A stop may have saved a checkpoint off the schedule; what stays must not depend on it.
         let mut keep = self.retention.keep(steps - 1);
         keep.retain(|step| step.is_multiple_of(every));
-        for folder in [Some(out), job.mirror].into_iter().flatten() {
+        // The mirror first: what it lacks after a cut is copied there again.
+        for folder in job.mirror.into_iter().chain([out]) {
             checkpoint::prune(folder, &keep)?;
         }
         Ok((digest, self.data))

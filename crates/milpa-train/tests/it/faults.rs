@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use milpa_base::StopFlag;
 use milpa_model::ParameterStore;
 use milpa_train::{Activity, ChangedPlan, Pulse, TrainConfig, TrainError, Watchdog};
 
-use crate::harness::{Beside, Field, files, recipe};
+use crate::harness::{Beside, Field, StopAfter, files, recipe};
 
 const FINAL: &str = "checkpoint";
 
@@ -229,6 +230,61 @@ fn a_mirror_that_cannot_be_one_is_refused_before_training() {
         assert!(!field.folder("run/metrics.jsonl").exists() && !field.folder("run/key").exists());
     }
     assert_eq!(fs::read(&file).unwrap(), b"x");
+}
+
+#[test]
+fn what_a_cut_kept_from_the_mirror_is_copied_when_the_run_goes_on() {
+    let field = Field::new();
+    let config = recipe("keep_checkpoints = 3");
+    let mirror = field.folder("mirror");
+    let beside = Beside { mirror: Some(&mirror), ..Beside::default() };
+    let stop = StopFlag::default();
+    let watch = StopAfter { line: "after step 20:".to_owned(), stop: stop.clone() };
+    let cut = field.train_with("run", &config, &beside, &watch, &stop).unwrap_err();
+    assert!(matches!(cut, TrainError::Interrupted { step: 20, .. }), "{cut}");
+    let out = field.folder("run");
+    let hidden = |folder: &Path| {
+        let root =
+            fs::read_dir(folder).unwrap().chain(fs::read_dir(folder.join("checkpoints")).unwrap());
+        let names = root.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('.') && name != ".lock").count()
+    };
+    let leave = |left: &[&str]| {
+        for name in left {
+            for folder in [&out, &mirror] {
+                fs::create_dir_all(folder.join(name)).unwrap();
+                fs::write(folder.join(name).join("model.safetensors"), "half").unwrap();
+            }
+        }
+    };
+    // Killed within the copy of one, and while another was replaced; what is damaged here is not copied.
+    fs::remove_dir_all(mirror.join("checkpoints/step-00000008")).unwrap();
+    fs::remove_dir_all(mirror.join("checkpoints/step-00000020")).unwrap();
+    flip_a_bit(&out.join("checkpoints/step-00000020/model.safetensors"));
+    let [whole, old] =
+        ["step-00000016", ".step-00000016.old"].map(|name| mirror.join("checkpoints").join(name));
+    fs::rename(whole, old).unwrap();
+    leave(&["checkpoints/.step-00000008.partial", "checkpoints/.step-00000019.partial"]);
+    field.train_beside("run", &config, &beside).unwrap();
+    field.train("whole", &config).unwrap();
+    for folder in [&out, &mirror] {
+        assert_eq!(hidden(folder), 0, "{folder:?}");
+        for part in [FINAL, "checkpoints"] {
+            assert!(
+                files(&folder.join(part)) == files(&field.folder("whole").join(part)),
+                "{folder:?} {part}"
+            );
+        }
+    }
+    // Killed at the end, before or within the copy of the final one: the run is complete, the mirror not.
+    fs::remove_dir_all(mirror.join(FINAL)).unwrap();
+    fs::remove_dir_all(mirror.join("checkpoints/step-00000016")).unwrap();
+    leave(&[".checkpoint.partial"]);
+    field.train_beside("run", &config, &beside).unwrap();
+    for part in [FINAL, "checkpoints"] {
+        assert!(files(&mirror.join(part)) == files(&out.join(part)), "{part}");
+    }
+    assert_eq!((hidden(&out), hidden(&mirror)), (0, 0));
 }
 
 #[test]
