@@ -1020,7 +1020,10 @@ impl<'scope, 'a> Run<'scope, 'a> {
         // What was read then may have been planned otherwise.
         self.read(Data::open(self.job, dir.as_deref(), false)?);
         let learned = Learned::load(self.job, self.network, dir.as_deref())?;
-        checkpoint::remove_after(self.out, target)?;
+        // The mirror first: whoever is cut here would go on from what it still holds.
+        for folder in self.job.mirror.into_iter().chain([self.out]) {
+            checkpoint::remove_after(folder, target)?;
+        }
         self.decoder =
             self.network.decoder(&learned.parameters)?.autocast(self.job.config.precision.dtype());
         self.parameters = learned.parameters;

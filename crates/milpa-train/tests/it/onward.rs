@@ -1,7 +1,7 @@
 //! A run whose plan or data changed: refused, extended, forked or set aside; and where it goes back to
 //! afterwards.
 
-use std::{cell::Cell, fs};
+use std::{cell::Cell, fs, path::Path};
 
 use milpa_base::{Progress, Silent, StopFlag};
 use milpa_tensor::ParameterStore;
@@ -402,6 +402,40 @@ fn a_fork_goes_on_without_the_run_that_was_forked_and_begins_there_again_where_i
     let other = field.folder("whole/checkpoints/step-00000032");
     let refused = field.fork(&other, "fork", &plan(40)).unwrap_err();
     assert!(matches!(refused, TrainError::Occupied { .. }), "{refused}");
+}
+
+#[test]
+fn what_was_undone_does_not_come_back_from_the_mirror() {
+    let field = Field::new();
+    let config = recipe(&format!("{GOES_BACK}\ncheckpoint_every = 4"));
+    let mirror = field.folder("mirror");
+    let is_killed = Cell::new(false);
+    let train = |name: &str, kills: bool, mirror: Option<&Path>| {
+        let hurt = |step: u64, parameters: &mut ParameterStore| {
+            let backs = rollbacks(&field, name).len();
+            if [12, 13].contains(&step) && backs == 0 {
+                let device = parameters.device().clone();
+                let parameter = parameters.iter_mut().next().unwrap();
+                device.fill(parameter.grad_mut().unwrap(), f32::NAN);
+            }
+            let dies = kills && backs == 1 && !is_killed.replace(true);
+            assert!(!dies, "the machine dies");
+        };
+        let beside = Beside { mirror, on_gradients: Some(&hurt), ..Beside::default() };
+        field.train_beside(name, &config, &beside).unwrap();
+    };
+    train("whole", false, None);
+    assert_eq!(rollbacks(&field, "whole"), [(9, 13)]);
+    let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        train("cut", true, Some(&mirror));
+    }));
+    assert!(killed.is_err() && is_killed.get());
+    train("cut", true, Some(&mirror));
+    for part in ["checkpoint", "checkpoints"] {
+        let expect = files(&field.folder("whole").join(part));
+        assert!(files(&field.folder("cut").join(part)) == expect, "{part}");
+        assert!(files(&mirror.join(part)) == expect, "{part} of the mirror");
+    }
 }
 
 #[test]
