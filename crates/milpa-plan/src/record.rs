@@ -178,13 +178,13 @@ pub struct PlannedRun {
     pub flops: f64,
     /// Peak that the time was planned with, FLOP/s.
     pub peak_flops_per_second: f64,
-    /// Seconds.
+    /// Seconds of training itself.
     pub seconds: f64,
     /// Seconds of holding models against the base, the base and the candidates at the end included, where
-    /// the recipe asks for it.
+    /// the recipe asks for it; they come on top.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measuring_seconds: Option<f64>,
-    /// Range of the seconds, where runs were there to say.
+    /// Range of the seconds of training itself, where runs were there to say.
     pub seconds_interval: Option<(f64, f64)>,
     /// Bytes of tensors.
     pub memory_bytes: u64,
@@ -243,9 +243,15 @@ impl PlannedRun {
             Some(_) => "FLOPs / (peak · utilisation of calibrated runs)",
             None => "FLOPs / (peak · 0.6), no calibrated run",
         };
-        let time = Fact::new("time, planned", self.seconds, Unit::Seconds, source);
+        // What is measured is the time of whole processes, measuring against the base included.
+        let (measuring, source) = match self.measuring_seconds {
+            Some(seconds) => (seconds, format!("{source}; with measuring forgetting, below")),
+            None => (0.0, source.to_owned()),
+        };
+        let seconds = self.seconds + measuring;
+        let time = Fact::new("time, planned", seconds, Unit::Seconds, source);
         let time = match self.seconds_interval {
-            Some((low, high)) => time.between(low, high),
+            Some((low, high)) => time.between(low + measuring, high + measuring),
             None => time,
         };
         pair("time", time, measured.seconds, &measured.seconds_source);
@@ -290,8 +296,7 @@ impl PlannedRun {
         if let Some((price, currency)) = &self.price_per_hour {
             let money = Unit::Money(currency.clone());
             let cost = |seconds: f64| price * seconds / 3600.0;
-            let planned =
-                Fact::new("cost, planned", cost(self.seconds), money, "time · price per hour");
+            let planned = Fact::new("cost, planned", cost(seconds), money, "time · price per hour");
             pair("cost", planned, measured.seconds.map(cost), "time · price per hour");
         }
         section
@@ -301,7 +306,7 @@ impl PlannedRun {
 /// What came of a planned run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Outcome {
-    /// Seconds of training.
+    /// Seconds of training, holding models against the base included.
     pub seconds: Option<f64>,
     /// Where they were read.
     pub seconds_source: String,
@@ -496,8 +501,18 @@ mod tests {
         };
         assert_eq!(value(&planned, "measuring forgetting, planned"), Some(20.0));
         assert_eq!(value(&planned, "measuring forgetting, measured"), Some(24.0));
+        // Like with like: both times, and the costs by them, have the measuring in them.
+        planned.price_per_hour = Some((36.0, "USD".to_owned()));
+        planned.seconds_interval = Some((50.0, 75.0));
+        assert_eq!(value(&planned, "time, planned"), Some(80.0));
         assert_eq!(value(&planned, "time, measured"), Some(70.0));
+        assert_eq!(value(&planned, "cost, planned"), Some(0.8));
+        assert_eq!(value(&planned, "cost, measured"), Some(0.7));
+        let section = planned.compare(&outcome);
+        let time = section.facts.iter().find(|fact| fact.name == "time, planned").unwrap();
+        assert_eq!(time.interval, Some((70.0, 95.0)));
         planned.measuring_seconds = None;
+        assert_eq!(value(&planned, "time, planned"), Some(60.0));
         assert_eq!(value(&planned, "measuring forgetting, measured"), None);
         let before: PlannedRun =
             serde_json::from_str(&serde_json::to_string(&planned).unwrap()).unwrap();

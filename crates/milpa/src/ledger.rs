@@ -292,6 +292,11 @@ impl TrainingFolder {
             let measured = self.measured()?;
             let (seconds, source) = match self.ledger.seconds("train") {
                 Some(seconds) => (seconds, "ledger.jsonl: all processes of stage train"),
+                None if measured.measuring_seconds > 0.0 => (
+                    measured.step_seconds + measured.measuring_seconds,
+                    "the steps and measuring forgetting alone, from their lines in metrics.jsonl: no \
+                     ledger.jsonl was found",
+                ),
                 None => (
                     measured.step_seconds,
                     "the steps alone, from their lines in metrics.jsonl: no ledger.jsonl was found",
@@ -325,7 +330,7 @@ mod tests {
             .map(|step| serde_json::to_string(&crate::watch::history::tests::step(step, 1.0)))
             .map(|line| line.unwrap() + "\n")
             .concat();
-        std::fs::write(train.join(milpa_train::METRICS_FILE), metrics).unwrap();
+        std::fs::write(train.join(milpa_train::METRICS_FILE), &metrics).unwrap();
         let plan = serde_json::json!({
             "processor": "EPYC", "threads": 2, "precision": "f32", "parameters": 10, "tokens": 1024,
             "flops": 1e9, "peak_flops_per_second": 1e11, "seconds": 0.1, "seconds_interval": null,
@@ -341,6 +346,12 @@ mod tests {
         let (seconds, source) = time(&train);
         assert!((seconds - 2.0 * 512.0 / 8000.0).abs() < 1e-12, "{seconds}");
         assert!(source.contains("the steps alone"), "{source}");
+        let measured = crate::watch::history::tests::measured(2, 3.0);
+        let line = serde_json::to_string(&measured).unwrap();
+        std::fs::write(train.join(milpa_train::METRICS_FILE), metrics + &line + "\n").unwrap();
+        let (with_measuring, source) = time(&train);
+        assert!((with_measuring - seconds - 1.0).abs() < 1e-12, "{with_measuring}");
+        assert!(source.contains("the steps and measuring forgetting"), "{source}");
         let entry = serde_json::json!({
             "stage": "train", "began": 1, "seconds": 960.0, "complete": true, "threads": 2,
             "processor": "EPYC"
