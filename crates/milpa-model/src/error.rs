@@ -98,6 +98,13 @@ pub enum DecoderError {
     Tensor(#[from] TensorError),
 }
 
+impl DecoderError {
+    /// Whether what was asked for cannot be right: to begin again is in vain.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Merge(_) | Self::Different { .. })
+    }
+}
+
 impl From<DecoderError> for ModelError {
     fn from(error: DecoderError) -> Self {
         Self::Failed(with_sources(&error))

@@ -295,11 +295,13 @@ fn is_refused(error: &anyhow::Error) -> bool {
         let task = cause.downcast_ref::<milpa_eval::EvalError>();
         let training = cause.downcast_ref::<milpa_train::TrainError>();
         let data = cause.downcast_ref::<milpa_tokens::TokensError>();
+        let model = cause.downcast_ref::<milpa_model::DecoderError>();
         cause.is::<milpa_base::ConfigError>()
             || cause.is::<milpa_plan::PlanError>()
             || task.is_some_and(milpa_eval::EvalError::is_usage)
             || training.is_some_and(milpa_train::TrainError::is_usage)
             || data.is_some_and(milpa_tokens::TokensError::is_usage)
+            || model.is_some_and(milpa_model::DecoderError::is_usage)
     });
     // Other than the chain, this finds what was added as context.
     configuration || error.downcast_ref::<Refused>().is_some()

@@ -40,7 +40,8 @@ pub use tensorboard::FOLDER as TENSORBOARD_FOLDER;
 use view::Look;
 
 use crate::{
-    cli::Watching, context::Context, ledger::TrainingFolder, progress::Terminal, recipe::Recipe,
+    Refused, cli::Watching, context::Context, ledger::TrainingFolder, progress::Terminal,
+    recipe::Recipe,
 };
 
 /// The page in the training folder.
@@ -299,12 +300,20 @@ impl Drop for Watch {
 /// An address that cannot be listened at, or a webhook that cannot be meant.
 pub fn check(flags: &Watching) -> Result<()> {
     if let Some(url) = &flags.webhook {
-        Webhook::new(url, webhook_config(flags))?;
+        webhook(url, webhook_config(flags))?;
     }
     if let Some(address) = flags.metrics_address {
         std::net::TcpListener::bind(address).with_context(|| no_address(address))?;
     }
     Ok(())
+}
+
+/// Takes the address of a webhook.
+fn webhook(url: &str, config: WebhookConfig) -> Result<Webhook> {
+    Webhook::new(url, config).map_err(|error| {
+        let refused = Refused(error.to_string());
+        anyhow::Error::new(error).context(refused)
+    })
 }
 
 fn webhook_config(flags: &Watching) -> WebhookConfig {
@@ -322,7 +331,7 @@ fn messages(flags: &Watching, terminal: &Terminal) -> Result<Messages> {
     let Some(url) = &flags.webhook else { return Ok(Messages::none()) };
     let config = webhook_config(flags);
     let stop = config.stop.clone();
-    Ok(Messages::to(Webhook::new(url, config)?, stop, terminal.clone())?)
+    Ok(Messages::to(webhook(url, config)?, stop, terminal.clone())?)
 }
 
 fn serve(address: SocketAddr, shared: &Arc<Shared>) -> Result<prometheus::Server> {

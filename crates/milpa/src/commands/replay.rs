@@ -23,7 +23,7 @@ use super::{
     chat::{self, ModelPaths},
     tokens,
 };
-use crate::{cli::ReplayArguments, context::Context};
+use crate::{Refused, cli::ReplayArguments, context::Context};
 
 /// Name of the source in the shards.
 const SOURCE: &str = "generated";
@@ -114,10 +114,10 @@ pub fn generate(context: &Context, arguments: &ReplayArguments) -> Result<Manife
             context.progress.say("the replay is complete already");
             return Ok(manifest);
         }
-        bail!(
+        bail!(Refused(format!(
             "{} holds other token shards; choose another --out, or move them away",
             out.display()
-        );
+        )));
     }
     let path = beside(out);
     let mut texts = Texts::open(&path, &settings)?;
@@ -227,9 +227,11 @@ impl Texts {
                 let begun: Option<Settings> = serde_json::from_slice(&line).ok();
                 ensure!(
                     begun.as_ref() == Some(settings),
-                    "{} holds text of another model or of other settings; choose another --out, or \
-                     remove the file to begin anew",
-                    path.display()
+                    Refused(format!(
+                        "{} holds text of another model or of other settings; choose another --out, or \
+                         remove the file to begin anew",
+                        path.display()
+                    ))
                 );
             } else {
                 let written: Written = serde_json::from_slice(&line).with_context(|| {

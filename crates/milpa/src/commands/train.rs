@@ -604,6 +604,7 @@ pub fn train_alone(
     folders: Folders<'_>,
     conditions: &Conditions,
 ) -> Result<()> {
+    watch::check(&conditions.watching)?;
     let meter = Meter::start("train");
     let trained = train(context, recipe, folders, conditions);
     let out = folders.out;

@@ -156,6 +156,12 @@ fn models_are_merged_along_a_line_and_on_average() {
         &["merge", "average", "one", "--last", "9", "--out", "out"],
         &["--last is 9", "checkpoints (of steps"],
     );
+    field.edit_recipe("ffn_size = 64", "ffn_size = 32");
+    let narrow = ["--tokenizer", "one/tokenizer", "--tokens", "one/tokens", "--out", "narrow"];
+    field.ok(&[&["train", "."], &narrow[..]].concat());
+    field
+        .milpa(&["merge", "linear", one, "narrow/checkpoint", "--out", "out"])
+        .expect(2, &["cannot be merged", "64 in the first and 32 in the second"]);
     assert!(!field.path("out").exists());
 }
 

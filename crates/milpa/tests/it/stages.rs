@@ -64,6 +64,7 @@ fn a_base_writes_its_own_replay_and_is_trained_on_in_stages() {
         field.edit_recipe(&format!("tokens = \"{bad}\""), "tokens = \"replay\"");
     }
 
+    field.milpa(&replay("base/tokens")).expect(2, &["base/tokens holds other token shards"]);
     field.ok(&replay("replay"));
     field.milpa(&["check", "."]).expect(0, &[]);
     let mut child = field.start(&replay("again"));

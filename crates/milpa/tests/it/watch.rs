@@ -242,8 +242,12 @@ fn flags_that_cannot_be_kept_are_refused_at_once() {
     let refused = field.milpa(&["run", ".", "--metrics-address", &taken]);
     refused.expect(1, &["cannot be listened at; take another port"]);
     let refused = field.milpa(&["run", ".", "--webhook", "http://chat.example/secret"]);
-    refused.expect(1, &["the webhook: it is not encrypted", "use https"]);
+    refused.expect(2, &["the webhook: it is not encrypted", "use https"]);
     assert!(!refused.stderr.contains("secret") && !field.path("runs").exists());
+    // Before the tokenizer is looked for, let alone the peak measured.
+    let refused = field.milpa(&train(&["--webhook", "http://chat.example/secret"]));
+    refused.expect(2, &["the webhook: it is not encrypted", "use https"]);
+    assert!(!refused.stderr.contains("base/tokenizer") && !field.path("train").exists());
     field.milpa(&["run", ".", "--metrics-address", "9100"]).expect(2, &["--metrics-address"]);
     field.edit_recipe("\n[eval]\n", "\n[watch]\nstop_on = [\"rollback\"]\n\n[eval]\n");
     field
