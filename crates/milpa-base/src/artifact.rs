@@ -321,6 +321,28 @@ impl RunLock {
     }
 }
 
+/// Takes away what killed processes left in `dir` of the artifacts whose names `is_one` knows, and puts back
+/// those that were about to be replaced. Nobody else may be writing them.
+///
+/// # Errors
+/// A folder that cannot be removed or renamed.
+pub fn tidy_artifacts(dir: &Path, is_one: impl Fn(&str) -> bool) -> Result<(), ArtifactError> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    for name in &names {
+        let rest = name.strip_prefix('.');
+        let name =
+            rest.and_then(|rest| rest.strip_suffix(".old").or(rest.strip_suffix(".partial")));
+        if let Some(name) = name.filter(|name| is_one(name)) {
+            let target = dir.join(name);
+            recover(&target)?;
+            remove_dir(&beside(&target, "partial"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Puts back an old artifact whose replacement was cut between the two renames.
 fn recover(target: &Path) -> Result<(), ArtifactError> {
     let old = beside(target, "old");

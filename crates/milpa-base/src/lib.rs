@@ -26,7 +26,7 @@ pub mod units;
 
 pub use artifact::{
     ArtifactError, ArtifactWriter, CopyError, RunLock, copy_artifact, open_artifact,
-    write_file_atomic,
+    tidy_artifacts, write_file_atomic,
 };
 pub use config::{ConfigError, load_toml, parse_toml};
 pub use encoding::TextEncoder;

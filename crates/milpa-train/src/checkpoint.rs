@@ -14,7 +14,7 @@ use milpa_base::{
     artifact::Record,
     copy_artifact,
     manifest::{MANIFEST_FILE, Verify},
-    open_artifact,
+    open_artifact, tidy_artifacts,
 };
 use milpa_model::{Device, ParameterStore, write_hf_model_sharded};
 use milpa_tokens::{ChatTemplate, LoaderState, StagedState, Tokenizer};
@@ -267,24 +267,8 @@ pub(crate) fn newest(
 /// Takes away what a process that was killed left of checkpoints in a folder, and puts back those that it
 /// was about to replace.
 pub(crate) fn tidy(folder: &Path) -> Result<(), TrainError> {
-    let steps = folder.join(FOLDER);
-    let entries = [folder, &steps].into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten();
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        let name =
-            path.file_name().and_then(|name| name.to_str()?.strip_prefix('.')?.rsplit_once('.'));
-        let Some((name, ending)) = name else { continue };
-        if !name.starts_with("step-") && !FINAL_NAMES.contains(&name) {
-            continue;
-        }
-        let target = path.with_file_name(name);
-        let tidied = match ending {
-            "old" if !target.exists() => fs::rename(&path, &target),
-            "old" | "partial" => fs::remove_dir_all(&path),
-            _ => Ok(()),
-        };
-        tidied.map_err(|source| TrainError::Io { path, source })?;
-    }
-    Ok(())
+    tidy_artifacts(folder, |name| FINAL_NAMES.contains(&name))?;
+    Ok(tidy_artifacts(&folder.join(FOLDER), |name| name.starts_with("step-"))?)
 }
 
 /// Copies to the mirror what the folder of the run with this key holds whole and the mirror does not: the

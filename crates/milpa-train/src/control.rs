@@ -368,6 +368,17 @@ mod tests {
         assert_eq!(serde_json::from_str::<ControlState>(&text).unwrap(), state);
     }
 
+    /// Whoever is cut decides by what was read back.
+    #[test]
+    fn a_state_comes_back_from_json_bit_for_bit() {
+        let mut state = ControlState::new(0.05);
+        for replay in [0.218_101_999_171_857_46, 0.578_687_856_130_037_1, 1.0 / 3.0] {
+            (state.replay, state.last) = (replay, replay * 10.0);
+            let text = serde_json::to_string(&state).unwrap();
+            assert_eq!(serde_json::from_str::<ControlState>(&text).unwrap(), state, "{text}");
+        }
+    }
+
     #[test]
     fn no_replay_is_raised_to_a_first_share() {
         let mut state = ControlState::new(0.0);
